@@ -1,0 +1,1 @@
+"""PBFT among known members, as a state machine without input or output of its own."""

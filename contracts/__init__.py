@@ -1,0 +1,17 @@
+"""The business services of the ledger: pure functions over declared state.
+
+Importing this package makes its service modules load judged and metered (see loader.py) and names the active
+contracts, in the order in which their genesis runs.
+"""
+
+from contracts.loader import install
+
+install()
+
+from contracts.claims import Claims  # noqa: E402 - the finder comes first
+from contracts.membership import Membership  # noqa: E402
+from contracts.settlement import Settlement  # noqa: E402
+
+CONTRACTS = (Membership, Settlement, Claims)
+
+__all__ = ["CONTRACTS"]

@@ -1,0 +1,394 @@
+"""Run contracts: one call in, one outcome out, nothing left behind by a call that failed.
+
+The engine is immutable after its construction and may be used by several threads, each with its own state.
+"""
+
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+
+from contracts.loader import source_digests
+from contracts.metering import CALL_COST, CURRENT, UNLIMITED, LimitExceeded, Meter
+from contracts.sdk import (
+    SDK_CODES,
+    SEMANTICS_VERSION,
+    TIME_MS_MAX,
+    CallError,
+    Code,
+    Context,
+    Contract,
+    Emitter,
+    Event,
+    EventLog,
+    EventRecord,
+    Method,
+    QueryContext,
+)
+from contracts.storage import Access, HostFailure, Revert, State
+
+__all__ = [
+    "CallError",
+    "ContractDescription",
+    "Engine",
+    "Environment",
+    "EventLog",
+    "EventRecord",
+    "MethodDescription",
+    "Outcome",
+    "Revert",
+    "Scheduled",
+    "State",
+]
+
+T = TypeVar("T")
+
+CALL_DEPTH_MAX: Final = 8
+RESERVED_CODES: Final = (
+    "ok",
+    "contract_fault",
+    "limit_exceeded",
+    "unknown_contract",
+    "unknown_method",
+    "invalid_arguments",
+    "reverted",
+    "quarantined",
+)
+
+# The modules whose behaviour decides outcomes, beside the contracts' own.
+SEMANTIC_MODULES: Final = ("engine", "instrument", "loader", "metering", "purity", "sdk", "state_keys", "storage")
+
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}\Z")
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What a call is told: where and when it runs, and who sent it. `encode` makes canonical bytes."""
+
+    network: str
+    height: int
+    time_ms: int
+    sender: str
+    tx_id: bytes
+    encode: Callable[[object], bytes]
+
+
+class Scheduled(msgspec.Struct, frozen=True):
+    """A call to run in the first block whose time is `at_ms` or later, with the sender "@contract"."""
+
+    at_ms: int
+    contract: str
+    method: str
+    args: dict[str, Any]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a call. Events and scheduled calls are empty unless `code` is "ok".
+
+    `detail` helps the person at this node; it may differ in wording between releases and is part of no receipt.
+    """
+
+    code: str
+    events: tuple[EventRecord, ...] = ()
+    operations: int = 0
+    scheduled: tuple[Scheduled, ...] = ()
+    detail: str = ""
+
+
+class MethodDescription(msgspec.Struct, frozen=True):
+    """One method for people and programs: its documentation and the JSON Schema of its arguments."""
+
+    name: str
+    doc: str
+    arguments: dict[str, Any]
+
+
+class ContractDescription(msgspec.Struct, frozen=True):
+    """One contract for people and programs."""
+
+    name: str
+    version: int
+    doc: str
+    calls: tuple[MethodDescription, ...]
+    queries: tuple[MethodDescription, ...]
+    codes: tuple[Code, ...]
+
+
+class _Run:
+    """One call with everything that it reaches through `ctx.call`."""
+
+    __slots__ = ("access", "depth", "encode", "engine", "env", "events", "meter", "scheduled")
+
+    def __init__(self, engine: "Engine", env: Environment, access: Access) -> None:
+        self.engine = engine
+        self.env = env
+        self.encode = env.encode
+        self.access = access
+        self.meter = access.meter
+        self.events: list[EventRecord] = []
+        self.scheduled: list[Scheduled] = []
+        self.depth = 0
+
+    def context(self, contract: type[Contract], sender: str) -> Context:
+        env = self.env
+        return Context(self, contract, sender, env.network, env.height, env.time_ms, env.tx_id)
+
+    def emit(self, contract: type[Contract], event: Event) -> None:
+        emitter = self.engine.emitter(contract, type(event))
+        self.events.append(emitter.record(event, self.meter))
+
+    def call(self, caller: type[Contract], function: Callable[..., Any], args: Any, options: dict[str, Any]) -> Any:
+        method = self.engine.used_method(caller, function)
+        self.meter.charge(CALL_COST)
+        if self.depth >= CALL_DEPTH_MAX:
+            raise LimitExceeded(f"contracts calling one another deeper than {CALL_DEPTH_MAX}")
+        names = method.arguments.__struct_fields__
+        if len(args) > len(names):
+            raise TypeError(f"{method.name} takes {len(names)} arguments")
+        values = method.convert({**dict(zip(names, args, strict=False)), **options})
+        self.depth += 1
+        result = method.function(
+            method.contract(self.access), self.context(method.contract, f"@{caller.name}"), *values
+        )
+        self.depth -= 1
+        return result
+
+    def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
+        target = contract.methods.get(method)
+        if target is None or target.kind != "scheduled":
+            raise TypeError(f"{method} is no @scheduled method of {contract.name}")
+        if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
+            raise ValueError("at_ms is a time in Unix milliseconds")
+        self.scheduled.append(Scheduled(at_ms, contract.name, method, target.plain(args)))
+
+
+class Engine:
+    """The active contracts and the one way to run them."""
+
+    def __init__(self, contracts: Sequence[type[Contract]]) -> None:
+        """Raise TypeError when two contracts share a name or `uses` names a method of an inactive one."""
+        self.contracts = tuple(contracts)
+        self._contracts = MappingProxyType({contract.name: contract for contract in self.contracts})
+        if len(self._contracts) != len(self.contracts):
+            raise TypeError("two contracts of one name")
+        self._methods = {
+            (contract.name, method.name): method
+            for contract in self.contracts
+            for method in contract.methods.values()
+        }
+        self._by_function = {method.function: method for method in self._methods.values() if method.kind == "call"}
+        for contract in self.contracts:
+            for function in contract.uses:
+                if function not in self._by_function:
+                    raise TypeError(f"{contract.name} uses {function.__qualname__}, which is no active call")
+        self._emitters: dict[tuple[str, type[Event]], Emitter] = {}
+        for contract in self.contracts:
+            for value in list(vars(sys.modules[contract.__module__]).values()):
+                if isinstance(value, type) and issubclass(value, Event) and value is not Event:
+                    self.emitter(contract, value)
+        digests: dict[str, bytes] = {}
+        for module in (
+            *(f"contracts.{name}" for name in SEMANTIC_MODULES),
+            *(c.__module__ for c in self.contracts),
+        ):
+            digests.update(source_digests(module))
+        self.module_digests: Mapping[str, bytes] = MappingProxyType(digests)
+
+    def emitter(self, contract: type[Contract], event: type[Event]) -> Emitter:
+        """Return how `event` becomes a record of `contract`."""
+        key = (contract.name, event)
+        found = self._emitters.get(key)
+        if found is None:
+            found = self._emitters[key] = Emitter(contract.name, event)
+        return found
+
+    def used_method(self, caller: type[Contract], function: Callable[..., Any]) -> Method:
+        """Return the method that `caller` may reach by `function`; raise TypeError when its `uses` lacks it."""
+        if function not in caller.uses:
+            raise TypeError(f"{caller.name} does not list {function.__qualname__} in `uses`")
+        return self._by_function[function]
+
+    def validate(self, contract: str, method: str, args: dict[str, Any]) -> None:
+        """Return when the call can be tried; raise CallError otherwise. Judges no state."""
+        self._find(contract, method, ("call",)).convert(args)
+
+    def execute(
+        self, state: State, env: Environment, contract: str, method: str, args: dict[str, Any], operations_max: int
+    ) -> Outcome:
+        """Return the outcome of the call; the state holds its writes if the code is "ok", and is as before if not.
+
+        A sender that starts with "@" is the ledger itself, running what the contract scheduled. Raises only what
+        the state below raised (a disk that fails is no outcome).
+        """
+        meter = Meter(operations_max)
+        savepoint = state.savepoint()
+        token = CURRENT.set(meter)
+        try:
+            due = env.sender.startswith("@")
+            found = self._find(contract, method, ("scheduled",) if due else ("call",))
+            values = found.convert(args)
+            meter.charge(CALL_COST)
+            run = _Run(self, env, Access(state, meter, writable=True))
+            context = run.context(found.contract, f"@{contract}" if due else env.sender)
+            found.function(found.contract(run.access), context, *values)
+            return Outcome("ok", tuple(run.events), meter.operations, tuple(run.scheduled))
+        except CallError as error:
+            code, detail = error.code, error.message
+        except Revert as revert:
+            code, detail = _revert_code(revert), revert.detail
+        except LimitExceeded as error:
+            code, detail = "limit_exceeded", str(error)
+        except HostFailure as failure:
+            raise cast(BaseException, failure.__cause__) from None
+        except MemoryError:
+            raise  # this machine's fault, never a common outcome
+        except Exception as error:
+            code, detail = "contract_fault", f"{type(error).__name__}: {error}"
+        finally:
+            CURRENT.reset(token)
+        state.rollback(savepoint)
+        return Outcome(code, operations=min(meter.operations, operations_max), detail=detail)
+
+    def query(
+        self,
+        state: State,
+        events: EventLog,
+        env: Environment,
+        contract: str,
+        name: str,
+        args: dict[str, Any],
+        operations_max: int,
+    ) -> Any:
+        """Return the answer as plain values (a Value or a Struct is a dict of its fields, a tuple a list).
+
+        Raise CallError when it cannot be asked or when it costs more than `operations_max` (limit_exceeded), Revert
+        when the contract says no. Writes nothing. What else the contract raises passes: it is a bug.
+        """
+        method = self._find(contract, name, ("query",))
+        values = method.convert(args)
+        meter = Meter(operations_max)
+        with _metered(meter):
+            holder = method.contract(Access(state, meter, writable=False))
+            try:
+                if method.takes_context:
+                    context = QueryContext(method.contract, events, meter, env.network, env.height, env.time_ms)
+                    return _plain(method.function(holder, context, *values))
+                return _plain(method.function(holder, *values))
+            except LimitExceeded as error:
+                raise CallError("limit_exceeded", str(error)) from error
+
+    def genesis(self, state: State, env: Environment, arguments: Mapping[str, dict[str, Any]]) -> None:
+        """Write each contract's first state, in the order of the contracts.
+
+        Raise CallError for arguments that do not fit (or name no contract) and Revert when a contract refuses them.
+        """
+        for name in arguments:
+            if name not in self._contracts:
+                raise CallError("unknown_contract", f"the network definition has arguments for {name!r}")
+        for contract in self.contracts:
+            makers = [method for method in contract.methods.values() if method.kind == "genesis"]
+            if not makers and arguments.get(contract.name):
+                raise CallError("invalid_arguments", f"{contract.name} takes no arguments at genesis")
+            for method in makers:
+                values = method.convert(dict(arguments.get(contract.name, {})))
+                meter = Meter(UNLIMITED)
+                run = _Run(self, env, Access(state, meter, writable=True))
+                with _metered(meter):
+                    method.function(contract(run.access), run.context(contract, env.sender), *values)
+                if run.events or run.scheduled:
+                    raise TypeError(f"{contract.name}: genesis neither emits nor schedules")
+
+    def check_invariants(self, state: State, env: Environment) -> list[str]:
+        """Return the names ("settlement.conserved") of the invariants that do not hold; reads the whole state."""
+        broken: list[str] = []
+        for method in self._methods.values():
+            if method.kind != "invariant":
+                continue
+            meter = Meter(UNLIMITED)
+            with _metered(meter):
+                access = Access(state, meter, writable=False, unbounded=True)
+                if not method.function(method.contract(access)):
+                    broken.append(f"{method.contract.name}.{method.name}")
+        return broken
+
+    def describe(self) -> list[ContractDescription]:
+        """Return every contract with its methods and the JSON Schemas of their arguments."""
+        return [
+            ContractDescription(
+                name=contract.name,
+                version=contract.version,
+                doc=(contract.__doc__ or "").strip(),
+                calls=_describe(contract, "call"),
+                queries=_describe(contract, "query"),
+                codes=(*SDK_CODES, *contract.codes),
+            )
+            for contract in self.contracts
+        ]
+
+    def contracts_hash(self) -> bytes:
+        """Return the digest of all that decides outcomes; members with the same one execute alike.
+
+        `module_digests` names each source's digest, to say which module differs.
+        """
+        lines = [
+            f"hansa/contracts {SEMANTICS_VERSION} python {sys.version_info.major}.{sys.version_info.minor}",
+            *(f"{contract.name} {contract.version}" for contract in self.contracts),
+            *(f"{name} {digest.hex()}" for name, digest in sorted(self.module_digests.items())),
+        ]
+        return hashlib.sha256("\n".join(lines).encode()).digest()
+
+    def _find(self, contract: str, method: str, kinds: tuple[str, ...]) -> Method:
+        found = self._methods.get((contract, method))
+        if found is not None and found.kind in kinds:
+            return found
+        if contract not in self._contracts:
+            raise CallError("unknown_contract", f"no contract is called {contract!r}")
+        raise CallError("unknown_method", f"{contract} has no {kinds[0]} {method!r}")
+
+
+@contextmanager
+def _metered(meter: Meter) -> Iterator[None]:
+    token = CURRENT.set(meter)
+    try:
+        yield
+    except HostFailure as failure:
+        raise cast(BaseException, failure.__cause__) from None
+    finally:
+        CURRENT.reset(token)
+
+
+def _revert_code(revert: Revert) -> str:
+    code = revert.code
+    if isinstance(code, str) and _CODE.match(code) and code not in RESERVED_CODES:
+        return code
+    return "contract_fault"
+
+
+def _describe(contract: type[Contract], kind: str) -> tuple[MethodDescription, ...]:
+    return tuple(
+        MethodDescription(method.name, method.doc, _schema(method.arguments))
+        for method in contract.methods.values()
+        if method.kind == kind
+    )
+
+
+def _schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of an object, its reference to itself resolved at the top."""
+    schema = msgspec.json.schema(type_)
+    definitions: dict[str, Any] = schema.get("$defs", {})
+    top: dict[str, Any] = definitions.pop(schema["$ref"].rpartition("/")[2], {})
+    return {**top, "$defs": definitions} if definitions else top
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value

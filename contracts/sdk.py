@@ -1,0 +1,412 @@
+"""What a contract is written with. Everything a contract may import stands here.
+
+    class Counter(Contract):
+        counts: Map[str, int] = Map()
+
+        @call
+        def add(self, ctx: Context, name: str) -> None:
+            self.counts[name] = (self.counts.get(name) or 0) + 1
+
+A contract is a set of pure functions of declared state, a context and typed arguments. `README.md` beside this file
+is the tutorial.
+"""
+
+import hashlib
+import inspect
+import typing
+from collections.abc import Callable
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Concatenate,
+    Final,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    dataclass_transform,
+)
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from contracts.metering import (
+    AUTHORIZE_COST,
+    DIGEST_COST,
+    EMIT_COST,
+    SCAN_ROW_COST,
+    SCHEDULE_COST,
+    SIZE_SHIFT,
+    Meter,
+)
+from contracts.storage import Access, Item, Map, Revert, State, Value, check_stored_type
+
+__all__ = [
+    "AMOUNT_MAX",
+    "Amount",
+    "Argument",
+    "CallError",
+    "Code",
+    "Context",
+    "Contract",
+    "Event",
+    "EventLog",
+    "EventRecord",
+    "Item",
+    "Map",
+    "Meta",
+    "PrincipalId",
+    "QueryContext",
+    "Revert",
+    "State",
+    "TimeMs",
+    "Value",
+    "call",
+    "genesis",
+    "invariant",
+    "query",
+    "replace",
+    "require",
+    "require_amount",
+    "scheduled",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+Kind = Literal["call", "scheduled", "query", "genesis", "invariant"]
+
+SEMANTICS_VERSION: Final = 1
+AMOUNT_MAX: Final = 2**63 - 1
+TIME_MS_MAX: Final = 2**53 - 1
+EVENT_SIZE_BYTES_MAX: Final = 16_384
+TOPICS_MAX: Final = 16
+EVENT_ROWS_MAX: Final = 10_000
+
+PrincipalId = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?\Z")]
+TimeMs = Annotated[int, Meta(ge=0, le=TIME_MS_MAX)]
+# The schema shows the bounds; the type lets every integer in, so that the contract can refuse a wrong amount with
+# its own code and the receipt says `amount_not_positive`, not `invalid_arguments`. `require_amount` judges it.
+Amount = Annotated[
+    int,
+    Meta(description="minor units, 1 … 2^63 - 1", extra_json_schema={"minimum": 1, "maximum": AMOUNT_MAX}),
+]
+
+_encode: Final = msgspec.msgpack.Encoder(order="sorted").encode
+_decode_plain: Final[Callable[[bytes], dict[str, Any]]] = msgspec.msgpack.Decoder().decode
+_KIND: Final = "__hansa_kind__"
+
+
+class CallError(Exception):
+    """The call cannot even be tried: `code` is unknown_contract, unknown_method or invalid_arguments."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(f"{code}: {message}")
+
+
+class Code(msgspec.Struct, frozen=True):
+    """A revert code of a contract: what it means, and the ISO 20022 status reason that says the same, if any."""
+
+    code: str
+    meaning: str
+    iso: str | None = None
+
+
+SDK_CODES: Final = (
+    Code("not_authorized", "The sender may not act for the principal that this needs.", "AG01"),
+    Code("not_found", "There is nothing under that key."),
+    Code("amount_not_positive", "The amount is zero or negative.", "AM01"),
+    Code("amount_too_large", "The amount is more than 2^63 - 1 minor units.", "AM02"),
+)
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """An event as it was emitted: plain data, found again by its topics."""
+
+    contract: str
+    name: str
+    topics: tuple[str, ...]
+    data: dict[str, Any]
+
+
+class EventLog(Protocol):
+    """The events of final blocks."""
+
+    def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventRecord]]:
+        """Return the first `limit` events with `topic`, from_height <= height <= to_height, in their order."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Argument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A structured argument: callers send a map with its fields by name. (A Value would be a bare list.)"""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened. `topics` are what it can be found by: `"account/{debtor}"` with a field's name.
+
+    The contract's name is put before: `settlement/account/ACC-1`. A field that is None gives no topic.
+    """
+
+    topics: ClassVar[tuple[str, ...]] = ()
+
+
+def require(condition: bool, code: str, detail: str = "") -> None:
+    """Revert the call with `code` unless `condition`."""
+    if not condition:
+        raise Revert(code, detail)
+
+
+def require_amount(amount: int) -> None:
+    """Revert with amount_not_positive or amount_too_large unless `amount` is 1 … 2^63 - 1 minor units."""
+    if amount <= 0:
+        raise Revert("amount_not_positive", f"{amount}")
+    if amount > AMOUNT_MAX:
+        raise Revert("amount_too_large", f"{amount}")
+
+
+def _mark(function: F, kind: Kind) -> F:
+    setattr(function, _KIND, kind)
+    return function
+
+
+def call(function: F) -> F:
+    """A method that anyone may call with a transaction: `self, ctx: Context`, then typed arguments."""
+    return _mark(function, "call")
+
+
+def scheduled(function: F) -> F:
+    """A method that only `ctx.schedule` of the same contract reaches: no transaction can call it."""
+    return _mark(function, "scheduled")
+
+
+def query(function: F) -> F:
+    """A method that reads: `self`, then `ctx: QueryContext` when it needs one, then typed arguments."""
+    return _mark(function, "query")
+
+
+def genesis(function: F) -> F:
+    """The method that makes the contract's first state out of the network definition: `self, ctx`, arguments."""
+    return _mark(function, "genesis")
+
+
+def invariant(function: F) -> F:
+    """A method without arguments that is true after every call; it may scan without a limit."""
+    return _mark(function, "invariant")
+
+
+class Method:
+    """One method of a contract: its kind, its typed arguments and what runs."""
+
+    __slots__ = ("arguments", "contract", "defaults", "doc", "function", "kind", "name", "takes_context")
+
+    def __init__(self, contract: "type[Contract]", name: str, function: Callable[..., Any]) -> None:
+        self.contract = contract
+        self.name = name
+        self.function = function
+        self.kind: Kind = getattr(function, _KIND)
+        self.doc = inspect.getdoc(function) or ""
+        where = f"{contract.name}.{name}"
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        self.takes_context = bool(parameters) and parameters[0].name == "ctx"
+        if self.kind in ("call", "scheduled", "genesis") and not self.takes_context:
+            raise TypeError(f"{where}: the first parameter after self is `ctx: Context`")
+        if self.kind == "invariant" and parameters:
+            raise TypeError(f"{where}: an invariant takes only self")
+        hints = typing.get_type_hints(function, include_extras=True)
+        fields: list[Any] = []
+        for parameter in parameters[1:] if self.takes_context else parameters:
+            if parameter.name not in hints or parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+                raise TypeError(f"{where}: `{parameter.name}` needs a type and a plain position")
+            check_stored_type(hints[parameter.name], f"{where}({parameter.name})")
+            if parameter.default is parameter.empty:
+                fields.append((parameter.name, hints[parameter.name]))
+            else:
+                fields.append((parameter.name, hints[parameter.name], parameter.default))
+        self.arguments = msgspec.defstruct(
+            f"{contract.__name__}_{name}", fields, frozen=True, forbid_unknown_fields=True
+        )
+
+    def plain(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Return `args` as plain values after they were judged: what a later block can be given."""
+        self.convert(args)
+        return cast(dict[str, Any], msgspec.to_builtins(args, builtin_types=(bytes,)))
+
+    def convert(self, args: dict[str, Any]) -> tuple[Any, ...]:
+        """Return the typed arguments in their order; raise CallError(invalid_arguments). Nothing is coerced."""
+        try:
+            return msgspec.structs.astuple(
+                msgspec.convert(args, self.arguments, strict=True, builtin_types=(bytes,))
+            )
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise CallError("invalid_arguments", f"{self.contract.name}.{self.name}: {error}") from error
+
+
+class Contract:
+    """A service of the ledger. State is declared at the top, methods below, invariants beside them.
+
+    `name` is the class name in lower case unless given; `uses` are the methods of other contracts that `ctx.call`
+    may reach; `codes` are the revert codes that its methods may answer.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    uses: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    codes: ClassVar[tuple[Code, ...]] = ()
+    methods: ClassVar[dict[str, Method]]
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__dict__.get("name") or cls.__name__.lower()
+        hints = typing.get_type_hints(cls, include_extras=True)
+        methods: dict[str, Method] = {}
+        for name, member in list(cls.__dict__.items()):
+            if isinstance(member, Map | Item):
+                member.declare(cls.name, name, hints[name])
+            elif hasattr(member, _KIND):
+                methods[name] = Method(cls, name, member)
+        cls.methods = methods
+
+
+class Emitter:
+    """How events of one class become records: prepared once."""
+
+    __slots__ = ("contract", "name", "topics")
+
+    def __init__(self, contract: str, event: type[Event]) -> None:
+        """Raise TypeError when a field's type cannot stand in an event or a topic names no field."""
+        self.contract = contract
+        self.name = event.__name__
+        for name, hint in typing.get_type_hints(event, include_extras=True).items():
+            if typing.get_origin(hint) is not ClassVar:
+                check_stored_type(hint, f"{event.__name__}.{name}")
+        if len(event.topics) > TOPICS_MAX:
+            raise TypeError(f"{event.__name__}: more than {TOPICS_MAX} topics")
+        topics: list[tuple[str, str]] = []
+        for topic in event.topics:
+            kind, slash, field = topic.rpartition("/")
+            if not slash or field[:1] + field[-1:] != "{}" or field[1:-1] not in event.__struct_fields__:
+                raise TypeError(f'{event.__name__}: topic {topic!r} does not read "kind/{{field}}"')
+            topics.append((f"{contract}/{kind}/", field[1:-1]))
+        self.topics = tuple(topics)
+
+    def record(self, event: Event, meter: Meter) -> EventRecord:
+        """Return the record of `event` after it passed through its encoding."""
+        data = _encode(event)
+        if len(data) > EVENT_SIZE_BYTES_MAX:
+            raise ValueError(f"an event of {len(data)} bytes is larger than {EVENT_SIZE_BYTES_MAX}")
+        meter.charge(EMIT_COST + (len(data) >> SIZE_SHIFT))
+        plain = _decode_plain(data)
+        topics: list[str] = []
+        for prefix, field in self.topics:
+            value = plain[field]
+            if value is not None:
+                topic = f"{prefix}{value}"
+                if topic not in topics:
+                    topics.append(topic)
+        return EventRecord(self.contract, self.name, tuple(topics), plain)
+
+
+class Run(Protocol):
+    """What the engine does for a context: one call with everything it reaches."""
+
+    meter: Meter
+
+    def emit(self, contract: type[Contract], event: Event) -> None:
+        """Add an event."""
+
+    def call(self, caller: type[Contract], function: Callable[..., Any], args: Any, options: dict[str, Any]) -> Any:
+        """Run another contract's method."""
+
+    def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
+        """Add a call for a later block."""
+
+    def encode(self, value: object) -> bytes:
+        """Return canonical bytes."""
+
+
+class Context:
+    """Who calls, when, and what a call may do besides reading and writing its own state."""
+
+    __slots__ = ("_contract", "_run", "height", "network", "sender", "time_ms", "tx_id")
+
+    def __init__(
+        self, run: Run, contract: type[Contract], sender: str, network: str, height: int, time_ms: int, tx_id: bytes
+    ) -> None:
+        self._run = run
+        self._contract = contract
+        self.sender = sender
+        self.network = network
+        self.height = height
+        self.time_ms = time_ms
+        self.tx_id = tx_id
+
+    def may_act_for(self, principal: str, operators: tuple[str, ...] = ()) -> bool:
+        """Whether the sender acts for `principal`: it is the same, or the root of the same member, or an operator.
+
+        The root of `bank-a/treasury` is `bank-a`. Inside `ctx.call` the sender is the calling contract, "@claims":
+        it acts for nobody but those who named it among `operators`.
+        """
+        self._run.meter.charge(AUTHORIZE_COST)
+        sender = self.sender
+        return sender == principal or principal.startswith(sender + "/") or sender in operators
+
+    def authorize(self, principal: str, operators: tuple[str, ...] = ()) -> None:
+        """Revert with not_authorized unless the sender acts for `principal` (see `may_act_for`)."""
+        if not self.may_act_for(principal, operators):
+            raise Revert("not_authorized", f"{self.sender} does not act for {principal}")
+
+    def emit(self, event: Event) -> None:
+        """Add `event` to the call's receipt."""
+        self._run.emit(self._contract, event)
+
+    def call(self, function: Callable[Concatenate[Any, "Context", P], R], *args: P.args, **options: P.kwargs) -> R:
+        """Run another contract's method as "@<this contract>" and return what it returns.
+
+        The method stands in this contract's `uses`. Its revert reverts this call too: both happen or neither.
+        """
+        return cast(R, self._run.call(self._contract, function, args, options))
+
+    def schedule(self, at_ms: int, function: Callable[..., Any], **args: Any) -> None:
+        """Run this contract's @scheduled method in the first block whose time is at_ms or later."""
+        self._run.meter.charge(SCHEDULE_COST)
+        self._run.schedule(self._contract, at_ms, getattr(function, "__name__", ""), args)
+
+    def digest(self, value: object) -> bytes:
+        """Return the SHA-256 of the canonical bytes of `value` (a Value, or plain values)."""
+        data = self._run.encode(value)
+        self._run.meter.charge(DIGEST_COST + (len(data) >> SIZE_SHIFT))
+        return hashlib.sha256(data).digest()
+
+
+class QueryContext:
+    """What a query sees besides state: where the ledger stands, and the events of final blocks."""
+
+    __slots__ = ("_contract", "_events", "_meter", "height", "network", "time_ms")
+
+    def __init__(
+        self, contract: type[Contract], events: EventLog, meter: Meter, network: str, height: int, time_ms: int
+    ) -> None:
+        self._contract = contract
+        self._events = events
+        self._meter = meter
+        self.network = network
+        self.height = height
+        self.time_ms = time_ms
+
+    def events(
+        self, topic: str, from_height: int, to_height: int, limit: int
+    ) -> tuple[tuple[int, EventRecord], ...]:
+        """Return up to `limit` (height, event) of this contract with `topic` ("account/ACC-1"), in their order."""
+        if not 0 <= limit <= EVENT_ROWS_MAX:
+            raise ValueError(f"between 0 and {EVENT_ROWS_MAX} events are read at once")
+        found = self._events.events(f"{self._contract.name}/{topic}", from_height, to_height, limit)
+        self._meter.charge(SCAN_ROW_COST * (1 + len(found)))
+        return tuple(found)

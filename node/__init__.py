@@ -1,0 +1,1 @@
+"""The daemon: everything with a clock, a socket or a disk."""

@@ -1,0 +1,64 @@
+"""The command `hansa`: what an operator types. Its exit codes say who must act (DESIGN §8)."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from node.cli.documents import docs
+from node.cli.output import message, show_failure
+from node.cli.reading import block, contracts, events, members, query, status, why
+from node.cli.setup import init, keys, run, verify
+from node.cli.submitting import tx
+from node.errors import ConfigError, HansaError
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hansa", message="hansa %(version)s")
+@click.option("--debug", is_flag=True, help="Show the trace of an unexpected failure.")
+def cli(debug: bool) -> None:
+    """Run a node of a Hansa network, and use one: submit, query, watch.
+
+    Exit codes: 0 done, 1 the ledger said no, 2 wrong use or configuration, 3 disk or data, 4 no node reachable or
+    not in time, 70 a bug.
+    """
+
+
+for command in (init, keys, run, status, why, verify, members, contracts, tx, block, query, events, docs):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; every failure is one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        result = cli.main(args=given, prog_name="hansa", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except HansaError as error:
+        show_failure(error, as_json)
+        return error.exit_code
+    except click.ClickException as error:
+        where = (
+            f" (hansa {error.ctx.info_name} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        )
+        show_failure(ConfigError("invalid_usage", error.format_message() + where), as_json)
+        return ConfigError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        message("hansa: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has enough; nothing more can be said on it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        text = f"{type(error).__name__}: {error}"
+        show_failure(HansaError("internal_error", f"{text} (hansa --debug … shows where)"), as_json)
+        return HansaError.exit_code

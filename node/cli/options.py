@@ -1,0 +1,145 @@
+"""Options that many commands share, and what they stand for: a client, a directory, keys, durations."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from node.cli.output import Output
+from node.client import Client
+from node.config import NodeConfig, load_node, split_address
+from node.errors import ConfigError
+from node.keys import SigningKey, find_passphrase, read_key_file, read_key_info
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NODE_FILE = "node.toml"
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class Duration(click.ParamType[int]):
+    """A time like 500ms, 30s, 10m, 2h; a number alone means seconds. The value is milliseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h|d)?", str(value))
+        if not found:
+            self.fail(f"{value!r} is no duration: write 30s, 10m or 2h", param, ctx)
+        return int(found[1]) * _UNITS_MS[found[2] or "s"]
+
+
+class Directory:
+    """The node directory that a command was pointed at, or the current one where it is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path or Path(".")
+        self._given = path is not None
+
+    def node(self) -> NodeConfig | None:
+        """Its node.toml, or None where none lies and none was asked for."""
+        file = self.path / NODE_FILE
+        if not self._given and not file.exists():
+            return None
+        return load_node(file)
+
+    def required(self) -> NodeConfig:
+        """Its node.toml; raise ConfigError where none lies."""
+        return load_node(self.path / NODE_FILE)
+
+
+def output_option(command: F) -> F:
+    """--json, as `output`."""
+    return click.option(
+        "--json",
+        "output",
+        is_flag=True,
+        callback=lambda _context, _parameter, value: Output(value),
+        help="Print one JSON document.",
+    )(command)
+
+
+def directory_option(command: F) -> F:
+    """--dir, as `directory`."""
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="HANSA_DIR",
+        callback=lambda _context, _parameter, value: Directory(value),
+        help="The node's directory (default: HANSA_DIR, or here).",
+    )(command)
+
+
+def node_option(command: F) -> F:
+    """--node and --dir, as `nodes` and `directory`."""
+    option = click.option(
+        "--node",
+        "nodes",
+        multiple=True,
+        envvar="HANSA_NODE",
+        metavar="URL",
+        help="A node's API; again for others to fall back to (default: HANSA_NODE, or the directory's node).",
+    )
+    return option(directory_option(command))
+
+
+def connect(nodes: Sequence[str], directory: Directory, patience_s: float = 1.0) -> Client:
+    """A client of the given nodes, or of the directory's own."""
+    urls = list(nodes)
+    if not urls:
+        node = directory.node()
+        if node is None:
+            raise ConfigError("invalid_usage", "no node is named: use --node URL, HANSA_NODE or --dir")
+        host, port = split_address(node.api)
+        # A node that listens everywhere is reached here at this machine's own address.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        urls = [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"]
+    return Client(urls, patience_s=patience_s)
+
+
+def passphrase(directory: Directory, *, confirm: bool = False) -> str:
+    """The passphrase of the key files: environment, node.toml's file, or a prompt on a terminal."""
+
+    def prompt() -> str:
+        if not sys.stdin.isatty():
+            return ""
+        typed: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
+        return typed
+
+    file = directory.path / NODE_FILE
+    configured = load_node(file).passphrase_file if file.exists() else None
+    return find_passphrase(os.environ, configured, prompt)
+
+
+def signing_keys(
+    files: Sequence[Path], principal: str | None, directory: Directory
+) -> tuple[str, list[SigningKey]]:
+    """Who signs, and the opened keys. Without key files, the directory's key of the principal is taken."""
+    if not files:
+        files = [_key_of(principal, directory)]
+    infos = [read_key_info(path) for path in files]
+    for path, info in zip(files, infos, strict=True):
+        if info.kind != "principal":
+            raise ConfigError("wrong_key", f"{path}: is a {info.kind} key, which signs no transactions")
+    who = principal or infos[0].id
+    phrase = passphrase(directory)
+    return who, [read_key_file(path, phrase, kind="principal")[1] for path in files]
+
+
+def _key_of(principal: str | None, directory: Directory) -> Path:
+    node = directory.node()
+    if node is None:
+        raise ConfigError("invalid_usage", "no key is named: use --key FILE, or --dir with a node's directory")
+    return node.keys_dir / key_file_name(principal or node.member)
+
+
+def key_file_name(principal: str) -> str:
+    """The name of a principal's key file in a keys directory: `bank-a.treasury.key` for `bank-a/treasury`."""
+    return principal.replace("/", ".") + ".key"

@@ -1,0 +1,83 @@
+"""What a command shows: one JSON document, or a calm table; messages and failures go to stderr."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from node.client import error_body
+from node.client.answers import ErrorAnswer
+from node.errors import HansaError
+
+_PIPE_WIDTH = 240
+
+
+class Output:
+    """Shows a command's result to a person, or to a program when `as_json`."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        # A pipe has no width of its own, and a cut hash is worth nothing.
+        self._console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+    def document(self, value: Any) -> None:
+        """`value` (Structs and plain types) is the command's one JSON document."""
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+    def line(self, value: Any) -> None:
+        """`value` is one JSON line of an endless result."""
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        sys.stdout.flush()
+
+    def text(self, text: str) -> None:
+        """A line for people."""
+        self._console.print(Text(text))
+
+    def facts(self, rows: Iterable[tuple[str, object]]) -> None:
+        """Names and values in two aligned columns."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(Text(name), Text(shown(value)))
+        self._console.print(table)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table; columns that hold only integers stand to the right."""
+        cells = [list(row) for row in rows]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for place, column in enumerate(columns):
+            number = bool(cells) and all(type(row[place]) in (int, type(None)) for row in cells)
+            table.add_column(column, justify="right" if number else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*(Text(shown(cell)) for cell in row))
+        self._console.print(table)
+
+
+def shown(value: object) -> str:
+    """A value as people read it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str | int):
+        return str(value)
+    return msgspec.json.encode(value).decode()
+
+
+def message(text: str) -> None:
+    """One line to stderr."""
+    sys.stderr.write(" ".join(text.split()) + "\n")
+
+
+def show_failure(error: HansaError, as_json: bool) -> None:
+    """The failure as one line on stderr and, for programs, as the one shape on stdout."""
+    sentence = error.message if error.message.endswith((".", "?", "!")) else f"{error.message}."
+    message(f"hansa: {error.code}: {sentence} {error.entry.action}")
+    if as_json:
+        Output(True).document(ErrorAnswer(error=error_body(error)))

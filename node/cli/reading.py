@@ -1,0 +1,264 @@
+"""Commands that read from a node."""
+
+from collections.abc import Sequence
+
+import click
+
+from node.cli.options import Directory, connect, node_option, output_option
+from node.cli.output import Output, shown
+from node.client.answers import ContractAnswer, LedgerEvent, QueryAnswer
+from node.client.arguments import arguments_from_text, find_method
+from node.errors import ConfigError
+
+
+@click.command()
+@node_option
+@output_option
+def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """Where the node stands."""
+    with connect(nodes, directory) as client:
+        answer = client.status()
+    if output.as_json:
+        output.document(answer)
+        return
+    output.facts(
+        [
+            ("member", f"{answer.member} ({answer.role})"),
+            ("network", answer.network),
+            ("height", answer.height),
+            ("view", f"{answer.view}, primary {answer.primary}"),
+            ("state root", answer.state_root),
+            ("ready", answer.ready),
+            *(("", reason) for reason in answer.reasons),
+            ("votes", answer.voting),
+            ("pending", f"{answer.pending_transactions} transactions, {answer.pending_bytes} bytes"),
+        ]
+    )
+    if answer.peers:
+        output.table(
+            ["peer", "connected", "height"], [[peer.id, peer.connected, peer.height] for peer in answer.peers]
+        )
+
+
+@click.command()
+@node_option
+@output_option
+def why(nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """Why blocks are made or not made, and who is missing."""
+    with connect(nodes, directory) as client:
+        answer = client.why()
+    if output.as_json:
+        output.document(answer)
+        return
+    for sentence in answer.sentences:
+        output.text(sentence)
+    if answer.missing:
+        output.text(f"Missing: {', '.join(answer.missing)}.")
+
+
+@click.command()
+@node_option
+@output_option
+def members(nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """The members of the network as the node last heard of them."""
+    with connect(nodes, directory) as client:
+        answer = client.members()
+    if output.as_json:
+        output.document({"members": answer})
+        return
+    output.table(
+        ["member", "role", "address", "connected", "height", "view", "clock ms", "seen ms ago"],
+        [
+            [m.id, m.role, m.address, m.connected, m.height, m.view, m.clock_offset_ms, m.last_seen_ms]
+            for m in answer
+        ],
+    )
+
+
+@click.command()
+@click.argument("name", required=False)
+@node_option
+@output_option
+def contracts(name: str | None, nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """The active contracts; with CONTRACT its methods, with CONTRACT.METHOD the arguments."""
+    with connect(nodes, directory) as client:
+        found = client.contracts()
+    contract_name, dot, method = (name or "").partition(".")
+    if contract_name:
+        wanted = tuple(contract for contract in found if contract.name == contract_name)
+        if not wanted or dot:
+            # For its error, which lists what comes close.
+            kinds = {query.name for contract in wanted for query in contract.queries}
+            find_method(found, name or "", query=method in kinds)
+        found = wanted
+    if output.as_json:
+        output.document({"contracts": found})
+    elif not contract_name:
+        output.table(
+            ["contract", "version", "calls", "queries", ""],
+            [[c.name, c.version, len(c.calls), len(c.queries), c.doc.partition("\n")[0]] for c in found],
+        )
+    else:
+        _show_contract(output, found[0], method)
+
+
+def _show_contract(output: Output, contract: ContractAnswer, method: str) -> None:
+    methods = [("call", item) for item in contract.calls] + [("query", item) for item in contract.queries]
+    if not method:
+        output.text(contract.doc)
+        output.table(
+            ["", "method", "arguments", ""],
+            [
+                [kind, item.name, ", ".join(item.arguments.get("properties", {})), item.doc.partition("\n")[0]]
+                for kind, item in methods
+            ],
+        )
+        if contract.codes:
+            output.table(["reason", "meaning", "ISO"], [[c.code, c.meaning, c.iso] for c in contract.codes])
+        return
+    item = next(item for _, item in methods if item.name == method)
+    output.text(item.doc)
+    required = item.arguments.get("required", [])
+    output.table(
+        ["argument", "required", "schema"],
+        [[name, name in required, shown(schema)] for name, schema in item.arguments.get("properties", {}).items()],
+    )
+
+
+@click.command()
+@click.argument("name", metavar="CONTRACT.NAME")
+@click.argument("arguments", nargs=-1, metavar="[NAME=VALUE …]")
+@click.option("--at", "at_height", type=click.IntRange(min=0), metavar="HEIGHT", help="Ask the state after HEIGHT.")
+@node_option
+@output_option
+def query(
+    name: str,
+    arguments: Sequence[str],
+    at_height: int | None,
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> None:
+    """Ask a contract."""
+    with connect(nodes, directory) as client:
+        method = find_method(client.contracts(), name, query=True)
+        answer = client.query(name, arguments_from_text(method.arguments, named(arguments)), at_height=at_height)
+    if output.as_json:
+        output.document(answer)
+    else:
+        _show_value(output, answer)
+
+
+def _show_value(output: Output, answer: QueryAnswer) -> None:
+    value = answer.value
+    if isinstance(value, dict):
+        output.facts(value.items())
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        columns = list(dict.fromkeys(key for item in value for key in item))
+        output.table(columns, [[item.get(column) for column in columns] for item in value])
+    else:
+        output.text(shown(value))
+    output.text(f"at height {answer.height}, {answer.age_ms} ms old")
+
+
+def named(arguments: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE texts by name; raise ConfigError for one that is none or comes twice."""
+    found: dict[str, str] = {}
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        if not sign or not name:
+            raise ConfigError("invalid_usage", f"{argument!r} is not written as NAME=VALUE")
+        if name in found:
+            raise ConfigError("invalid_usage", f"{name} is given twice")
+        found[name] = value
+    return found
+
+
+@click.group()
+def block() -> None:
+    """Look at blocks."""
+
+
+@block.command("show")
+@click.argument("height", metavar="HEIGHT|latest")
+@node_option
+@output_option
+def block_show(height: str, nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """A block with its certificate and the outcome of each transaction."""
+    if height != "latest" and not (height.isascii() and height.isdigit()):
+        raise ConfigError("invalid_usage", f"{height!r} is no height: write a number, or latest")
+    with connect(nodes, directory) as client:
+        answer = client.block(None if height == "latest" else int(height))
+    if output.as_json:
+        output.document(answer)
+        return
+    certificate = answer.certificate
+    output.facts(
+        [
+            ("height", answer.height),
+            ("digest", answer.digest),
+            ("parent", answer.header.parent),
+            ("time ms", answer.header.time_ms),
+            ("proposer", answer.header.proposer),
+            ("state root", answer.header.state_root),
+            ("certificate", f"view {certificate.view}, votes of {', '.join(certificate.signatures)}"),
+        ]
+    )
+    if answer.transactions:
+        output.table(
+            ["transaction", "sender", "request", "calls", "failed"],
+            [
+                [
+                    item.tx_id,
+                    item.content.sender,
+                    item.content.request_id,
+                    len(item.content.calls),
+                    sum(receipt.code != "ok" for receipt in item.receipts),
+                ]
+                for item in answer.transactions
+            ],
+        )
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on for ever; with --json one document a line.")
+@click.option(
+    "--after", metavar="CURSOR", help="Start behind this cursor (default: the first block; --follow: now)."
+)
+@click.option("--contract", metavar="NAME", help="Only events of this contract.")
+@click.option("--topic", metavar="TOPIC", help="Only events with this topic, for example settlement/account/ACC-1.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Without --follow.")
+@node_option
+@output_option
+def events(
+    follow: bool,
+    after: str | None,
+    contract: str | None,
+    topic: str | None,
+    limit: int,
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> None:
+    """Events of contracts, in ledger order."""
+    with connect(nodes, directory) as client:
+        if follow:
+            for event in client.events(after, contract=contract, topic=topic):
+                if output.as_json:
+                    output.line(event)
+                else:
+                    output.text(_event_line(event))
+            return
+        page = client.event_page(after, contract=contract, topic=topic, limit=limit)
+    if output.as_json:
+        output.document(page)
+        return
+    for event in page.events:
+        output.text(_event_line(event))
+    if not page.complete:
+        output.text(f"more: --after {page.next}")
+
+
+def _event_line(event: LedgerEvent) -> str:
+    data = " ".join(f"{name}={shown(value)}" for name, value in event.data.items())
+    return f"{event.cursor}  {event.contract}.{event.name}  {data}"

@@ -1,0 +1,168 @@
+"""Commands of the operator at the machine: make a node, its keys, run it, verify its data."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables
+from node.cli.options import NODE_FILE, Directory, directory_option, output_option, passphrase
+from node.cli.output import Output, message
+from node.errors import ConfigError
+from node.keys import SigningKey, find_passphrase, read_key_info, write_key_file
+
+_MEMBER_ID = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_PRINCIPAL_ID = re.compile(r"[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?")
+
+
+@click.command()
+@click.option("--member", required=True, metavar="ID", help="This institution's id in the network.")
+@click.option(
+    "--network", "network_file", type=click.Path(path_type=Path, dir_okay=False), help="The network's network.toml."
+)
+@click.option("--principal", "principals", multiple=True, metavar="ID", help="Make a signing key for it too.")
+@click.option("--listen", metavar="HOST:PORT", help="For peers (default: the address in network.toml).")
+@click.option("--api", metavar="HOST:PORT", help="For HTTP (default: 127.0.0.1:7700).")
+@click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Opens the keys whenever the node starts; noted in node.toml.",
+)
+@directory_option
+@output_option
+def init(
+    member: str,
+    network_file: Path | None,
+    principals: Sequence[str],
+    listen: str | None,
+    api: str | None,
+    passphrase_file: Path | None,
+    directory: Directory,
+    output: Output,
+) -> None:
+    """Make a node's directory; nothing that is there is overwritten.
+
+    First without --network: makes the keys and prints what network.toml needs of this member. Then, with the
+    network.toml that everybody agreed on: checks it, writes node.toml and genesis.
+    """
+    if not _MEMBER_ID.fullmatch(member):
+        raise ConfigError("invalid_usage", f"{member!r} is no member id: use lower-case letters, digits and '-'")
+    base = directory.path
+    owners = principals or (() if network_file else (member,))
+    has_keys = (base / "keys" / "voting.key").exists()
+    if owners or not has_keys:
+        if network_file and not has_keys:
+            raise ConfigError(
+                "key_file_unreadable",
+                f"{base / 'keys'}: has no voting key for network.toml to name; first run this without --network",
+            )
+        phrase = passphrase_from(directory, passphrase_file)
+        made = Founded(member, str(base), tuple(make_keys(base, member, owners, phrase)))
+    if network_file is not None:
+        made = join_network(base, member, network_file, listen=listen, api=api, passphrase_file=passphrase_file)
+    if output.as_json:
+        output.document(made)
+        return
+    _show_keys(output, made.keys)
+    if made.network is None:
+        message("For network.toml:")
+        click.echo(member_tables(member, made.keys, listen or "HOST:PORT"))
+        return
+    output.text(f"{base / NODE_FILE} runs {member} in {made.network}: hansa run --dir {base}")
+    if not made.may_vote:
+        output.text("Its key may have voted before, so the node abstains until it has caught up with the others.")
+
+
+def passphrase_from(directory: Directory, file: Path | None) -> str:
+    """The passphrase of a file that was named on the command line, else as for every command."""
+    if file is None:
+        return passphrase(directory, confirm=True)
+    return find_passphrase({}, file)
+
+
+def _show_keys(output: Output, found: Sequence[PublicKey]) -> None:
+    output.table(["kind", "id", "public key", "file"], [[k.kind, k.id, k.public_key, k.file] for k in found])
+
+
+@click.group()
+def keys() -> None:
+    """Look at key files and make signing keys."""
+
+
+@keys.command("list")
+@directory_option
+@output_option
+def keys_list(directory: Directory, output: Output) -> None:
+    """The key files of a node's directory."""
+    node = directory.node()
+    found = list_keys(node.keys_dir if node else directory.path / "keys")
+    if output.as_json:
+        output.document({"keys": found})
+    else:
+        _show_keys(output, found)
+
+
+@keys.command("show")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@output_option
+def keys_show(file: Path, output: Output) -> None:
+    """What a key file says about itself; no passphrase is needed."""
+    info = read_key_info(file)
+    found = PublicKey(info.kind, info.id, info.public_key.hex(), str(file))
+    if output.as_json:
+        output.document(found)
+    else:
+        _show_keys(output, [found])
+
+
+@keys.command("new")
+@click.option("--principal", required=True, metavar="ID", help="Who signs with it: bank-a or bank-a/treasury.")
+@click.option("--file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where it is written.")
+@directory_option
+@output_option
+def keys_new(principal: str, file: Path, directory: Directory, output: Output) -> None:
+    """Make a signing key; its public key goes into the principal's policy."""
+    if not _PRINCIPAL_ID.fullmatch(principal):
+        raise ConfigError("invalid_usage", f"{principal!r} is no principal: write MEMBER or MEMBER/NAME")
+    key = SigningKey.generate()
+    write_key_file(file, key, kind="principal", id=principal, passphrase=passphrase(directory, confirm=True))
+    made = PublicKey("principal", principal, key.public.hex(), str(file))
+    if output.as_json:
+        output.document(made)
+    else:
+        _show_keys(output, [made])
+
+
+@click.command()
+@directory_option
+def run(directory: Directory) -> int:
+    """Run the node of a directory until it is told to stop (SIGTERM, SIGINT)."""
+    directory.required()
+    # Imported here: the whole node is loaded only by the command that runs it.
+    from node.runtime import run as run_node
+
+    return run_node(directory.path, lambda: passphrase(directory))
+
+
+@click.command()
+@directory_option
+@output_option
+def verify(directory: Directory, output: Output) -> int:
+    """Read the stopped node's whole ledger again: certificates, hashes, receipts and state, from genesis on."""
+    from node.verification import verify_directory
+
+    report = verify_directory(directory.required())
+    if output.as_json:
+        output.document(report)
+    else:
+        output.facts(
+            [
+                ("ok", report.ok),
+                ("height", report.height),
+                ("blocks", report.blocks),
+                ("transactions", report.transactions),
+                ("first error", report.first_error),
+            ]
+        )
+    return 0 if report.ok else 3

@@ -1,0 +1,240 @@
+"""`hansa tx`: submit transactions, look at them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
+from node.cli.output import Output, message, show_failure
+from node.cli.reading import named
+from node.client import ContractAnswer, DryRun, Fate, TransactionAnswer
+from node.client import call as make_call
+from node.client.arguments import arguments_from_json, arguments_from_text, find_method
+from node.errors import ConfigError, RejectedTransaction, Unavailable
+from node.ledger import CALLS_MAX, EXPIRY_AHEAD_MS_MAX, TRANSACTION_SIZE_MAX, Call
+
+FILE_SIZE_MAX = 4 * TRANSACTION_SIZE_MAX
+FAILED = 1
+
+
+@click.group()
+def tx() -> None:
+    """Submit transactions and follow them."""
+
+
+@tx.command()
+@click.argument("method", required=False, metavar="[CONTRACT.METHOD]")
+@click.argument("arguments", nargs=-1, metavar="[NAME=VALUE …]")
+@click.option(
+    "--file",
+    "calls_file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help='Calls, one JSON object a line: {"call": "CONTRACT.METHOD", "args": {…}}; - is stdin.',
+)
+@click.option("--mode", type=click.Choice(["atomic", "each"]), default="atomic", show_default=True)
+@click.option("--as", "sender", metavar="PRINCIPAL", help="Who acts (default: whose key it is).")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A key file; again for another.",
+)
+@click.option("--request-id", metavar="ID", help="Your own id: the same content again under it has one effect.")
+@click.option("--expires", type=Duration(), default="10m", show_default=True, help="At most 24h.")
+@click.option("--wait/--no-wait", default=True, help="Wait until it is final (default), or only until it is taken.")
+@click.option("--timeout", "timeout_ms", type=Duration(), default="30s", show_default=True, help="Of the wait.")
+@click.option("--dry-run", is_flag=True, help="Show what it would do; change nothing.")
+@node_option
+@output_option
+def submit(
+    method: str | None,
+    arguments: Sequence[str],
+    calls_file: Path | None,
+    mode: Literal["atomic", "each"],
+    sender: str | None,
+    keys: Sequence[Path],
+    request_id: str | None,
+    expires: int,
+    wait: bool,
+    timeout_ms: int,
+    dry_run: bool,
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> int:
+    """Sign and submit one transaction.
+
+    Values are read by the method's schema: integers (minor units), bytes in hex, true/false, lists as JSON.
+    """
+    if (method is None) == (calls_file is None):
+        raise ConfigError("invalid_usage", "give either CONTRACT.METHOD with its arguments, or --file")
+    if not 0 < expires <= EXPIRY_AHEAD_MS_MAX:
+        raise ConfigError("invalid_usage", "--expires is more than nothing and at most 24h")
+    with connect(nodes, directory) as client:
+        contracts = client.contracts()
+        if method is not None:
+            schema = find_method(contracts, method, query=False).arguments
+            calls = [make_call(method, arguments_from_text(schema, named(arguments)))]
+        else:
+            calls = _read_calls(calls_file or Path("-"), contracts)
+        who, signers = signing_keys(keys, sender, directory)
+        transaction = client.transaction(
+            calls, sender=who, signers=signers, request_id=request_id, expires_in_ms=expires, mode=mode
+        )
+        if dry_run:
+            return _show_dry_run(output, client.dry_run(transaction))
+        if wait:
+            fate: Fate = client.submit_and_wait(transaction, timeout_ms / 1000)
+        else:
+            taken = client.submit(transaction)
+            fate = Fate(tx_id=taken.tx_id, status=taken.status)
+    _show_fate(output, fate)
+    if wait and fate.status == "pending":
+        # The result is shown already; the failure only says on stderr that the wait has ended.
+        late = Unavailable("not_final_in_time", f"{fate.tx_id} is not final after {timeout_ms} ms")
+        show_failure(late, as_json=False)
+        return late.exit_code
+    return 0 if fate.status == "pending" else _exit_code(fate)
+
+
+def _read_calls(path: Path, contracts: tuple[ContractAnswer, ...]) -> list[Call]:
+    """The calls of a JSON Lines file, arguments by their schemas."""
+    try:
+        with click.open_file(str(path), "rb") as file:
+            data: bytes = file.read(FILE_SIZE_MAX + 1)
+    except OSError as error:
+        raise ConfigError("invalid_usage", f"{path}: {error.strerror or error}") from error
+    if len(data) > FILE_SIZE_MAX:
+        raise RejectedTransaction("transaction_too_large", f"{path}: has more than {FILE_SIZE_MAX} bytes")
+    calls: list[Call] = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.strip():
+            continue
+        if len(calls) == CALLS_MAX:
+            raise RejectedTransaction("too_many_calls", f"{path}: has more than {CALLS_MAX} calls")
+        name, args = _read_call(line, f"{path}, line {number}")
+        schema = find_method(contracts, name, query=False).arguments
+        try:
+            calls.append(make_call(name, arguments_from_json(schema, args)))
+        except RejectedTransaction as error:
+            raise RejectedTransaction(error.code, f"{path}, line {number}: {error.message}") from error
+    if not calls:
+        raise RejectedTransaction("too_many_calls", f"{path}: has no calls")
+    return calls
+
+
+def _read_call(line: bytes, where: str) -> tuple[str, dict[str, Any]]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("invalid_usage", f"{where}: is not JSON: {error}") from error
+    if isinstance(value, dict):
+        name, args = value.get("call"), value.get("args", {})
+        if isinstance(name, str) and isinstance(args, dict) and set(value) <= {"call", "args"}:
+            return name, args
+    raise ConfigError("invalid_usage", f'{where}: write {{"call": "CONTRACT.METHOD", "args": {{…}}}}')
+
+
+def _exit_code(fate: Fate) -> int:
+    return 0 if fate.ok else FAILED
+
+
+def _show_fate(output: Output, fate: Fate) -> None:
+    if output.as_json:
+        output.document(fate)
+        return
+    output.facts([("transaction", fate.tx_id), ("status", fate.status), ("height", fate.height)])
+    if fate.code is not None:
+        output.facts([("reason", fate.code)])
+    if fate.receipts:
+        output.table(
+            ["call", "code", "events"],
+            [
+                [place, receipt.code, ", ".join(f"{event.contract}.{event.name}" for event in receipt.events)]
+                for place, receipt in enumerate(fate.receipts, start=1)
+            ],
+        )
+
+
+def _show_dry_run(output: Output, result: DryRun) -> int:
+    if output.as_json:
+        output.document(result)
+    else:
+        output.text(f"On the state after block {result.height}; nothing was changed.")
+        output.table(
+            ["call", "code", "events"],
+            [
+                [place, receipt.code, ", ".join(event.name for event in receipt.events)]
+                for place, receipt in enumerate(result.receipts, start=1)
+            ],
+        )
+        for detail in result.details:
+            output.text(detail)
+        if result.changes:
+            output.table(
+                ["changed", "before", "after"],
+                [["/".join(map(str, change.key)), change.before, change.after] for change in result.changes],
+            )
+    return 0 if all(receipt.code == "ok" for receipt in result.receipts) else FAILED
+
+
+@tx.command()
+@click.argument("tx_id")
+@click.option("--wait", is_flag=True, help="Wait until it is no longer pending.")
+@click.option("--timeout", "timeout_ms", type=Duration(), default="30s", show_default=True, help="Of the wait.")
+@node_option
+@output_option
+def show(
+    tx_id: str, wait: bool, timeout_ms: int, nodes: Sequence[str], directory: Directory, output: Output
+) -> int:
+    """What became of a transaction, and what was signed."""
+    with connect(nodes, directory) as client:
+        answer = client.wait(tx_id, timeout_ms / 1000) if wait else client.fate(tx_id)
+    _show_fate(output, answer)
+    if not output.as_json:
+        _show_content(output, answer)
+    return 0 if answer.status == "pending" else _exit_code(answer)
+
+
+def _show_content(output: Output, answer: TransactionAnswer) -> None:
+    content = answer.content
+    if content is None:
+        message("hansa: this node does not keep the transaction's content")
+        return
+    output.facts(
+        [
+            ("sender", content.sender),
+            ("request", content.request_id),
+            ("mode", content.mode),
+            ("expires ms", content.expires_at_ms),
+            ("signed by", ", ".join(content.keys)),
+        ]
+    )
+    output.table(
+        ["call", "method", "arguments"],
+        [[place, f"{call.contract}.{call.method}", call.args] for place, call in enumerate(content.calls, start=1)],
+    )
+
+
+@tx.command("list")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--before", metavar="CURSOR", help="Older ones than an earlier list ended with.")
+@node_option
+@output_option
+def list_(limit: int, before: str | None, nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """Pending and recent transactions."""
+    with connect(nodes, directory) as client:
+        page = client.transactions(limit, before)
+    if output.as_json:
+        output.document(page)
+        return
+    output.table(
+        ["transaction", "status", "height", "sender", "request", "calls", "failed"],
+        [[t.tx_id, t.status, t.height, t.sender, t.request_id, t.calls, t.failed] for t in page.transactions],
+    )
+    if page.before is not None:
+        output.text(f"more: --before {page.before}")

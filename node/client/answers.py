@@ -1,0 +1,344 @@
+"""What a node answers: the types of every response, shared by the API, the Python client and the CLI.
+
+Bytes (ids, hashes, keys) stand here as lower-case hex strings, times as Unix milliseconds, money in minor units.
+A client accepts unknown fields, so that a newer node may say more.
+"""
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+FateStatus: TypeAlias = Literal["pending", "final", "expired", "dropped", "unknown"]
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A JSON object; unknown fields are ignored when read."""
+
+
+class ErrorBody(_Answer, frozen=True):
+    """Why a request failed; `code` is one of the catalogue, `action` says what to do about it."""
+
+    code: str
+    message: str
+    action: str
+    retryable: bool
+    details: dict[str, str | int | bool | None] = {}
+
+
+class ErrorAnswer(_Answer, frozen=True):
+    """The one shape of every failure."""
+
+    error: ErrorBody
+
+
+class Event(_Answer, frozen=True):
+    """An event of a contract, as its receipt holds it; bytes in `data` are hex."""
+
+    contract: str
+    name: str
+    topics: tuple[str, ...]
+    data: dict[str, Any]
+
+
+class CallOutcome(_Answer, frozen=True):
+    """The outcome of one call: `ok`, or the stable reason for which it changed nothing."""
+
+    code: str
+    events: tuple[Event, ...] = ()
+
+
+class Submission(_Answer, frozen=True):
+    """The node took the transaction (or had it already: `duplicate`); its fate can be asked for from now on."""
+
+    tx_id: str
+    status: FateStatus = "pending"
+    duplicate: bool = False
+
+
+class Fate(_Answer, frozen=True):
+    """What became of a transaction.
+
+    `height` and `receipts` (one a call) are there when it is final. `code` is the reason when it was dropped,
+    else None. `unknown`: this node neither holds it nor has it in its blocks.
+    """
+
+    tx_id: str
+    status: FateStatus
+    height: int | None = None
+    receipts: tuple[CallOutcome, ...] = ()
+    code: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is final and every call succeeded."""
+        return self.status == "final" and all(outcome.code == "ok" for outcome in self.receipts)
+
+
+class CallContent(_Answer, frozen=True):
+    """One call of a transaction."""
+
+    contract: str
+    method: str
+    args: dict[str, Any]
+
+
+class TransactionContent(_Answer, frozen=True):
+    """What the sender signed, and with which keys (hex)."""
+
+    wire_id: str
+    network: str
+    sender: str
+    request_id: str
+    expires_at_ms: int
+    mode: Literal["atomic", "each"]
+    calls: tuple[CallContent, ...]
+    keys: tuple[str, ...]
+
+
+class TransactionAnswer(Fate, frozen=True):
+    """A transaction's fate with its content, where this node has it."""
+
+    content: TransactionContent | None = None
+
+
+class TransactionSummary(_Answer, frozen=True):
+    """One line of a list. `calls` counts them; `failed` counts those whose code is not `ok`."""
+
+    tx_id: str
+    status: FateStatus
+    sender: str
+    request_id: str
+    calls: int
+    height: int | None = None
+    failed: int = 0
+
+
+class TransactionPage(_Answer, frozen=True):
+    """Pending transactions first, then final ones from the newest block down.
+
+    `before` continues the list with older ones; None: there are none.
+    """
+
+    transactions: tuple[TransactionSummary, ...]
+    before: str | None = None
+
+
+class SubmissionResult(_Answer, frozen=True, omit_defaults=True):
+    """One outcome of a batch: a transaction's fate so far, or the error for which it was refused."""
+
+    tx_id: str | None = None
+    status: FateStatus | None = None
+    duplicate: bool = False
+    height: int | None = None
+    receipts: tuple[CallOutcome, ...] = ()
+    code: str | None = None
+    error: ErrorBody | None = None
+
+
+class BatchAnswer(_Answer, frozen=True):
+    """The outcomes of a batch, in the order of its transactions."""
+
+    accepted: int
+    refused: int
+    results: tuple[SubmissionResult, ...]
+
+
+class QueryAnswer(_Answer, frozen=True):
+    """A value read from the state after block `height`, whose root is `state_root`.
+
+    `age_ms` is how long ago that block was made, by this node's clock; `value` is plain JSON, bytes as hex.
+    """
+
+    value: Any
+    height: int
+    state_root: str
+    age_ms: int
+
+
+class HeaderAnswer(_Answer, frozen=True):
+    """A block's header; its digest is what the certificate's votes sign."""
+
+    network: str
+    height: int
+    parent: str
+    time_ms: int
+    proposer: str
+    tx_root: str
+    receipts_root: str
+    state_root: str
+    members_hash: str
+    contracts_hash: str
+
+
+class CertificateAnswer(_Answer, frozen=True):
+    """A quorum of votes: `signatures` maps a member's index in the list of that height to its signature."""
+
+    kind: Literal["prepare", "commit"]
+    view: int
+    height: int
+    digest: str
+    signatures: dict[str, str]
+
+
+class BlockTransaction(_Answer, frozen=True):
+    """A transaction in its block: what was signed, and the outcome of each call."""
+
+    tx_id: str
+    content: TransactionContent
+    receipts: tuple[CallOutcome, ...]
+    quarantined: bool = False
+
+
+class BlockAnswer(_Answer, frozen=True):
+    """A decided block with its certificate."""
+
+    height: int
+    digest: str
+    header: HeaderAnswer
+    certificate: CertificateAnswer
+    transactions: tuple[BlockTransaction, ...]
+
+
+class LedgerEvent(Event, frozen=True):
+    """An event with its place in the ledger. `cursor` resumes a stream just after it.
+
+    `tx_id` is None for an event of a scheduled call.
+    """
+
+    cursor: str
+    height: int
+    tx_id: str | None
+
+
+class EventPage(_Answer, frozen=True):
+    """Events in ledger order. `next` is the cursor to continue from, also when none matched.
+
+    `complete`: there is nothing after `next` yet.
+    """
+
+    events: tuple[LedgerEvent, ...]
+    next: str
+    complete: bool
+
+
+class PeerStatus(_Answer, frozen=True):
+    """A peer as this node sees it; `height` is the last applied one that it told of, None before it spoke."""
+
+    id: str
+    connected: bool
+    height: int | None = None
+
+
+class NodeStatus(_Answer, frozen=True):
+    """Where this node stands. `height`, `head` and `state_root` are those of the last applied block.
+
+    `view` and `primary` are those of the height in work. `ready`: it follows the network and blocks can be made;
+    `reasons` says in sentences why not.
+    """
+
+    member: str
+    role: str
+    network: str
+    genesis_hash: str
+    version: str
+    height: int
+    view: int
+    primary: str
+    head: str
+    state_root: str
+    head_time_ms: int
+    ready: bool
+    reasons: tuple[str, ...]
+    voting: bool
+    peers: tuple[PeerStatus, ...]
+    pending_transactions: int
+    pending_bytes: int
+
+
+class MemberStatus(_Answer, frozen=True):
+    """A member of the network as configured and as last heard. `last_seen_ms` is the age of its last status."""
+
+    id: str
+    role: str
+    address: str
+    voting_key: str
+    tls_key: str
+    connected: bool
+    height: int | None = None
+    view: int | None = None
+    clock_offset_ms: int | None = None
+    last_seen_ms: int | None = None
+
+
+class MethodDescription(_Answer, frozen=True):
+    """A call or query of a contract; `arguments` is the JSON Schema of the object of its named arguments.
+
+    In that schema a string with `contentEncoding` is bytes; in JSON they are written in hex.
+    """
+
+    name: str
+    doc: str
+    arguments: dict[str, Any]
+
+
+class CodeDescription(_Answer, frozen=True):
+    """A reason for which a contract refuses a call, and the ISO 20022 status reason that says the same, if any."""
+
+    code: str
+    meaning: str
+    iso: str | None = None
+
+
+class ContractAnswer(_Answer, frozen=True):
+    """An active contract with its calls, its queries and the reasons for which it refuses."""
+
+    name: str
+    version: int
+    doc: str
+    calls: tuple[MethodDescription, ...]
+    queries: tuple[MethodDescription, ...]
+    codes: tuple[CodeDescription, ...] = ()
+
+
+class Diagnosis(_Answer, frozen=True):
+    """Why blocks are made or not made, in plain sentences, the most important first.
+
+    `missing` names the members that are waited for; `details` holds the numbers behind the sentences.
+    """
+
+    moving: bool
+    sentences: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
+
+
+class EvidenceItem(_Answer, frozen=True):
+    """Proof that `member` signed two different things for one slot; `data` is its canonical bytes in hex."""
+
+    member: str
+    kind: str
+    height: int
+    view: int
+    data: str
+
+
+class ChangedValue(_Answer, frozen=True):
+    """A state key that a dry run would change. `before` and `after` are plain values; None: absent."""
+
+    key: tuple[str | int, ...]
+    before: Any
+    after: Any
+
+
+class DryRun(_Answer, frozen=True):
+    """What a transaction would do on the state after block `height`; nothing was changed.
+
+    `details` has a sentence for each call that fails, for people; receipts on the ledger never hold such text.
+    """
+
+    tx_id: str
+    height: int
+    receipts: tuple[CallOutcome, ...]
+    changes: tuple[ChangedValue, ...]
+    details: tuple[str, ...] = ()
+    operations: int = 0

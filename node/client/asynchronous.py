@@ -1,0 +1,263 @@
+"""The asynchronous client: the synchronous one's operations, awaited."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import httpx
+
+from node.client import drafting, operations
+from node.client.answers import (
+    BlockAnswer,
+    ContractAnswer,
+    Diagnosis,
+    DryRun,
+    EventPage,
+    EvidenceItem,
+    Fate,
+    LedgerEvent,
+    MemberStatus,
+    NodeStatus,
+    QueryAnswer,
+    Submission,
+    TransactionAnswer,
+    TransactionPage,
+)
+from node.client.failover import (
+    PATIENCE_S_DEFAULT,
+    STREAM_SILENCE_S,
+    TIMEOUT_S_DEFAULT,
+    WAIT_SLICE_S,
+    Attempts,
+    EventLines,
+    answer_failure,
+    node_urls,
+    timeout,
+    unreachable,
+)
+from node.client.operations import Operation
+from node.errors import ConfigError, HansaError
+from node.ledger import Call, Transaction
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A client of one network, by way of one or several of its nodes.
+
+    A request goes to the node that answered last; when that one is down or busy, to the next, for at most
+    `patience_s` seconds. Errors are HansaErrors with a code of the catalogue. Close it, or use it in `async with`.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        sender: str | None = None,
+        signers: Sequence[drafting.Signer] = (),
+        network: str | None = None,
+        timeout_s: float = TIMEOUT_S_DEFAULT,
+        patience_s: float = PATIENCE_S_DEFAULT,
+    ) -> None:
+        """`sender` and `signers` are the defaults of the transactions made here; `network` is asked for if None."""
+        self._urls = node_urls(urls)
+        self._sender = sender
+        self._signers = tuple(signers)
+        self._network = network
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._preferred = 0
+        # The environment's proxies are not for a ledger's own node.
+        self._http = httpx.AsyncClient(trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """All connections are closed."""
+        await self._http.aclose()
+
+    # --- transactions ---
+
+    async def network(self) -> str:
+        """The network id; asked for once, unless it was given."""
+        if self._network is None:
+            self._network = (await self.status()).network
+        return self._network
+
+    async def transaction(
+        self,
+        calls: Iterable[Call],
+        *,
+        sender: str | None = None,
+        signers: Sequence[drafting.Signer] | None = None,
+        request_id: str | None = None,
+        expires_in_ms: int = drafting.EXPIRES_IN_MS_DEFAULT,
+        mode: Literal["atomic", "each"] = "atomic",
+    ) -> Transaction:
+        """A signed transaction of `calls`, not yet submitted."""
+        who = sender or self._sender
+        if who is None:
+            raise ConfigError("invalid_usage", "a transaction needs a sender")
+        body = drafting.draft(
+            await self.network(), who, calls, request_id=request_id, expires_in_ms=expires_in_ms, mode=mode
+        )
+        return drafting.sign(body, self._signers if signers is None else signers)
+
+    async def call(
+        self, method: str, args: Mapping[str, Any], *, request_id: str | None = None, timeout_s: float = 30.0
+    ) -> Fate:
+        """Make, sign and submit one call of `contract.method`, and wait for its fate."""
+        transaction = await self.transaction([drafting.call(method, args)], request_id=request_id)
+        return await self.submit_and_wait(transaction, timeout_s)
+
+    async def submit(self, transaction: Transaction | bytes) -> Submission:
+        """The node has taken the transaction; raise RejectedTransaction or Unavailable otherwise."""
+        return await self._run(operations.submit(_data(transaction)))
+
+    async def submit_many(self, transactions: Sequence[Transaction | bytes]) -> list[Submission | HansaError]:
+        """An outcome for each of at most 5,000 transactions, in order."""
+        return await self._run(operations.submit_many([_data(item) for item in transactions]))
+
+    async def submit_and_wait(self, transaction: Transaction | bytes, timeout_s: float = 30.0) -> Fate:
+        """Its fate once it is no longer pending, or as it is after `timeout_s`.
+
+        A wait that outlives its node goes on at the next one, which is given the same transaction again.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            fate = await self._run(operations.submit_and_wait(_data(transaction), min(left_s, WAIT_SLICE_S)))
+            if fate.status != "pending" or left_s <= WAIT_SLICE_S:
+                return fate
+
+    async def wait(self, tx_id: str, timeout_s: float = 30.0) -> TransactionAnswer:
+        """Its fate once it is no longer pending, or as it is after `timeout_s`; NotFound when no node knows it."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            answer = await self._run(operations.transaction(tx_id, min(left_s, WAIT_SLICE_S)))
+            if answer.status != "pending" or left_s <= WAIT_SLICE_S:
+                return answer
+
+    async def fate(self, tx_id: str) -> TransactionAnswer:
+        """What became of it so far, with its content; NotFound when the node does not know it."""
+        return await self._run(operations.transaction(tx_id, None))
+
+    async def transactions(self, limit: int = 50, before: str | None = None) -> TransactionPage:
+        """Pending and recent transactions."""
+        return await self._run(operations.transactions(limit, before))
+
+    async def dry_run(self, transaction: Transaction | bytes) -> DryRun:
+        """What it would do now; nothing is changed."""
+        return await self._run(operations.dry_run(_data(transaction)))
+
+    # --- reading ---
+
+    async def query(
+        self, name: str, args: Mapping[str, Any] | None = None, *, at_height: int | None = None
+    ) -> QueryAnswer:
+        """The answer of `contract.query` at the head, or after block `at_height`."""
+        return await self._run(operations.query(name, args or {}, at_height))
+
+    async def block(self, height: int | None = None) -> BlockAnswer:
+        """The block at `height`, or the newest."""
+        return await self._run(operations.block(height))
+
+    async def event_page(
+        self, after: str | None = None, *, contract: str | None = None, topic: str | None = None, limit: int = 100
+    ) -> EventPage:
+        """One page of events after the cursor, or from the first block."""
+        return await self._run(operations.events(after, contract, topic, limit))
+
+    async def events(
+        self, after: str | None = None, *, contract: str | None = None, topic: str | None = None
+    ) -> AsyncIterator[LedgerEvent]:
+        """Every event after the cursor (None: from now), for ever, each once and in order.
+
+        It resumes by itself at this or another node. Keep an event's `cursor` to go on after a restart.
+        """
+        lines = EventLines(after)
+        params = operations.event_params(None, contract, topic)
+        attempts = Attempts(self._urls, self._preferred, self._patience_s)
+        while True:
+            headers = {"accept": "text/event-stream"} | ({"last-event-id": lines.cursor} if lines.cursor else {})
+            error: HansaError
+            try:
+                async with self._http.stream(
+                    "GET",
+                    f"{attempts.url}/v1/events",
+                    params=params,
+                    headers=headers,
+                    timeout=timeout(STREAM_SILENCE_S),
+                ) as response:
+                    if response.status_code != 200:
+                        await response.aread()
+                        error, elsewhere = answer_failure(response)
+                        if not elsewhere:
+                            raise error
+                    else:
+                        attempts = Attempts(self._urls, attempts.place, self._patience_s)
+                        self._preferred = attempts.place
+                        async for line in response.aiter_lines():
+                            event = lines.feed(line)
+                            if event is not None:
+                                yield event
+                        error = unreachable(attempts.url, httpx.ReadError("the stream ended"))
+            except httpx.TransportError as cause:
+                error = unreachable(attempts.url, cause)
+            await asyncio.sleep(attempts.failed(error))
+
+    async def status(self) -> NodeStatus:
+        """Where the node stands."""
+        return await self._run(operations.status())
+
+    async def members(self) -> tuple[MemberStatus, ...]:
+        """The members as the node last heard of them."""
+        return await self._run(operations.members())
+
+    async def contracts(self) -> tuple[ContractAnswer, ...]:
+        """The active contracts with their schemas."""
+        return await self._run(operations.contracts())
+
+    async def why(self) -> Diagnosis:
+        """Why blocks are made or not."""
+        return await self._run(operations.why())
+
+    async def evidence(self) -> tuple[EvidenceItem, ...]:
+        """Proofs of misbehaviour that the node holds."""
+        return await self._run(operations.evidence())
+
+    async def _run(self, operation: Operation[T]) -> T:
+        attempts = Attempts(self._urls, self._preferred, self._patience_s)
+        while True:
+            try:
+                response = await self._http.request(
+                    operation.method,
+                    attempts.url + operation.path,
+                    params=operation.params,
+                    content=operation.body,
+                    headers=operation.headers,
+                    timeout=timeout(self._timeout_s, operation.wait_s),
+                )
+            except httpx.TransportError as cause:
+                error: HansaError = unreachable(attempts.url, cause)
+            else:
+                if response.status_code < 400:
+                    self._preferred = attempts.place
+                    return operation.read(response.content)
+                error, elsewhere = answer_failure(response)
+                if not elsewhere:
+                    raise error
+            await asyncio.sleep(attempts.failed(error))
+
+
+def _data(transaction: Transaction | bytes) -> bytes:
+    return transaction if isinstance(transaction, bytes) else transaction.data

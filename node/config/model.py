@@ -1,0 +1,150 @@
+"""What the two files define, as values: the network, its members and parameters, and this node."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from consensus.codec import encode
+from consensus.members import Members, Validator
+from node.errors import ConfigError
+
+BLOCK_BYTES_LIMIT = 16 * 1024 * 1024
+"""No network may allow larger blocks: the frames that carry them during catch-up are sized for this."""
+
+Role: TypeAlias = Literal["validator", "observer", "regulator"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+
+def _between(low: int, high: int) -> msgspec.Meta:
+    return msgspec.Meta(ge=low, le=high)
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rules of the network's blocks and clocks; part of genesis, so the same at every member for ever.
+
+    Times are milliseconds, sizes bytes. `block_transactions_max`, `block_calls_max`, `block_bytes_max` and
+    `block_operations_max` bound one block (its first transaction always fits); `scheduled_calls_max` and
+    `pruned_requests_max` bound what a block may settle and tidy besides; `call_operations_max` is one call's
+    budget of metered operations. `retention_ms` is how long a request id is remembered after its expiry.
+    """
+
+    state_tree_bits: Annotated[int, msgspec.Meta(ge=4, le=24, multiple_of=4)] = 16
+    rotation_heights: Annotated[int, _between(1, 1_000_000_000)] = 10_000
+    base_timeout_ms: Annotated[int, _between(100, 60_000)] = 2_000
+    timeout_cap_ms: Annotated[int, _between(100, 600_000)] = 10_000
+    status_interval_ms: Annotated[int, _between(20, 30_000)] = 500
+    empty_block_interval_ms: Annotated[int, _between(100, 86_400_000)] = 60_000
+    drift_ms: Annotated[int, _between(10, 3_600_000)] = 5_000
+    block_transactions_max: Annotated[int, _between(1, 100_000)] = 2_000
+    block_calls_max: Annotated[int, _between(1, 1_000_000)] = 4_000
+    block_bytes_max: Annotated[int, _between(2 * 1024 * 1024, BLOCK_BYTES_LIMIT)] = 2 * 1024 * 1024
+    block_operations_max: Annotated[int, _between(10_000, 10**12)] = 2_000_000
+    call_operations_max: Annotated[int, _between(1_000, 10**12)] = 100_000
+    scheduled_calls_max: Annotated[int, _between(1, 100_000)] = 200
+    retention_ms: Annotated[int, _between(1_000, 10 * 366 * 86_400_000)] = 86_400_000
+    pruned_requests_max: Annotated[int, _between(1, 1_000_000)] = 2_000
+    censorship_blocks: Annotated[int, _between(1, 1_000_000)] = 20
+
+
+class MemberConfig(msgspec.Struct, frozen=True):
+    """An institution: its id, its role, where its node listens for peers, and its two public keys (32 bytes)."""
+
+    id: str
+    role: Role
+    address: str
+    voting_key: bytes
+    tls_key: bytes
+
+
+class PrincipalConfig(msgspec.Struct, frozen=True):
+    """Who may act for a member: any `threshold` of `keys` (32 bytes each) sign for `id`."""
+
+    id: str
+    keys: tuple[bytes, ...]
+    threshold: int
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, dict=True):
+    """The definition of a network. The order of `members` is the order in which they become primary."""
+
+    name: str
+    members: tuple[MemberConfig, ...]
+    principals: tuple[PrincipalConfig, ...] = ()
+    parameters: Parameters = Parameters()
+    contracts: dict[str, dict[str, Any]] = {}
+
+    @cached_property
+    def genesis_hash(self) -> bytes:
+        """SHA-256 over the canonical definition without addresses: equal at all who run the same network."""
+        members = tuple((m.id, m.role, m.voting_key, m.tls_key) for m in self.members)
+        principals = tuple((p.id, tuple(sorted(p.keys)), p.threshold) for p in _by_id(self.principals))
+        definition = ("hansa/genesis", self.name, members, principals, self.parameters, self.contracts)
+        return hashlib.sha256(encode(definition)).digest()
+
+    @cached_property
+    def network_id(self) -> str:
+        """What transactions and votes name: `<name>-<first 12 hex digits of the genesis hash>`."""
+        return f"{self.name}-{self.genesis_hash.hex()[:12]}"
+
+    @cached_property
+    def validators(self) -> Members:
+        """The members with a vote at genesis, in file order."""
+        voting = (m for m in self.members if m.role == "validator")
+        return Members(tuple(Validator(m.id, m.voting_key) for m in voting))
+
+    @cached_property
+    def genesis_arguments(self) -> dict[str, dict[str, Any]]:
+        """All contracts' genesis arguments; those of membership come from members and principals."""
+        membership = {
+            "members": [
+                {"id": m.id, "role": m.role, "voting_key": m.voting_key, "tls_key": m.tls_key} for m in self.members
+            ],
+            "principals": [
+                {"id": p.id, "keys": sorted(p.keys), "threshold": p.threshold} for p in _by_id(self.principals)
+            ],
+        }
+        return {**self.contracts, "membership": membership}
+
+    def member(self, member_id: str) -> MemberConfig:
+        """Return the member named `member_id`; raise ConfigError (`unknown_member`) for a stranger."""
+        for member in self.members:
+            if member.id == member_id:
+                return member
+        known = ", ".join(m.id for m in self.members)
+        raise ConfigError("unknown_member", f"{member_id!r} is not a member of {self.name!r}; members are: {known}")
+
+
+def _by_id(principals: Iterable[PrincipalConfig]) -> list[PrincipalConfig]:
+    return sorted(principals, key=lambda principal: principal.id)
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What this node spends on others: counts, bytes of memory, threads. Local: it decides no validity."""
+
+    mempool_transactions_max: Annotated[int, _between(1, 10_000_000)] = 20_000
+    mempool_bytes_max: Annotated[int, _between(4 * 1024 * 1024, 64 * 1024**3)] = 64 * 1024 * 1024
+    peer_queue_bytes_max: Annotated[int, _between(1024 * 1024, 1024**3)] = 16 * 1024 * 1024
+    api_request_bytes_max: Annotated[int, _between(64 * 1024, 1024**3)] = 16 * 1024 * 1024
+    api_connections_max: Annotated[int, _between(1, 100_000)] = 256
+    verify_threads: Annotated[int, _between(1, 256)] = 2
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """This node: which member it is, where its files lie, where it listens ("host:port"), what it may spend.
+
+    `passphrase_file` opens the key files in `keys_dir` when the environment gives no passphrase.
+    """
+
+    member: str
+    data_dir: Path
+    keys_dir: Path
+    network_file: Path
+    listen: str
+    api: str
+    log_level: LogLevel = "info"
+    passphrase_file: Path | None = None
+    limits: Limits = Limits()

@@ -1,0 +1,389 @@
+"""Every failure, arranged by who is at fault, and the one catalogue of codes.
+
+A class says who must act; a code says what happened. A code that is not in `CATALOGUE` cannot be raised.
+The documentation page and the API's error bodies are generated from the catalogue.
+"""
+
+from typing import Final
+
+import msgspec
+
+
+class ErrorEntry(msgspec.Struct, frozen=True):
+    """One code: why it happens, what the reader should do, and whether the same request may succeed later."""
+
+    cause: str
+    action: str
+    retryable: bool = False
+
+
+class HansaError(Exception):
+    """A failure with a code of the catalogue. `details` are plain JSON values for machines."""
+
+    exit_code = 70
+
+    def __init__(self, code: str, message: str, **details: str | int | bool | None) -> None:
+        """`message` says what happened here; cause and action come from the catalogue."""
+        self.entry = CATALOGUE[code]
+        self.code = code
+        self.message = message
+        self.details = details
+        super().__init__(f"{code}: {message}")
+
+
+class RejectedTransaction(HansaError):
+    """The client is at fault: nothing was changed (HTTP 4xx, exit 1)."""
+
+    exit_code = 1
+
+
+class NotFound(HansaError):
+    """The reader asked for what is not there (HTTP 404, exit 1)."""
+
+    exit_code = 1
+
+
+class ConfigError(HansaError):
+    """The operator's configuration or use is wrong (exit 2, one line, no traceback)."""
+
+    exit_code = 2
+
+
+class InvalidBlock(HansaError):
+    """The proposer is at fault: the block is not voted for."""
+
+
+class InvalidFrame(HansaError):
+    """The peer is at fault: it is disconnected."""
+
+
+class StoreError(HansaError):
+    """The disk is at fault: stop cleanly, nothing is lost (exit 3)."""
+
+    exit_code = 3
+
+
+class Unavailable(HansaError):
+    """Nobody is at fault yet: the node or its queues cannot take this now (HTTP 503 or 429, exit 4)."""
+
+    exit_code = 4
+
+
+CATALOGUE: Final[dict[str, ErrorEntry]] = {
+    # --- transactions (client) ---
+    "malformed_transaction": ErrorEntry(
+        "The bytes are not the canonical encoding of a transaction.",
+        "Build the transaction with the client library or the CLI, and send its bytes unchanged.",
+    ),
+    "wrong_network": ErrorEntry(
+        "The transaction was signed for another network.",
+        "Compare the network id with `hansa status` and sign again.",
+    ),
+    "bad_signature": ErrorEntry(
+        "A signature does not verify for the key beside it.",
+        "Sign again with the right key.",
+    ),
+    "unknown_principal": ErrorEntry(
+        "The sender is not a principal of this network.",
+        "Check the spelling with `hansa query membership.principals`.",
+    ),
+    "policy_unsatisfied": ErrorEntry(
+        "The signatures do not satisfy the sender's key policy (m of n keys).",
+        "Add the missing signatures, or sign with keys of the policy: `hansa query membership.principal`.",
+    ),
+    "expired": ErrorEntry(
+        "The transaction's expires_at_ms has passed.",
+        "Send it again with a new expiry and, if it never became final, the same request_id.",
+    ),
+    "expiry_too_far": ErrorEntry(
+        "expires_at_ms lies more than 24 hours ahead.",
+        "Choose an expiry within 24 hours.",
+    ),
+    "request_conflict": ErrorEntry(
+        "The request_id was used before with other content.",
+        "Use a new request_id for new content; look up the old one with `hansa tx show`.",
+    ),
+    "transaction_too_large": ErrorEntry(
+        "The transaction is larger than a block of this network may be.",
+        "Split it into several transactions.",
+    ),
+    "too_many_calls": ErrorEntry(
+        "A transaction carries 1 to 10,000 calls.",
+        "Split it into several transactions.",
+    ),
+    "unknown_contract": ErrorEntry(
+        "No contract of that name is active.",
+        "List them with `hansa contracts`.",
+    ),
+    "unknown_method": ErrorEntry(
+        "The contract has no such method.",
+        "List its methods with `hansa contracts`.",
+    ),
+    "invalid_arguments": ErrorEntry(
+        "An argument is missing, unknown, of the wrong type or out of range.",
+        "Compare with the method's schema: `hansa contracts`.",
+    ),
+    "queue_full": ErrorEntry(
+        "The node holds as many waiting transactions as its limits allow.",
+        "Send the same transaction again after retry_after.",
+        retryable=True,
+    ),
+    # --- readers ---
+    "transaction_not_found": ErrorEntry(
+        "No transaction of that id was accepted by this node or is in its blocks.",
+        "Check the id; a transaction sent to another node appears here after a moment.",
+        retryable=True,
+    ),
+    "block_not_found": ErrorEntry("That height is not decided yet.", "Ask for a height up to the head."),
+    # --- configuration and keys (operator) ---
+    "config_unreadable": ErrorEntry(
+        "The file does not exist, may not be read, or is too large.",
+        "Check the path and its permissions; `hansa init` writes a first configuration.",
+    ),
+    "config_syntax": ErrorEntry("The file is not valid TOML.", "Correct the line that the message names."),
+    "config_invalid": ErrorEntry(
+        "A key of the configuration is missing, unknown or has a value that is not allowed.",
+        "Correct the key that the message names.",
+    ),
+    "unknown_member": ErrorEntry(
+        "The network has no member of that id.",
+        "Use an id from [[members]] in network.toml.",
+    ),
+    "wrong_passphrase": ErrorEntry(
+        "The passphrase does not open the key file.",
+        "Check HANSA_PASSPHRASE, HANSA_PASSPHRASE_FILE or what was typed.",
+    ),
+    "passphrase_missing": ErrorEntry(
+        "A key file is encrypted and no passphrase was given.",
+        "Set HANSA_PASSPHRASE_FILE or HANSA_PASSPHRASE, or start it from a terminal.",
+    ),
+    "key_file_unreadable": ErrorEntry(
+        "The key file does not exist or may not be read.",
+        "Check the path and its owner; `hansa keys` makes a new key.",
+    ),
+    "key_file_exists": ErrorEntry(
+        "A key file already lies there, and a key is never overwritten.",
+        "Move the old file away first, if it is really not needed.",
+    ),
+    "key_file_invalid": ErrorEntry(
+        "The file is not a key file of this software, or it is damaged.",
+        "Restore it from a backup, or make a new key with `hansa keys`.",
+    ),
+    "key_file_permissions": ErrorEntry(
+        "Other users of the machine may read the key file.",
+        "Run `chmod 600` on it; if others had access, make a new key.",
+    ),
+    "wrong_key": ErrorEntry(
+        "The key file holds another kind of key, or another member's, than is wanted here.",
+        "Use the file that `hansa init` wrote for this member.",
+    ),
+    # --- peers ---
+    "port_in_use": ErrorEntry(
+        "Another program listens on that address.",
+        "Stop it, or choose another port in node.toml.",
+    ),
+    "cannot_listen": ErrorEntry(
+        "The system does not let this node listen on that address.",
+        "Correct `listen` in node.toml: a local address, and a port that this user may open.",
+    ),
+    "invalid_frame": ErrorEntry(
+        "A peer sent bytes that are no message of this protocol, or more of them than are allowed.",
+        "Nothing here: the peer was disconnected. Ask its operator which version runs there.",
+    ),
+    "peer_gone": ErrorEntry(
+        "The peer is not connected, or the connection ended before it answered.",
+        "Ask another peer, or the same one after it has reconnected.",
+        retryable=True,
+    ),
+    "peer_busy": ErrorEntry(
+        "As much already waits for that peer as the limits allow.",
+        "Ask another peer, or the same one later.",
+        retryable=True,
+    ),
+    "peer_timeout": ErrorEntry(
+        "The peer did not answer in time.",
+        "Ask another peer, or the same one later.",
+        retryable=True,
+    ),
+    # --- interfaces: API, client, CLI ---
+    "route_not_found": ErrorEntry("The API has no such address.", "Look it up in /docs or /openapi.json."),
+    "method_not_allowed": ErrorEntry(
+        "The address exists, but not for this HTTP method.",
+        "Use the method that /docs names for it.",
+    ),
+    "malformed_request": ErrorEntry(
+        "The request's address, parameters or body do not have the documented form.",
+        "Compare with the operation in /docs; the message names the part that is wrong.",
+    ),
+    "unsupported_media_type": ErrorEntry(
+        "The body is neither JSON nor MessagePack.",
+        "Send Content-Type application/json or application/msgpack.",
+    ),
+    "body_too_large": ErrorEntry(
+        "The request's body is larger than this node reads.",
+        "Send fewer transactions at a time; the limit stands in details.",
+    ),
+    "body_too_slow": ErrorEntry(
+        "The request's body did not arrive in time.",
+        "Send it again over a better connection, in smaller parts.",
+        retryable=True,
+    ),
+    "node_busy": ErrorEntry(
+        "The node is reading as many requests as its memory limits allow.",
+        "Send the request again after a moment, or to another node.",
+        retryable=True,
+    ),
+    "too_many_transactions": ErrorEntry(
+        "A request carries 1 to 5,000 transactions.",
+        "Send the rest in further requests.",
+    ),
+    "too_many_streams": ErrorEntry(
+        "As many event streams are open as this node serves.",
+        "Close one, try again later, or ask another node.",
+        retryable=True,
+    ),
+    "invalid_cursor": ErrorEntry(
+        "The cursor was not given out by this interface.",
+        "Continue with the cursor of an earlier answer, unchanged, or start without one.",
+    ),
+    "history_pruned": ErrorEntry(
+        "This node no longer keeps the state of that height.",
+        "Ask for a later height, or a node that keeps a longer history.",
+    ),
+    "block_pruned": ErrorEntry(
+        "This node no longer keeps the block of that height.",
+        "Ask a node that keeps a longer history.",
+    ),
+    "query_refused": ErrorEntry(
+        "The contract refused the query; its reason stands in details.",
+        "Read the contract's documentation for that reason: `hansa contracts`.",
+    ),
+    "not_ready": ErrorEntry(
+        "The node runs, but it does not follow the network or no blocks can be made.",
+        "Read the reasons in details and run `hansa why`.",
+        retryable=True,
+    ),
+    "internal_error": ErrorEntry(
+        "The node met a condition that its authors did not foresee.",
+        "Keep the node's log and report it; nothing is final that the ledger does not show.",
+    ),
+    "node_unreachable": ErrorEntry(
+        "No node answered at the given addresses.",
+        "Check that the node runs and the URL: --node, HANSA_NODE or the data directory's node.toml.",
+        retryable=True,
+    ),
+    "unexpected_answer": ErrorEntry(
+        "What answered is no node of this software, or one of a version that this client does not understand.",
+        "Check the URL and compare the versions.",
+    ),
+    "not_final_in_time": ErrorEntry(
+        "The transaction was accepted and is still pending.",
+        "Ask for its fate with `hansa tx show`; sending the same transaction again is safe.",
+        retryable=True,
+    ),
+    "invalid_usage": ErrorEntry("The command was used wrongly.", "Read the command's --help."),
+    # --- gossip and catch-up ---
+    "bad_gossip": ErrorEntry(
+        "A peer passed on transactions that no honest node accepts, or answered what it was not asked.",
+        "Nothing here: it is not listened to for a minute. Ask its operator which version runs there.",
+    ),
+    "bad_catch_up": ErrorEntry(
+        "A peer answered a request for blocks with something else, or with blocks that their members did not decide.",
+        "Nothing here: blocks are fetched from another member. Ask its operator which version runs there.",
+    ),
+    # --- store (disk) ---
+    "data_dir_in_use": ErrorEntry(
+        "Another process holds this data directory.",
+        "Stop the other node, or give this one its own data_dir. Never run two nodes with one key.",
+    ),
+    "data_of_another_network": ErrorEntry(
+        "The data directory belongs to another network.",
+        "Point data_dir at this network's data, or choose an empty directory.",
+    ),
+    "data_format_unknown": ErrorEntry(
+        "The data directory was written in a format that this release does not know.",
+        "Run the release that wrote it, or start on an empty directory and catch up from the peers.",
+    ),
+    "data_dir_unusable": ErrorEntry(
+        "The data directory cannot be created or opened.",
+        "Check the path and its permissions.",
+    ),
+    "store_corrupt": ErrorEntry(
+        "What was read from disk is not what was written.",
+        "Check the disk, move the data directory away and let the node catch up from the peers into an empty one.",
+    ),
+    "corrupt_state_tree": ErrorEntry(
+        "A stored part of the state tree differs from its hash.",
+        "Check the disk, move the data directory away and let the node catch up from the peers into an empty one.",
+    ),
+    "ledger_differs": ErrorEntry(
+        "What this node stores is not what its blocks lead to.",
+        "Move the data directory away and let the node catch up from the peers into an empty one; keep the old one.",
+    ),
+    "disk_full": ErrorEntry(
+        "The disk has no room left; the node stopped before anything was lost.",
+        "Free space on the data directory's file system and start the node again.",
+    ),
+    "disk_failed": ErrorEntry(
+        "The operating system refused to read or write the data directory.",
+        "Read the message, check disk and permissions, and start the node again.",
+    ),
+    "store_closed": ErrorEntry("The store was used after it was closed.", "Start the node again."),
+    "history_too_far": ErrorEntry(
+        "That height lies further back than one past query may reach.",
+        "Ask for a later height.",
+    ),
+    # --- blocks (proposer) ---
+    "wrong_height": ErrorEntry("The block does not follow this node's head.", "Wait for catch-up."),
+    "wrong_parent": ErrorEntry(
+        "The block stands on another parent than this node's head.",
+        "Compare the heads of the members with `hansa status`; two decided blocks of one height must never exist.",
+    ),
+    "time_not_after_parent": ErrorEntry("The block's time is not after its parent's.", "Look at the proposer's node."),
+    "block_ahead_of_clock": ErrorEntry(
+        "The block's time lies further ahead of this node's clock than drift_ms.",
+        "Synchronise the clocks (NTP) of the proposer and of this node; the block is judged again when its time comes.",
+        retryable=True,
+    ),
+    "block_behind_clock": ErrorEntry(
+        "The block's time lies further behind this node's clock than drift_ms.",
+        "Synchronise the clocks (NTP) of the proposer and of this node.",
+    ),
+    "wrong_proposer": ErrorEntry("The block names another proposer than the primary.", "Look at the proposer's node."),
+    "contracts_differ": ErrorEntry(
+        "The block was built by other contract code than this node runs.",
+        "Install the same release everywhere: `hansa contracts` shows the digest of each module.",
+    ),
+    "quarantine_refused": ErrorEntry(
+        "The block quarantines what may not be quarantined.",
+        "Look at the proposer's node: quarantine is for heights at which two views have failed.",
+    ),
+    "block_too_large": ErrorEntry(
+        "The block exceeds a limit of the network definition.", "Look at the proposer's node."
+    ),
+    "block_content_differs": ErrorEntry(
+        "The transactions at hand are not those that the proposal names.", "Look at the proposer's node."
+    ),
+    "transaction_not_includable": ErrorEntry(
+        "The block contains a transaction that no block may contain at this height; details name it.",
+        "Look at the proposer's node.",
+    ),
+    "receipts_differ": ErrorEntry(
+        "Executing the block gives other receipts than its header says.",
+        "Compare contract digests and Python versions of the members: `hansa contracts`.",
+    ),
+    "state_differs": ErrorEntry(
+        "Executing the block gives another state than its header says.",
+        "Compare contract digests and Python versions of the members: `hansa contracts`, then run `hansa verify`.",
+    ),
+    "members_differ": ErrorEntry(
+        "Executing the block gives other members for the next height than its header says.",
+        "Compare contract digests and Python versions of the members: `hansa contracts`.",
+    ),
+    # --- mempool ---
+    "too_many_from_sender": ErrorEntry(
+        "The sender has as many transactions waiting here as one sender may.",
+        "Wait for some to become final, then send the same transaction again.",
+        retryable=True,
+    ),
+}

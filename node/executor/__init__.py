@@ -1,0 +1,6 @@
+"""Everything that executes contracts: blocks, admission, dry runs, queries. Pure."""
+
+from node.executor.executor import DryRun, Executor
+from node.executor.run import Policy, Registry
+
+__all__ = ["DryRun", "Executor", "Policy", "Registry"]

@@ -1,0 +1,446 @@
+"""Build, check and replay blocks, admit transactions, answer queries: everything that executes contracts. Pure.
+
+`build` and `check` go one way, in `BlockRun`, and each transaction is executed once. The executor stands on the
+state of one head; `advance` moves it on after the store has applied a block. Build, check and advance must not
+overlap; admission, dry runs and queries may run beside them in other threads.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from consensus.codec import encode
+from contracts.engine import CallError, Engine, Environment, EventRecord, Revert
+from node.config import NetworkConfig
+from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, RejectedTransaction, StoreError
+from node.executor.run import BlockRun, Registry, Rules, next_due_ms, obstacle, read_request
+from node.ledger import (
+    BlockBody,
+    EventData,
+    Header,
+    HeadRecord,
+    Proposal,
+    Receipt,
+    Transaction,
+    content_root,
+    members_hash,
+    merkle_root,
+)
+from node.state import ExecutedBlock, LedgerView, Overlay, ValueCache, WriteSet
+from node.state_tree import StateTree
+
+QUERY_OPERATIONS_MAX = 2_000_000
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """What a transaction would do on the head: its receipt, a sentence for each failed call, its state changes."""
+
+    receipt: Receipt
+    details: tuple[str, ...]
+    operations: int
+    writes: WriteSet
+
+
+class Executor:
+    """The rules of the ledger over the state of one head."""
+
+    def __init__(self, network: NetworkConfig, engine: Engine, registry: Registry) -> None:
+        """`registry` reads policies and validators from a state. Before `open` only `genesis` works."""
+        self._network = network
+        self._engine = engine
+        self._rules = Rules(network.network_id, network.parameters, engine, registry)
+        self._contracts_hash = engine.contracts_hash()
+        self._cache = ValueCache()
+        self._tree: StateTree | None = None
+        self._view: LedgerView | None = None
+        self._admission: tuple[LedgerView, ValueCache] | None = None
+
+    # --- standing on a head ------------------------------------------------------------------------------
+
+    def genesis(self) -> ExecutedBlock:
+        """Return height 0: the state that the network definition makes; ConfigError when contracts refuse it."""
+        network = self._network
+        base = EmptyView()
+        run = BlockRun(self._rules, base, None, 0, 0)
+        env = Environment(network.network_id, 0, 0, "@genesis", network.genesis_hash, encode)
+        try:
+            self._engine.genesis(run.overlay, env, network.genesis_arguments)
+        except (CallError, Revert) as error:
+            raise ConfigError("config_invalid", f"the contracts refuse the network definition: {error}") from error
+        tree = StateTree(network.parameters.state_tree_bits, base.bucket)
+        return self._finish(run, (), tree, bytes(32), "", network.genesis_hash)
+
+    def open(self, view: LedgerView) -> None:
+        """Stand on `view`; the tree is rebuilt from its buckets. StoreError when its root is not the head's."""
+        # Read through the attribute: the same tree goes on over later views.
+        self._view = view
+        self._admission = (view, ValueCache())
+        self._cache = ValueCache()
+        self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
+        if self._tree.root != view.head.state_root:
+            raise StoreError(
+                "corrupt_state_tree", f"the state's root differs from that of block {view.head.height}"
+            )
+
+    def advance(self, executed: ExecutedBlock, view: LedgerView) -> None:
+        """Stand on `view`, in which `executed`, built or checked on the present head, is applied."""
+        if view.head.digest != executed.digest:
+            raise ValueError(f"the view's head is not block {executed.height}")
+        self._opened_tree().commit(executed.tree)
+        self._view = view
+        self._admission = (view, ValueCache())
+        self._cache = self._cache.advance(executed.writes.after)
+
+    @property
+    def head(self) -> HeadRecord:
+        """The head that blocks are built on."""
+        return self._opened_view().head
+
+    @property
+    def view(self) -> LedgerView:
+        """The state of the head; stays readable while further blocks are applied."""
+        return self._opened_view()
+
+    @property
+    def contracts_hash(self) -> bytes:
+        """The digest of the code that this node executes."""
+        return self._contracts_hash
+
+    def next_due_ms(self) -> int | None:
+        """Return the time of the earliest scheduled call: from then on there is a block to build."""
+        return next_due_ms(self._opened_view())
+
+    # --- blocks ------------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        now_ms: int,
+        proposer: str,
+        candidates: Iterable[Transaction],
+        *,
+        halvings: int = 0,
+        allow_empty: bool = False,
+        allow_quarantine: bool = False,
+        suspects: Collection[bytes] = (),
+    ) -> ExecutedBlock | None:
+        """Return the next block with as many of the (verified) `candidates`, in order, as fit; None when empty.
+
+        Its limits are divided by 2 ** `halvings`; its first transaction always fits. Candidates that no block may
+        contain are left out. `suspects` (wire ids, or ids of scheduled calls) are settled unexecuted where
+        `allow_quarantine`.
+        """
+        head, parameters = self.head, self._rules.parameters
+        run = BlockRun(
+            self._rules, self._opened_view(), self._cache, head.height + 1, max(now_ms, head.time_ms + 1)
+        )
+        run.begin(lambda _, tx_id: allow_quarantine and tx_id in suspects)
+        chosen: list[Transaction] = []
+        operations_max = max(1, parameters.block_operations_max >> halvings)
+        for transaction in candidates:
+            if run.transactions >= max(1, parameters.block_transactions_max >> halvings):
+                break
+            if not fits(run, transaction, parameters.block_calls_max, parameters.block_bytes_max, halvings):
+                continue
+            if run.obstacle(transaction) is not None:
+                continue
+            if allow_quarantine and transaction.wire_id in suspects:
+                run.accept(transaction, run.quarantine(transaction))
+                chosen.append(transaction)
+                continue
+            savepoint = run.overlay.savepoint()
+            attempt = run.attempt(transaction)
+            if chosen and run.operations + attempt.operations > operations_max:
+                run.overlay.rollback(savepoint)
+                break
+            run.accept(transaction, attempt)
+            chosen.append(transaction)
+            if run.operations >= operations_max:
+                break
+        if not run.tx_ids and not allow_empty:
+            return None
+        return self._finish(run, chosen, self._opened_tree(), head.digest, proposer)
+
+    def room(self, executed: ExecutedBlock) -> tuple[int, int]:
+        """Return (calls, bytes) for which the block had room; none once half of its other limits was used.
+
+        Only what certainly fitted may be held against a proposer.
+        """
+        parameters = self._rules.parameters
+        if (
+            2 * executed.operations > parameters.block_operations_max
+            or 2 * len(executed.body.transactions) > parameters.block_transactions_max
+        ):
+            return 0, 0
+        return parameters.block_calls_max - executed.calls, parameters.block_bytes_max - executed.size_bytes
+
+    def judge_first(self, header: Header, now_ms: int, expected_proposer: str) -> None:
+        """Return when clock and proposer suit a first proposal that arrived at `now_ms`; raise InvalidBlock.
+
+        `block_ahead_of_clock` passes with time: its detail `wait_ms` says when the block may be judged again.
+        """
+        drift_ms = self._rules.parameters.drift_ms
+        if header.proposer != expected_proposer:
+            raise InvalidBlock(
+                "wrong_proposer", f"{header.proposer!r} proposed in the turn of {expected_proposer!r}"
+            )
+        if header.time_ms > now_ms + drift_ms:
+            wait_ms = header.time_ms - now_ms - drift_ms
+            raise InvalidBlock("block_ahead_of_clock", f"the block is {wait_ms} ms too early", wait_ms=wait_ms)
+        if header.time_ms < now_ms - drift_ms:
+            raise InvalidBlock("block_behind_clock", f"the block is {now_ms - header.time_ms} ms old")
+
+    def check(
+        self, proposal: Proposal, transactions: Sequence[Transaction], *, allow_quarantine: bool = True
+    ) -> ExecutedBlock:
+        """Return the executed block when `proposal` is what the rules make of its (verified) `transactions`.
+
+        Raise InvalidBlock otherwise. No clock is judged: that is `judge_first`, for first proposals alone. Decided
+        blocks are replayed with `allow_quarantine`, for a certificate says that its height needed it.
+        """
+        header, parameters, view = proposal.header, self._rules.parameters, self._opened_view()
+        self._check_header(proposal, transactions, view.head)
+        quarantined = proposal.quarantined
+        if quarantined and not allow_quarantine:
+            raise InvalidBlock("quarantine_refused", "fewer than two views have failed at this height")
+        run = BlockRun(self._rules, view, self._cache, header.height, header.time_ms)
+        run.begin(lambda position, _: position in quarantined)
+        for index, transaction in enumerate(transactions):
+            if not fits(run, transaction, parameters.block_calls_max, parameters.block_bytes_max, 0):
+                raise InvalidBlock("block_too_large", f"transaction {index} exceeds the block's calls or bytes")
+            reason = run.obstacle(transaction)
+            if reason is not None:
+                raise InvalidBlock(
+                    "transaction_not_includable",
+                    f"transaction {transaction.tx_id.hex()}: {reason}",
+                    tx_id=transaction.tx_id.hex(),
+                    reason=reason,
+                )
+            if len(run.tx_ids) in quarantined:
+                run.accept(transaction, run.quarantine(transaction))
+                continue
+            attempt = run.attempt(transaction)
+            if index and run.operations + attempt.operations > parameters.block_operations_max:
+                raise InvalidBlock("block_too_large", f"transaction {index} exceeds the block's operations")
+            run.accept(transaction, attempt)
+        if tuple(run.quarantined) != quarantined:
+            raise InvalidBlock("quarantine_refused", "a quarantined position is out of order or names nothing")
+        executed = self._finish(run, transactions, self._opened_tree(), header.parent, header.proposer)
+        for code, ours, theirs in (
+            ("receipts_differ", executed.header.receipts_root, header.receipts_root),
+            ("state_differs", executed.header.state_root, header.state_root),
+            ("members_differ", executed.header.members_hash, header.members_hash),
+        ):
+            if ours != theirs:
+                raise InvalidBlock(code, f"block {header.height}: {ours.hex()} here, {theirs.hex()} in the header")
+        return executed
+
+    def _check_header(self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord) -> None:
+        """Raise InvalidBlock for what can be refused without executing anything."""
+        header, parameters = proposal.header, self._rules.parameters
+        if header.network != self._rules.network:
+            raise InvalidBlock("wrong_network", f"the block belongs to {header.network!r}")
+        if header.height != head.height + 1:
+            raise InvalidBlock("wrong_height", f"block {header.height} on the head {head.height}")
+        if header.parent != head.digest:
+            raise InvalidBlock("wrong_parent", f"block {header.height} stands on {header.parent.hex()}")
+        if header.time_ms <= head.time_ms:
+            raise InvalidBlock("time_not_after_parent", f"{header.time_ms} after {head.time_ms}")
+        if header.contracts_hash != self._contracts_hash:
+            raise InvalidBlock("contracts_differ", f"contracts {header.contracts_hash.hex()} made the block")
+        if len(transactions) > parameters.block_transactions_max:
+            raise InvalidBlock("block_too_large", f"{len(transactions)} transactions in a block")
+        if tuple(transaction.wire_id for transaction in transactions) != proposal.wire_ids:
+            raise InvalidBlock("block_content_differs", "the transactions are not those of the proposal")
+        data = [transaction.data for transaction in transactions]
+        if content_root(data, proposal.quarantined) != header.tx_root:
+            raise InvalidBlock("block_content_differs", "the transactions do not have the header's tx_root")
+
+    def _finish(
+        self,
+        run: BlockRun,
+        transactions: Sequence[Transaction],
+        tree: StateTree,
+        parent: bytes,
+        proposer: str,
+        digest: bytes | None = None,
+    ) -> ExecutedBlock:
+        """Return the block that `run` has come to; its digest is its header's unless given."""
+        members = run.members()
+        writes = run.overlay.write_set()
+        staged = tree.stage(writes.after)
+        data = tuple([transaction.data for transaction in transactions])
+        header = Header(
+            network=self._rules.network,
+            height=run.height,
+            parent=parent,
+            time_ms=run.time_ms,
+            proposer=proposer,
+            tx_root=content_root(data, run.quarantined),
+            receipts_root=merkle_root(run.receipts),
+            state_root=staged.root,
+            members_hash=members_hash(members),
+            contracts_hash=self._contracts_hash,
+        )
+        quarantined = tuple(run.quarantined)
+        return ExecutedBlock(
+            digest=header.digest if digest is None else digest,
+            body=BlockBody(header, data, quarantined),
+            proposal=Proposal(header, tuple([transaction.wire_id for transaction in transactions]), quarantined),
+            receipts=tuple(run.receipts),
+            tx_ids=tuple(run.tx_ids),
+            topics=run.topics,
+            requests_added=tuple(run.requests_added),
+            requests_removed=run.requests_removed,
+            writes=writes,
+            tree=staged,
+            members=members,
+            calls=run.calls,
+            size_bytes=run.size_bytes,
+            operations=run.operations,
+        )
+
+    # --- single transactions and queries -----------------------------------------------------------------
+
+    def obstacle(self, transaction: Transaction, now_ms: int) -> str | None:
+        """Return why the next block could not contain the (verified) transaction, or None.
+
+        `already_final`, or a code of `admission`.
+        """
+        view, cache = self._opened_admission()
+        time_ms = max(now_ms, view.head.time_ms + 1)
+        return obstacle(self._rules, Overlay(view, cache), transaction, time_ms)
+
+    def admission(self, transaction: Transaction, now_ms: int) -> int | None:
+        """Return None when the (verified) transaction may wait for a block, or the height at which it is final.
+
+        Raise RejectedTransaction for the first of: wrong_network, expired, expiry_too_far,
+        request_conflict, unknown_principal, policy_unsatisfied; unknown_contract, unknown_method and
+        invalid_arguments of the first such call. A final transaction is recognised even after it expired.
+        """
+        view, cache = self._opened_admission()
+        body = transaction.body
+        state = Overlay(view, cache)
+        if body.network == self._rules.network:
+            used = read_request(state, body.sender, body.request_id)
+            if used is not None and used.tx_id == transaction.tx_id:
+                return used.height
+        reason = obstacle(self._rules, state, transaction, max(now_ms, view.head.time_ms + 1))
+        if reason is not None:
+            raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")
+        for index, call in enumerate(body.calls):
+            try:
+                self._engine.validate(call.contract, call.method, call.args)
+            except CallError as error:
+                raise RejectedTransaction(error.code, f"call {index}: {error.message}", call=index) from error
+        return None
+
+    def dry_run(self, transaction: Transaction, now_ms: int) -> DryRun:
+        """Return what the transaction would do in the next block; nothing is changed. Raises as `admission`."""
+        if self.admission(transaction, now_ms) is not None:
+            raise RejectedTransaction("request_conflict", "the transaction is final already")
+        view, _ = self._opened_admission()
+        run = BlockRun(self._rules, view, None, view.head.height + 1, max(now_ms, view.head.time_ms + 1))
+        attempt = run.attempt(transaction)
+        return DryRun(
+            Receipt(transaction.tx_id, attempt.calls), attempt.details, attempt.operations, run.overlay.write_set()
+        )
+
+    def query(self, view: LedgerView, contract: str, name: str, args: dict[str, Any]) -> Any:
+        """Return a query's answer, in plain values, on the state of `view` (of the head, or of a past height).
+
+        Raise NotFound (unknown_contract, unknown_method), RejectedTransaction (invalid_arguments, query_refused
+        with the contract's code as `reason` in the details).
+        """
+        head = view.head
+        env = Environment(self._rules.network, head.height, head.time_ms, "", bytes(32), encode)
+        try:
+            return self._engine.query(Overlay(view), _Events(view), env, contract, name, args, QUERY_OPERATIONS_MAX)
+        except CallError as error:
+            raise _query_error(error) from error
+        except Revert as revert:
+            raise RejectedTransaction("query_refused", str(revert), reason=revert.code) from revert
+
+    # --- what must be open -------------------------------------------------------------------------------
+
+    def _read_bucket(self, path: bytes) -> bytes | None:
+        return self._opened_view().bucket(path)
+
+    def _opened_view(self) -> LedgerView:
+        if self._view is None:
+            raise ValueError("the executor stands on no head yet")
+        return self._view
+
+    def _opened_tree(self) -> StateTree:
+        if self._tree is None:
+            raise ValueError("the executor stands on no head yet")
+        return self._tree
+
+    def _opened_admission(self) -> tuple[LedgerView, ValueCache]:
+        if self._admission is None:
+            raise ValueError("the executor stands on no head yet")
+        return self._admission
+
+
+class EmptyView:
+    """The state before genesis."""
+
+    @property
+    def head(self) -> HeadRecord:
+        """There is none."""
+        raise ValueError("nothing stands before genesis")
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return None."""
+        return None
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield nothing."""
+        yield from ()
+
+    def bucket(self, path: bytes) -> bytes | None:
+        """Return None."""
+        return None
+
+    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield nothing."""
+        yield from ()
+
+    def requests_due(self, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return nothing."""
+        return []
+
+    def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventData]]:
+        """Return nothing."""
+        return []
+
+
+class _Events:
+    """The events of a view as contracts see them."""
+
+    def __init__(self, view: LedgerView) -> None:
+        self._view = view
+
+    def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventRecord]]:
+        """Return up to `limit` (height, event) under `topic`, oldest first."""
+        found = self._view.events(topic, from_height, to_height, limit)
+        return [
+            (height, EventRecord(event.contract, event.name, event.topics, event.data)) for height, event in found
+        ]
+
+
+def fits(run: BlockRun, transaction: Transaction, calls_max: int, bytes_max: int, halvings: int) -> bool:
+    """Whether the block has room for the transaction's calls and bytes; a block's first one always fits."""
+    if not run.transactions:
+        return True
+    calls = run.calls + len(transaction.body.calls)
+    size_bytes = run.size_bytes + len(transaction.data)
+    return calls <= calls_max >> halvings and size_bytes <= bytes_max >> halvings
+
+
+def _query_error(error: CallError) -> HansaError:
+    if error.code in ("unknown_contract", "unknown_method"):
+        return NotFound(error.code, error.message)
+    if error.code == "invalid_arguments":
+        return RejectedTransaction(error.code, error.message)
+    return RejectedTransaction("query_refused", error.message, reason=error.code)

@@ -1,0 +1,121 @@
+"""Where transactions and payloads are found: in the mempool, in recent blocks, or at those who have them."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from node.errors import HansaError, InvalidBlock, RejectedTransaction
+from node.executor import Executor
+from node.gossip import Gossip
+from node.ledger import Transaction, transaction_signing_bytes
+from node.mempool import Mempool, Work
+from node.peers import Transport
+from node.runtime.clock import Clock
+from node.runtime.threads import Threads
+from node.sync import fetch_payload
+
+
+class Bodies:
+    """Transactions by name, verified once; the candidates for a block. Used on the event loop alone."""
+
+    def __init__(
+        self,
+        mempool: Mempool,
+        executor: Executor,
+        threads: Threads,
+        clock: Clock,
+        candidates_max: int,
+        report: Callable[[str, HansaError], None],
+    ) -> None:
+        """`candidates_max` bounds what a builder is given; `report` is told of peers at fault."""
+        self._mempool = mempool
+        self._executor = executor
+        self._threads = threads
+        self._clock = clock
+        self._candidates_max = candidates_max
+        self._report = report
+        self._gossip: Gossip | None = None
+        self._transport: Transport | None = None
+        self._chain_body: Callable[[bytes], bytes | None] | None = None
+
+    def connect(self, gossip: Gossip, transport: Transport, chain_body: Callable[[bytes], bytes | None]) -> None:
+        """Missing bodies are fetched through `gossip` and `transport` from now on."""
+        self._gossip = gossip
+        self._transport = transport
+        self._chain_body = chain_body
+
+    # --- what gossip reads (its Pool) ------------------------------------------------------------------------
+
+    def body(self, wire_id: bytes) -> bytes | None:
+        """The raw bytes of a transaction at hand: waiting, recently final, or in a block in work."""
+        data = self._mempool.data(wire_id)
+        if data is None and self._chain_body is not None:
+            data = self._chain_body(wire_id)
+        return data
+
+    def is_waiting(self, wire_id: bytes) -> bool:
+        """Whether the transaction waits for a block."""
+        return self._mempool.is_waiting(wire_id)
+
+    def waiting(self, age_ms_min: int) -> Sequence[bytes]:
+        """The wire ids of all transactions that have waited at least so long."""
+        return self._mempool.wire_ids(self._clock.now_ms(), age_ms_min)
+
+    # --- what the chain needs --------------------------------------------------------------------------------
+
+    def candidates(self) -> list[Transaction]:
+        """The transactions that a builder may choose from, in its order."""
+        return self._mempool.candidates(self._candidates_max)
+
+    def work(self) -> Work:
+        """Whether a non-empty block could be built now, and how often the oldest was passed over."""
+        return self._mempool.work(lambda item: self._executor.obstacle(item, self._clock.time_ms()) is None)
+
+    async def transactions(
+        self, wire_ids: Sequence[bytes], holders: Sequence[str], timeout_s: float
+    ) -> list[Transaction] | None:
+        """The transactions of a proposal, verified, in order; None when some were not found in time.
+
+        Raise InvalidBlock when one of them can never be valid: its name is that of bytes nobody may propose.
+        """
+        found = {wire_id: self._mempool.get(wire_id) for wire_id in wire_ids}
+        missing = [wire_id for wire_id, transaction in found.items() if transaction is None]
+        if missing and self._gossip is not None:
+            bodies = await self._gossip.fetch(missing, holders, timeout_s)
+            try:
+                fetched = [Transaction.decode(data) for data in bodies.values()]
+                fresh = [item for item in fetched if not self._mempool.is_waiting(item.wire_id)]
+                await self.verify(fresh)
+            except RejectedTransaction as error:
+                raise InvalidBlock("block_content_differs", str(error)) from error
+            found.update({transaction.wire_id: transaction for transaction in fetched})
+        ordered = [transaction for wire_id in wire_ids if (transaction := found[wire_id]) is not None]
+        return ordered if len(ordered) == len(wire_ids) else None
+
+    async def payload(
+        self, height: int, digest: bytes, holders: Sequence[str], timeout_s: float, refused: Collection[bytes]
+    ) -> bytes | None:
+        """The payload of the block `digest` from one of `holders`, or None; none of `refused`, which are wrong."""
+        if self._transport is None:
+            return None
+        return await fetch_payload(self._transport, height, digest, holders, timeout_s, self._report, refused)
+
+    async def verify(self, transactions: Sequence[Transaction]) -> None:
+        """Every signature of `transactions` verifies; raise RejectedTransaction("bad_signature") otherwise."""
+        verdicts = await self.verdicts(transactions)
+        for transaction, good in zip(transactions, verdicts, strict=True):
+            if not good:
+                raise RejectedTransaction("bad_signature", f"transaction {transaction.tx_id.hex()}")
+
+    async def verdicts(self, transactions: Sequence[Transaction]) -> list[bool]:
+        """Whether all signatures of each transaction verify."""
+        items: list[tuple[bytes, bytes, bytes]] = []
+        for transaction in transactions:
+            message = transaction_signing_bytes(transaction.body_bytes)
+            items += [(item.key, message, item.signature) for item in transaction.signatures]
+        good = await self._threads.verify(items)
+        verdicts: list[bool] = []
+        start = 0
+        for transaction in transactions:
+            end = start + len(transaction.signatures)
+            verdicts.append(all(good[start:end]))
+            start = end
+        return verdicts

@@ -1,0 +1,296 @@
+"""This node's blocks: built, checked, applied, replayed; the head and the bodies at hand.
+
+Invariants: the store's head and the executor's head move together, in one turn; a block that was voted for is at
+hand by its digest until its height is applied; nothing is executed twice while its outcome is at hand.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from consensus.codec import CodecError, decode, encode
+from consensus.effects import (
+    Applied,
+    BuildPayload,
+    CheckPayload,
+    Decide,
+    Head,
+    Input,
+    PayloadBuilt,
+    PayloadChecked,
+    Persist,
+    PersistAbstention,
+    PreparedRecord,
+    Synced,
+    VoteRecord,
+)
+from consensus.messages import PAYLOAD_SIZE_MAX, Certificate, VoteKind
+from node.errors import InvalidBlock, RejectedTransaction
+from node.executor import Executor
+from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
+from node.runtime.bodies import Bodies
+from node.runtime.clock import Clock
+from node.runtime.threads import Threads
+from node.state import ExecutedBlock
+from node.store import Store, StoreView
+
+FETCH_TIMEOUT_S = 5.0
+AHEAD_WAIT_MS_MAX = 60_000
+
+
+class Chain:
+    """Performs what the replica and catch-up ask of the ledger. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        bodies: Bodies,
+        threads: Threads,
+        clock: Clock,
+        member: str,
+        slow_execution_ms: int,
+        on_applied: Callable[[ExecutedBlock, StoreView], None],
+    ) -> None:
+        """`slow_execution_ms`: a block of a single transaction that takes longer makes that transaction suspect."""
+        self._store = store
+        self._executor = executor
+        self._bodies = bodies
+        self._threads = threads
+        self._clock = clock
+        self._member = member
+        self._slow_execution_ms = slow_execution_ms
+        self._on_applied = on_applied
+        self._turn = asyncio.Lock()
+        self._executed: dict[bytes, ExecutedBlock] = {}
+        self._suspects: set[bytes] = set()
+        self._misfits: set[bytes] = set()
+        self._head = head_of(store.head)
+        self._log = structlog.get_logger("chain")
+
+    @property
+    def head(self) -> Head:
+        """The last applied block."""
+        return self._head
+
+    # --- building and checking -------------------------------------------------------------------------------
+
+    async def build(self, effect: BuildPayload) -> PayloadBuilt:
+        """A block on the head, at hand under its digest; without digest when there is nothing to build."""
+        async with self._turn:
+            nothing = PayloadBuilt(effect.height, effect.view, None, None)
+            if (effect.height, effect.parent) != (self._head.height + 1, self._head.digest):
+                return nothing
+            started_ms = self._clock.now_ms()
+            executed = await self._threads.execute(
+                self._executor.build,
+                self._clock.time_ms(),
+                self._member,
+                self._bodies.candidates(),
+                halvings=effect.halvings,
+                allow_empty=effect.allow_empty,
+                allow_quarantine=effect.allow_quarantine,
+                suspects=frozenset(self._suspects),
+            )
+            if executed is None:
+                return nothing
+            self._keep(executed, started_ms)
+            return PayloadBuilt(effect.height, effect.view, executed.digest, encode(executed.proposal))
+
+    async def check(self, effect: CheckPayload) -> PayloadChecked:
+        """Whether the block `effect.digest` is what the rules make of its transactions; at hand when it is."""
+        proposal: Proposal | None = None
+        try:
+            proposal = await self._proposal(effect)
+            if proposal is None:
+                return self._checked(effect, None, None, "nobody sent the payload")
+            if effect.first:
+                await self._judge_first(proposal, effect.proposer)
+            if effect.digest not in self._executed:
+                transactions = await self._transactions(proposal, effect)
+                if transactions is None:
+                    return self._checked(effect, None, None, "nobody sent the transactions")
+                async with self._turn:
+                    if effect.height != self._head.height + 1:
+                        return self._checked(effect, None, None, "the height is over")
+                    started_ms = self._clock.now_ms()
+                    executed = await self._threads.execute(
+                        self._executor.check, proposal, transactions, allow_quarantine=effect.allow_quarantine
+                    )
+                    self._keep(executed, started_ms)
+            elif proposal.quarantined and not effect.allow_quarantine:
+                raise InvalidBlock("quarantine_refused", "fewer than two views have failed at this height")
+        except InvalidBlock as error:
+            self._log.warning("block refused", height=effect.height, proposer=effect.proposer, reason=str(error))
+            if error.code == "block_content_differs" and proposal is not None:
+                # Not the block is bad but what was sent under its name: another holder may have the right one.
+                self._misfits.add(encode(proposal))
+                return self._checked(effect, None, None, str(error))
+            return self._checked(effect, False, None, str(error))
+        return self._checked(effect, True, encode(self._executed[effect.digest].proposal), "")
+
+    def _checked(
+        self, effect: CheckPayload, valid: bool | None, payload: bytes | None, reason: str
+    ) -> PayloadChecked:
+        return PayloadChecked(effect.height, effect.view, effect.digest, valid, payload, reason)
+
+    async def _proposal(self, effect: CheckPayload) -> Proposal | None:
+        """The proposal that the effect names: sent with it, at hand, on disk, or from a holder."""
+        executed = self._executed.get(effect.digest)
+        if executed is not None:
+            return executed.proposal
+        payload = effect.payload
+        if payload is None:
+            body = self._store.body(effect.digest)
+            if body is not None:
+                return proposal_of(body)
+            payload = await self._bodies.payload(
+                effect.height, effect.digest, effect.holders, FETCH_TIMEOUT_S, self._misfits
+            )
+            if payload is None:
+                return None
+        try:
+            proposal = decode(payload, Proposal, size_max=PAYLOAD_SIZE_MAX)
+        except CodecError as error:
+            raise InvalidBlock("malformed_block", str(error)) from error
+        if (proposal.header.height, proposal.header.digest) != (effect.height, effect.digest):
+            raise InvalidBlock("malformed_block", "the payload is that of another block")
+        return proposal
+
+    async def _judge_first(self, proposal: Proposal, proposer: str) -> None:
+        """Clock and proposer suit a first proposal; a block ahead of the clock is held until it fits."""
+        deadline_ms = self._clock.now_ms() + AHEAD_WAIT_MS_MAX
+        while True:
+            try:
+                self._executor.judge_first(proposal.header, self._clock.time_ms(), proposer)
+                return
+            except InvalidBlock as error:
+                wait_ms = error.details.get("wait_ms")
+                if not isinstance(wait_ms, int) or self._clock.now_ms() + wait_ms > deadline_ms:
+                    raise
+            await asyncio.sleep(max(wait_ms, 1) * 0.001)
+
+    async def _transactions(self, proposal: Proposal, effect: CheckPayload) -> list[Transaction] | None:
+        body = self._store.body(effect.digest)
+        if body is not None:
+            return await self.verified(body.transactions)
+        holders = tuple(dict.fromkeys((effect.proposer, *effect.holders)))
+        return await self._bodies.transactions(proposal.wire_ids, holders, FETCH_TIMEOUT_S)
+
+    async def verified(self, data: Sequence[bytes]) -> list[Transaction]:
+        """The transactions of a block, their signatures verified; raise InvalidBlock for the first bad one."""
+        try:
+            transactions = await self._threads.execute(lambda: [Transaction.decode(item) for item in data])
+            await self._bodies.verify(transactions)
+        except RejectedTransaction as error:
+            raise InvalidBlock("transaction_not_includable", str(error)) from error
+        return transactions
+
+    def _keep(self, executed: ExecutedBlock, started_ms: int) -> None:
+        self._executed[executed.digest] = executed
+        elapsed_ms = self._clock.now_ms() - started_ms
+        if elapsed_ms > self._slow_execution_ms and len(executed.proposal.wire_ids) == 1:
+            self._suspects.add(executed.proposal.wire_ids[0])
+            self._log.warning(
+                "a transaction executes slowly", tx_id=executed.tx_ids[0].hex(), elapsed_ms=elapsed_ms
+            )
+
+    # --- records ---------------------------------------------------------------------------------------------
+
+    async def persist(self, records: Sequence[Persist | PersistAbstention]) -> None:
+        """All `records` are durable, each prepare with the block that it names: one sync."""
+        kept = [item.record for item in records if isinstance(item, Persist)]
+        bodies: dict[bytes, BlockBody] = {}
+        for record in kept:
+            digest = b""
+            if isinstance(record, VoteRecord) and record.vote.kind is VoteKind.PREPARE:
+                digest = record.vote.digest
+            elif isinstance(record, PreparedRecord):
+                digest = record.certificate.digest
+            if digest in self._executed:
+                bodies[digest] = self._executed[digest].body
+        promises = [item.until for item in records if isinstance(item, PersistAbstention)]
+        await self._threads.write(self._store.put_records, kept, bodies, max(promises) if promises else None)
+
+    def payload(self, height: int, digest: bytes) -> bytes | None:
+        """The payload of the block `digest` at `height` for whoever asks, if it is at hand or on disk."""
+        executed = self._executed.get(digest)
+        if executed is not None:
+            return encode(executed.proposal)
+        body = self._store.body(digest)
+        return None if body is None else encode(proposal_of(body))
+
+    def body(self, wire_id: bytes) -> bytes | None:
+        """The bytes of a transaction in a block of the height in work."""
+        for executed in self._executed.values():
+            if wire_id in executed.proposal.wire_ids:
+                return executed.body.transactions[executed.proposal.wire_ids.index(wire_id)]
+        return None
+
+    # --- applying --------------------------------------------------------------------------------------------
+
+    async def decide(self, effect: Decide) -> Input | None:
+        """The decided block is durable: Applied; or what catch-up made of the height meanwhile."""
+        async with self._turn:
+            if effect.height == self._head.height + 1:
+                executed = self._executed.get(effect.digest)
+                if executed is None:
+                    executed = await self._execute_again(effect.digest)
+                if executed is None:
+                    # Decided without its body: catch-up brings it with its certificate.
+                    return None
+                await self._apply(executed, effect.certificate, effect.start_view)
+            return Applied(self._head) if effect.height == self._head.height else Synced(self._head)
+
+    async def _execute_again(self, digest: bytes) -> ExecutedBlock | None:
+        """The outcome of a block that was voted for before a restart."""
+        body = self._store.body(digest)
+        if body is None:
+            return None
+        transactions = await self.verified(body.transactions)
+        return await self._threads.execute(self._executor.check, proposal_of(body), transactions)
+
+    async def apply_certified(self, block: CertifiedBlock) -> Head:
+        """The certified block is executed, its roots agree, and it is durable; returns the head then.
+
+        Nothing happens when the head has reached its height meanwhile. Raise InvalidBlock when execution gives
+        other roots than the header.
+        """
+        async with self._turn:
+            header = block.body.header
+            if header.height != self._head.height + 1:
+                return self._head
+            executed = self._executed.get(block.certificate.digest)
+            if executed is None:
+                transactions = await self.verified(block.body.transactions)
+                executed = await self._threads.execute(self._executor.check, proposal_of(block.body), transactions)
+            # The next height starts no lower than any view that this member voted in at this one.
+            voted = [
+                record.vote.view
+                for record in self._store.memory().records
+                if isinstance(record, VoteRecord) and record.vote.height == header.height
+            ]
+            await self._apply(executed, block.certificate, max([block.certificate.view, *voted]))
+            return self._head
+
+    async def _apply(self, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> None:
+        record = await self._threads.write(self._store.apply, executed, certificate, start_view)
+        view = await self._threads.execute(self._store.snapshot)
+        await self._threads.execute(self._executor.advance, executed, view)
+        self._head = head_of(record)
+        self._executed.clear()
+        self._suspects.clear()
+        self._misfits.clear()
+        self._on_applied(executed, view)
+
+
+def head_of(record: HeadRecord) -> Head:
+    """The head as consensus knows it."""
+    return Head(record.height, record.digest, record.certificate, record.start_view, record.members)
+
+
+def proposal_of(body: BlockBody) -> Proposal:
+    """The proposal that names the transactions of `body`."""
+    wire_ids = tuple(Transaction.decode(data).wire_id for data in body.transactions)
+    return Proposal(body.header, wire_ids, body.quarantined)

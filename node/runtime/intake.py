@@ -1,0 +1,150 @@
+"""How transactions come in: decoded, verified in threads, admitted, journalled, and told to the others.
+
+Invariant: what a client was told is accepted lies synced in the journal and in the mempool, so it survives a crash
+of this node and reaches the others when it is back.
+"""
+
+from collections.abc import Callable, Sequence
+
+from node.client.answers import FateStatus, Submission
+from node.errors import HansaError, RejectedTransaction, Unavailable
+from node.executor import Executor
+from node.gossip import Gossip, Verdict
+from node.ledger import Ending, Transaction
+from node.mempool import Added, Mempool
+from node.runtime.bodies import Bodies
+from node.runtime.clock import Clock
+from node.runtime.threads import Threads
+from node.store import Store
+
+# Never valid on any member in any state; everything else may be a matter of a block more or less.
+NEVER_VALID = frozenset({"malformed_transaction", "wrong_network", "bad_signature"})
+
+
+class Intake:
+    """Judges transactions from clients and from peers. Runs on the event loop."""
+
+    def __init__(
+        self,
+        mempool: Mempool,
+        executor: Executor,
+        bodies: Bodies,
+        store: Store,
+        threads: Threads,
+        clock: Clock,
+        on_work: Callable[[], None],
+    ) -> None:
+        """`on_work` is called when something new waits."""
+        self._mempool = mempool
+        self._executor = executor
+        self._bodies = bodies
+        self._store = store
+        self._threads = threads
+        self._clock = clock
+        self._on_work = on_work
+        self._gossip: Gossip | None = None
+
+    def connect(self, gossip: Gossip) -> None:
+        """Accepted transactions are told through `gossip` from now on."""
+        self._gossip = gossip
+
+    async def submit(self, transactions: Sequence[bytes]) -> list[Submission | HansaError]:
+        """Judge raw transactions from clients; one outcome each, in order."""
+        outcomes: list[Submission | HansaError] = []
+        fresh: list[Transaction] = []
+        for transaction in await self._judge(transactions):
+            if isinstance(transaction, HansaError):
+                outcomes.append(transaction)
+                continue
+            try:
+                added = self._admit(transaction)
+            except HansaError as error:
+                outcomes.append(error)
+                continue
+            status: FateStatus = "final" if added is Added.FINAL else "pending"
+            outcomes.append(
+                Submission(tx_id=transaction.tx_id.hex(), status=status, duplicate=added is not Added.NEW)
+            )
+            if added in (Added.NEW, Added.MERGED):
+                fresh.append(transaction)
+        if fresh:
+            # Told at once, so that the way through the network and the sync run side by side; answered after both.
+            if self._gossip is not None:
+                self._gossip.publish(fresh)
+            self._on_work()
+            await self._threads.write(self._store.put_pending, [(item.tx_id, item.data) for item in fresh])
+        return outcomes
+
+    async def from_peer(self, peer: str, transactions: Sequence[bytes]) -> list[Verdict]:
+        """Judge raw transactions from a peer; one verdict each, in order."""
+        verdicts: list[Verdict] = []
+        fresh = False
+        for transaction in await self._judge(transactions):
+            try:
+                if isinstance(transaction, HansaError):
+                    raise transaction
+                added = self._admit(transaction)
+                fresh = fresh or added in (Added.NEW, Added.MERGED)
+                verdicts.append(Verdict.REFUSED if added is Added.FINAL else Verdict.ACCEPTED)
+            except Unavailable:
+                verdicts.append(Verdict.LATER)
+            except RejectedTransaction as error:
+                verdicts.append(Verdict.INVALID if error.code in NEVER_VALID else Verdict.REFUSED)
+        if fresh:
+            self._on_work()
+        return verdicts
+
+    async def restore(self) -> int:
+        """What the journal holds waits again; returns how many.
+
+        Only another final use of its request id ends a transaction here. One that looks expired may lie in a block
+        that this node has not caught up with: its end is learnt from decided headers, as always.
+        """
+        ended: dict[bytes, Ending] = {}
+        restored: list[Transaction] = []
+        for transaction in await self._judge(await self._threads.write(self._store.pending)):
+            if isinstance(transaction, HansaError):
+                continue
+            try:
+                if self._executor.admission(transaction, self._clock.time_ms()) is not None:
+                    continue
+            except RejectedTransaction as error:
+                if error.code == "request_conflict":
+                    ended[transaction.tx_id] = Ending("dropped", error.code, self._store.head.height)
+                    continue
+            if self._mempool.add(transaction, self._clock.now_ms()) is not Added.FINAL:
+                restored.append(transaction)
+        await self._threads.write(self._store.end_pending, ended)
+        if restored and self._gossip is not None:
+            self._gossip.publish(restored)
+        return len(restored)
+
+    async def _judge(self, transactions: Sequence[bytes]) -> list[Transaction | HansaError]:
+        """Each transaction decoded and with good signatures, or what is wrong with it."""
+        judged: list[Transaction | HansaError] = []
+        decoded: list[Transaction] = []
+        for data in transactions:
+            try:
+                transaction = Transaction.decode(data)
+            except RejectedTransaction as error:
+                judged.append(error)
+                continue
+            judged.append(transaction)
+            # What waits under this name has been verified: the name covers the signatures.
+            if not self._mempool.is_waiting(transaction.wire_id):
+                decoded.append(transaction)
+        verdicts = await self._bodies.verdicts(decoded)
+        bad = {id(item) for item, good in zip(decoded, verdicts, strict=True) if not good}
+        return [
+            RejectedTransaction("bad_signature", f"transaction {item.tx_id.hex()}")
+            if isinstance(item, Transaction) and id(item) in bad
+            else item
+            for item in judged
+        ]
+
+    def _admit(self, transaction: Transaction) -> Added:
+        """The transaction waits or is final; raise RejectedTransaction or Unavailable."""
+        height = self._executor.admission(transaction, self._clock.time_ms())
+        if height is not None:
+            return Added.FINAL
+        return self._mempool.add(transaction, self._clock.now_ms())

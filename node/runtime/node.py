@@ -1,0 +1,346 @@
+"""The node: makes its parts, joins them, runs them, and stops them in order.
+
+Why a failure stops everything: a broken disk, an execution that differs from a certified block, or an exception
+nobody expected means that this process can no longer be trusted to vote. It stops cleanly, keeps its data as it is
+and says why; the other members go on without it.
+"""
+
+import asyncio
+import gc
+import signal
+
+import structlog
+
+from consensus.codec import encode
+from consensus.config import Config
+from consensus.effects import Accuse, BuildPayload, CatchUp, CheckPayload, Decide, Head, Input, Synced, WorkWaiting
+from consensus.replica import Replica
+from contracts import CONTRACTS
+from contracts.engine import Engine
+from contracts.membership import Membership
+from node import sync
+from node.api import ApiLimits, ApiServer
+from node.config import NetworkConfig, NodeConfig, split_address
+from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, StoreError
+from node.executor import Executor
+from node.gossip import Gossip
+from node.keys import SigningKey, verify
+from node.ledger import Transaction
+from node.mempool import Mempool
+from node.peers import Peers
+from node.runtime.bodies import Bodies
+from node.runtime.chain import Chain
+from node.runtime.clock import Clock
+from node.runtime.driver import Driver
+from node.runtime.health import Health
+from node.runtime.intake import Intake
+from node.runtime.metrics import Metrics
+from node.runtime.router import Router
+from node.runtime.service import VERSION, Service
+from node.runtime.threads import Threads
+from node.state import ExecutedBlock
+from node.store import Store, StoreView
+
+WORK_INTERVAL_MS = 200
+"""How often work that becomes due by time alone (scheduled calls, held transactions) is looked for."""
+
+
+class Node:
+    """One member's running node. `run` returns when it was told to stop or failed."""
+
+    def __init__(
+        self, config: NodeConfig, network: NetworkConfig, voting_key: SigningKey, tls_key: SigningKey
+    ) -> None:
+        """Open the store and make all parts; raise ConfigError or StoreError where that cannot be."""
+        own = network.member(config.member)
+        if own.voting_key != voting_key.public:
+            raise ConfigError(
+                "wrong_key", f"the voting key at hand is not the one that network.toml has for {own.id}"
+            )
+        self._config = config
+        self._network = network
+        self._parameters = parameters = network.parameters
+        self._log = structlog.get_logger("node").bind(member=config.member)
+        self._clock = Clock()
+        self._threads = Threads(config.limits.verify_threads)
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._work = WorkWaiting(False, 0)
+        self._catching_up: sync.CatchUp
+        self._engine = Engine(CONTRACTS)
+        self._executor = Executor(network, self._engine, Membership)
+        self._store = self._open_store()
+        self._view = self._store.snapshot()
+        self._executor.open(self._view)
+        self._metrics = Metrics()
+        self._mempool = Mempool(config.limits.mempool_transactions_max, config.limits.mempool_bytes_max)
+        self._bodies = Bodies(
+            self._mempool,
+            self._executor,
+            self._threads,
+            self._clock,
+            parameters.block_transactions_max,
+            self._report,
+        )
+        self._chain = Chain(
+            self._store,
+            self._executor,
+            self._bodies,
+            self._threads,
+            self._clock,
+            config.member,
+            parameters.base_timeout_ms // 2,
+            self._on_applied,
+        )
+        self._intake = Intake(
+            self._mempool,
+            self._executor,
+            self._bodies,
+            self._store,
+            self._threads,
+            self._clock,
+            self._look_for_work,
+        )
+        self._router = Router()
+        self._peers = Peers(
+            network=network,
+            member=config.member,
+            tls_key=tls_key,
+            listen=config.listen,
+            contracts_hash=self._executor.contracts_hash,
+            handler=self._router,
+            queue_bytes_max=config.limits.peer_queue_bytes_max,
+        )
+        self._gossip = Gossip(self._peers, self._bodies, self._intake.from_peer, self._report, self._fail)
+        self._catching_up = sync.CatchUp(
+            self._peers, self._chain, network.network_id, verify, self._on_synced, self._report, self._fail
+        )
+        self._block_server = sync.BlockServer(self._peers, _Archive(self._store, self._chain), self._fail)
+        now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
+        replica = Replica(
+            self._replica_config(own.role == "validator"),
+            self._chain.head,
+            self._store.memory(),
+            voting_key.sign,
+            verify,
+            now_ms,
+            time_ms,
+        )
+        self._driver = Driver(replica, self, self._router, self._chain.persist, self._clock, self._fail)
+        self._health = Health(network, config.member, self._peers, self._clock, self._driver.status)
+        self._service = Service(
+            network,
+            config.member,
+            self._store,
+            self._executor,
+            self._engine,
+            self._mempool,
+            self._bodies,
+            self._intake,
+            self._peers,
+            self._health,
+            self._clock,
+            self._metrics.text,
+        )
+        host, port = split_address(config.api)
+        limits = ApiLimits(
+            request_bytes_max=config.limits.api_request_bytes_max, connections_max=config.limits.api_connections_max
+        )
+        self._api = ApiServer(self._service, host, port, limits=limits, version=VERSION)
+        self._bodies.connect(self._gossip, self._peers, self._chain.body)
+        self._intake.connect(self._gossip)
+        self._router.connect(self._peers, self._gossip, self._block_server, self._driver.give)
+        self._add_gauges()
+
+    def _add_gauges(self) -> None:
+        gauge, status = self._metrics.gauge, self._driver.status
+        gauge("hansa_height", "Height of the last applied block", lambda: self._chain.head.height)
+        gauge("hansa_view", "View of the height in work", lambda: status().view)
+        gauge("hansa_ready", "1 when ready, else 0", lambda: int(self._health.ready()[0]))
+        gauge("hansa_voting", "1 when this node votes, else 0", lambda: int(not status().abstaining))
+        gauge("hansa_peers_connected", "Peers connected now", lambda: len(self._peers.connected))
+        gauge("hansa_mempool_transactions", "Transactions that wait", lambda: len(self._mempool))
+        gauge("hansa_mempool_bytes", "Bytes of waiting transactions", lambda: self._mempool.size_bytes)
+        gauge("hansa_store_bytes", "About how many bytes the data takes", lambda: self._store.size_bytes())
+
+    def _open_store(self) -> Store:
+        store = Store(self._config.data_dir, self._network.network_id, self._network.genesis_hash)
+        try:
+            if not store.initialised:
+                # Whoever has no data here may have voted elsewhere: only `hansa init` knows that a key is new.
+                self._log.warning("no data found: this node joins again and abstains until it has caught up")
+                store.initialise(self._executor.genesis(), never_voted=False)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _replica_config(self, votes: bool) -> Config:
+        parameters = self._parameters
+        return Config(
+            network=self._network.network_id,
+            member=self._config.member if votes else None,
+            rotation_heights=parameters.rotation_heights,
+            base_timeout_ms=parameters.base_timeout_ms,
+            timeout_cap_ms=parameters.timeout_cap_ms,
+            status_interval_ms=parameters.status_interval_ms,
+            empty_block_interval_ms=parameters.empty_block_interval_ms,
+            passed_over_max=parameters.censorship_blocks,
+        )
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Run until SIGTERM, SIGINT or a failure; return the exit code (0, 2, 3 or 70)."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stopping.set)
+        try:
+            await self._peers.start()
+            await self._api.start()
+            self._gossip.start()
+            restored = await self._intake.restore()
+            self._driver.start()
+            for peer in self._peers.connected:
+                self._router.on_connected(peer)
+            self._log.info(
+                "running",
+                network=self._network.network_id,
+                height=self._chain.head.height,
+                peers=self._config.listen,
+                api=self._api.url,
+                restored=restored,
+            )
+            # What lives now lives long: the collector need not walk it again and again.
+            gc.collect()
+            gc.freeze()
+            self._driver.spawn(self._watch_for_work())
+            await self._stopping.wait()
+        finally:
+            await self._close()
+        return self._exit_code()
+
+    async def _close(self) -> None:
+        """Votes end first, then what feeds them, then the disk."""
+        await self._driver.close()
+        await self._api.stop()
+        await self._catching_up.close()
+        await self._block_server.close()
+        await self._gossip.close()
+        await self._peers.close()
+        self._threads.close()
+        self._store.close()
+        self._log.info("stopped", height=self._chain.head.height)
+
+    def _exit_code(self) -> int:
+        error = self._failure
+        if error is None:
+            return 0
+        return error.exit_code if isinstance(error, ConfigError | StoreError) else 70
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop the node: voting on could be wrong. The first failure is the one that counts."""
+        if self._failure is not None:
+            return
+        self._failure = error
+        what = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
+        self._health.on_failure(what)
+        if isinstance(error, InvalidBlock):
+            self._log.critical("this node computes other results than the network and stops", reason=what)
+        else:
+            self._log.critical("stopping", reason=what, exc_info=error)
+        self._stopping.set()
+
+    def _report(self, peer: str, error: HansaError) -> None:
+        self._log.warning("peer at fault", peer=peer, code=error.code, reason=error.message)
+
+    # --- work ------------------------------------------------------------------------------------------------
+
+    def _look_for_work(self) -> None:
+        """The replica knows whether a non-empty block could be built now."""
+        work = self._bodies.work()
+        due_ms = self._executor.next_due_ms()
+        due = due_ms is not None and due_ms <= self._clock.time_ms()
+        known = WorkWaiting(work.waiting or due, work.passed_over)
+        if known != self._work:
+            self._work = known
+            self._driver.give(known)
+
+    async def _watch_for_work(self) -> None:
+        while True:
+            await asyncio.sleep(WORK_INTERVAL_MS * 0.001)
+            self._look_for_work()
+
+    def _on_applied(self, executed: ExecutedBlock, view: StoreView) -> None:
+        parameters, now_ms = self._parameters, self._clock.now_ms()
+        transactions: list[Transaction] = []
+        for wire_id, data in zip(executed.proposal.wire_ids, executed.body.transactions, strict=True):
+            transaction = self._mempool.get(wire_id) or Transaction.decode(data)
+            transactions.append(transaction)
+            received_ms = self._mempool.received_ms(transaction.tx_id)
+            if received_ms is not None:
+                self._metrics.on_final(now_ms - received_ms)
+        ended = self._mempool.applied(
+            executed.header.height,
+            executed.header.time_ms,
+            transactions,
+            parameters.block_calls_max - executed.calls,
+            parameters.block_bytes_max - executed.size_bytes,
+        )
+        if ended:
+            self._driver.spawn(self._threads.write(self._store.end_pending, ended))
+        self._metrics.on_applied(executed)
+        self._health.on_applied()
+        self._service.on_applied(executed, view, tuple(ended))
+        self._look_for_work()
+
+    # --- what the replica asks for (driver.Performer) --------------------------------------------------------
+
+    async def build(self, effect: BuildPayload) -> Input:
+        """Build a block."""
+        return await self._chain.build(effect)
+
+    async def check(self, effect: CheckPayload) -> Input:
+        """Judge a block."""
+        return await self._chain.check(effect)
+
+    async def decide(self, effect: Decide) -> Input | None:
+        """Apply a decided block."""
+        return await self._chain.decide(effect)
+
+    def catch_up(self, effect: CatchUp) -> None:
+        """Fetch what the others have decided."""
+        self._catching_up.catch_up(effect.target, effect.peers)
+
+    async def accuse(self, effect: Accuse) -> None:
+        """Store and show a proof of equivocation."""
+        if await self._threads.write(self._store.put_evidence, effect.evidence):
+            self._metrics.on_evidence()
+            self._log.error("a member signed two different things for one slot", accused=effect.member)
+
+    def _on_synced(self, head: Head) -> None:
+        self._driver.give(Synced(head))
+
+
+class _Archive:
+    """What catching-up peers are served from."""
+
+    def __init__(self, store: Store, chain: Chain) -> None:
+        self._store = store
+        self._chain = chain
+
+    @property
+    def head_height(self) -> int:
+        """The height of the last applied block."""
+        return self._chain.head.height
+
+    def certified_block(self, height: int) -> bytes | None:
+        """The encoded ledger.CertifiedBlock of `height`; None when it is not here (yet, or any more)."""
+        try:
+            return encode(self._store.block(height))
+        except NotFound:
+            return None
+
+    def payload(self, height: int, digest: bytes) -> bytes | None:
+        """The payload of the block `digest` proposed at `height`, if it is at hand."""
+        return self._chain.payload(height, digest)

@@ -1,0 +1,57 @@
+"""The process around a node: its directory, its keys, its log, its event loop."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from node.config import NodeConfig, load_network, load_node
+from node.keys import find_passphrase, read_key_file
+from node.runtime.node import Node
+
+NODE_FILE = "node.toml"
+SWITCH_INTERVAL_S = 0.001
+"""How long a busy thread may keep the event loop from running: votes come before executions."""
+
+
+def run(directory: Path, passphrase: Callable[[], str]) -> int:
+    """Run the node of `directory` until SIGTERM, SIGINT or a failure; return the exit code.
+
+    `passphrase` is asked when neither environment nor node.toml has one. Raise ConfigError (configuration, keys,
+    ports) or StoreError (disk) when the node cannot start.
+    """
+    config = load_node(directory / NODE_FILE)
+    network = load_network(config.network_file)
+    _set_up_log(config)
+    secret = find_passphrase(os.environ, config.passphrase_file, passphrase)
+    _, voting_key = read_key_file(config.keys_dir / "voting.key", secret, kind="voting", id=config.member)
+    _, tls_key = read_key_file(config.keys_dir / "tls.key", secret, kind="tls", id=config.member)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    async def main() -> int:
+        return await Node(config, network, voting_key, tls_key).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
+def _set_up_log(config: NodeConfig) -> None:
+    """One JSON document a line on standard error: whoever runs the process keeps it."""
+    level = getattr(logging, config.log_level.upper())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

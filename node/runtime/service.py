@@ -1,0 +1,405 @@
+"""The running node as the API sees it: reads from the store's snapshots, submissions to the intake."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from consensus.codec import encode, unpack
+from consensus.messages import VoteEquivocation
+from contracts.engine import Engine
+from contracts.state_keys import decode_key
+from node.api.service import EventCursor, EventFilter, StoredBlock
+from node.client.answers import (
+    CallOutcome,
+    ChangedValue,
+    ContractAnswer,
+    Diagnosis,
+    DryRun,
+    EventPage,
+    EvidenceItem,
+    Fate,
+    FateStatus,
+    LedgerEvent,
+    MemberStatus,
+    MethodDescription,
+    NodeStatus,
+    PeerStatus,
+    QueryAnswer,
+    Submission,
+    TransactionPage,
+    TransactionSummary,
+)
+from node.client.rendering import outcomes, plain_json
+from node.config import NetworkConfig
+from node.errors import HansaError, NotFound
+from node.executor import Executor
+from node.ledger import Transaction
+from node.mempool import Mempool
+from node.peers import Transport
+from node.runtime.bodies import Bodies
+from node.runtime.clock import Clock
+from node.runtime.health import Health
+from node.runtime.intake import Intake
+from node.state import VALUE_SIZE_MAX, ExecutedBlock
+from node.store import Store, StoreView
+from node.store.reading import read_receipt
+
+EVENT_BLOCKS_MAX = 200
+VERSION = "0.1.0"
+
+
+class Service:
+    """Implements node.api.NodeService. All methods run on the node's event loop."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        member: str,
+        store: Store,
+        executor: Executor,
+        engine: Engine,
+        mempool: Mempool,
+        bodies: Bodies,
+        intake: Intake,
+        transport: Transport,
+        health: Health,
+        clock: Clock,
+        metrics: Callable[[], bytes],
+    ) -> None:
+        self._config = config
+        self._member = member
+        self._store = store
+        self._executor = executor
+        self._engine = engine
+        self._mempool = mempool
+        self._bodies = bodies
+        self._intake = intake
+        self._transport = transport
+        self._health = health
+        self._clock = clock
+        self._metrics = metrics
+        self._view: StoreView = store.snapshot()
+        self._waiters: dict[bytes, set[asyncio.Future[None]]] = {}
+        self._moved = asyncio.Event()
+
+    # --- told by the runtime ---------------------------------------------------------------------------------
+
+    def on_applied(self, executed: ExecutedBlock, view: StoreView, ended: Sequence[bytes]) -> None:
+        """The block is the head now; whoever waits for it or for its transactions is woken."""
+        self._view = view
+        for tx_id in (*executed.tx_ids, *ended):
+            for waiter in self._waiters.pop(tx_id, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    # --- the network -----------------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> str:
+        """The network id that transactions carry."""
+        return self._config.network_id
+
+    @property
+    def genesis_hash(self) -> bytes:
+        """The hash of the network's definition (32 bytes)."""
+        return self._config.genesis_hash
+
+    # --- transactions ----------------------------------------------------------------------------------------
+
+    async def submit(self, transactions: Sequence[bytes]) -> list[Submission | HansaError]:
+        """Judge raw transactions and take the good ones; one outcome each, in order."""
+        return await self._intake.submit(transactions)
+
+    async def wait_final(self, tx_id: bytes, timeout_s: float) -> Fate:
+        """The fate of `tx_id` once it is no longer pending, or after `timeout_s` as it then is."""
+        fate = self.fate(tx_id)
+        if fate.status in ("pending", "unknown"):
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.setdefault(tx_id, set()).add(waiter)
+            try:
+                await asyncio.wait((waiter,), timeout=timeout_s)
+            finally:
+                others = self._waiters.get(tx_id)
+                if others is not None:
+                    others.discard(waiter)
+                    if not others:
+                        del self._waiters[tx_id]
+            fate = self.fate(tx_id)
+        return fate
+
+    def fate(self, tx_id: bytes) -> Fate:
+        """What became of `tx_id`; status `unknown` when this node has never seen it."""
+        place = self._store.locate(tx_id)
+        if place is not None:
+            height, position = place
+            return Fate(
+                tx_id=tx_id.hex(),
+                status="final",
+                height=height,
+                receipts=outcomes(self._store.receipt(height, position)),
+            )
+        if self._mempool.waiting(tx_id) is not None:
+            return Fate(tx_id=tx_id.hex(), status="pending")
+        ending = self._mempool.ending(tx_id) or self._store.ending(tx_id)
+        if ending is not None:
+            return Fate(tx_id=tx_id.hex(), status=ending.status, height=ending.height, code=ending.code)
+        return Fate(tx_id=tx_id.hex(), status="unknown")
+
+    def transaction(self, tx_id: bytes) -> bytes | None:
+        """The raw transaction, pending or final, or None when this node does not have it."""
+        waiting = self._mempool.waiting(tx_id)
+        return waiting.data if waiting is not None else self._store.transaction(tx_id)
+
+    def transactions(self, limit: int, before: str | None) -> TransactionPage:
+        """At most `limit` transactions: pending ones, then final ones from the newest block down."""
+        rows: list[TransactionSummary] = []
+        if before is None:
+            for tx_id in self._mempool.tx_ids(limit):
+                waiting = self._mempool.waiting(tx_id)
+                if waiting is not None:
+                    rows.append(_summary(waiting, "pending"))
+            height, position = self._view.head.height, None
+        else:
+            height, position = _read_cursor(before)
+            height = min(height, self._view.head.height)
+        while height >= 1:
+            block = self._view.block(height)
+            receipts = self._view.receipts(height)
+            count = len(block.body.transactions)
+            index = count - 1 if position is None else min(position, count) - 1
+            while index >= 0:
+                if len(rows) >= limit:
+                    return TransactionPage(transactions=tuple(rows), before=f"{height}:{index + 1}")
+                transaction = Transaction.decode(block.body.transactions[index])
+                receipt = read_receipt(receipts.receipts, height, receipts.scheduled + index)
+                failed = sum(call.code != "ok" for call in receipt.calls)
+                rows.append(_summary(transaction, "final", height, failed))
+                index -= 1
+            height, position = height - 1, None
+        return TransactionPage(transactions=tuple(rows))
+
+    async def dry_run(self, data: bytes) -> DryRun:
+        """What the raw transaction would do on the head's state; nothing is changed, stored or gossiped."""
+        transaction = Transaction.decode(data)
+        await self._bodies.verify([transaction])
+        tried = await asyncio.to_thread(self._executor.dry_run, transaction, self._clock.time_ms())
+        calls = outcomes(tried.receipt)
+        changes = [
+            ChangedValue(
+                key=tuple(part if isinstance(part, str | int) else part.hex() for part in decode_key(key)),
+                before=_plain(tried.writes.before[key]),
+                after=_plain(after),
+            )
+            for key, after in tried.writes.after.items()
+        ]
+        return DryRun(
+            tx_id=transaction.tx_id.hex(),
+            height=self._view.head.height,
+            receipts=tuple(CallOutcome(code=call.code, events=call.events) for call in calls),
+            changes=tuple(changes),
+        )
+
+    # --- reads -----------------------------------------------------------------------------------------------
+
+    async def query(self, contract: str, name: str, args: dict[str, Any], at_height: int | None) -> QueryAnswer:
+        """The answer of a contract's query on the head's state, or on that after block `at_height`."""
+        view = self._view
+
+        def read() -> QueryAnswer:
+            past = view if at_height is None else view.at(at_height)
+            value = self._executor.query(past, contract, name, args)
+            return QueryAnswer(
+                value=value,
+                height=past.head.height,
+                state_root=past.head.state_root.hex(),
+                age_ms=max(0, self._clock.time_ms() - past.head.time_ms) if past.head.height else 0,
+            )
+
+        return await asyncio.to_thread(read)
+
+    def block(self, height: int | None) -> StoredBlock:
+        """The decided block at `height` (None: the newest)."""
+        view = self._view
+        height = view.head.height if height is None else height
+        block, receipts = view.block(height), view.receipts(height)
+        count = len(block.body.transactions)
+        return StoredBlock(
+            block,
+            tuple(read_receipt(receipts.receipts, height, receipts.scheduled + index) for index in range(count)),
+        )
+
+    def events(self, after: EventCursor, limit: int, wanted: EventFilter) -> EventPage:
+        """At most `limit` matching events after `after`, in ledger order."""
+        view, found = self._view, list[LedgerEvent]()
+        head, cursor = view.head.height, after
+        for height in range(max(1, after.height), min(head, after.height + EVENT_BLOCKS_MAX) + 1):
+            start = after.position + 1 if height == after.height else 0
+            for position, (event, tx_id) in enumerate(self._events_of(view, height)):
+                if position < start:
+                    continue
+                if len(found) == limit:
+                    return EventPage(events=tuple(found), next=str(cursor), complete=False)
+                cursor = EventCursor(height, position)
+                if wanted.contract not in (None, event.contract):
+                    continue
+                if wanted.topic is not None and wanted.topic not in event.topics:
+                    continue
+                found.append(
+                    LedgerEvent(
+                        contract=event.contract,
+                        name=event.name,
+                        topics=event.topics,
+                        data=event.data,
+                        cursor=str(cursor),
+                        height=height,
+                        tx_id=tx_id,
+                    )
+                )
+            if height < head:
+                cursor = EventCursor(height + 1, -1)
+        return EventPage(events=tuple(found), next=str(cursor), complete=cursor.height >= head)
+
+    def _events_of(self, view: StoreView, height: int) -> list[tuple[Any, str | None]]:
+        """Every event of a block in order, with the transaction it came from (None: a scheduled call)."""
+        receipts = view.receipts(height)
+        rows: list[tuple[Any, str | None]] = []
+        for index in range(len(receipts.receipts)):
+            receipt = read_receipt(receipts.receipts, height, index)
+            tx_id = None if index < receipts.scheduled else receipt.tx_id.hex()
+            rows += [(event, tx_id) for call in outcomes(receipt) for event in call.events]
+        return rows
+
+    async def wait_height(self, above: int) -> int:
+        """The head's height, once it is greater than `above`."""
+        while self._view.head.height <= above:
+            await self._moved.wait()
+        return self._view.head.height
+
+    def height(self) -> int:
+        """The height of the last applied block."""
+        return self._view.head.height
+
+    def contracts(self) -> tuple[ContractAnswer, ...]:
+        """The active contracts with the JSON Schemas of their arguments."""
+        return tuple(
+            ContractAnswer(
+                name=item.name,
+                version=item.version,
+                doc=item.doc,
+                calls=tuple(MethodDescription(**msgspec.structs.asdict(method)) for method in item.calls),
+                queries=tuple(MethodDescription(**msgspec.structs.asdict(method)) for method in item.queries),
+            )
+            for item in self._engine.describe()
+        )
+
+    # --- the node --------------------------------------------------------------------------------------------
+
+    def status(self) -> NodeStatus:
+        """Where this node stands now."""
+        replica = self._health.replica()
+        head = self._view.head
+        ready, reasons = self._health.ready()
+        heights = {peer.member: peer.height - 1 for peer in replica.peers}
+        connected = frozenset(self._transport.connected)
+        return NodeStatus(
+            member=self._member,
+            role=self._config.member(self._member).role,
+            network=self.network,
+            genesis_hash=self.genesis_hash.hex(),
+            version=VERSION,
+            height=head.height,
+            view=replica.view,
+            primary=replica.primary,
+            head=head.digest.hex(),
+            state_root=head.state_root.hex(),
+            head_time_ms=head.time_ms,
+            ready=ready,
+            reasons=tuple(reasons),
+            voting=not replica.abstaining and replica.member is not None,
+            peers=tuple(
+                PeerStatus(id=member.id, connected=member.id in connected, height=heights.get(member.id))
+                for member in self._config.members
+                if member.id != self._member
+            ),
+            pending_transactions=len(self._mempool),
+            pending_bytes=self._mempool.size_bytes,
+        )
+
+    def members(self) -> tuple[MemberStatus, ...]:
+        """The members of the network, in their order, as last heard."""
+        heard = {peer.member: peer for peer in self._health.replica().peers}
+        connected = frozenset(self._transport.connected)
+        rows: list[MemberStatus] = []
+        for member in self._config.members:
+            last = heard.get(member.id)
+            rows.append(
+                MemberStatus(
+                    id=member.id,
+                    role=member.role,
+                    address=member.address,
+                    voting_key=member.voting_key.hex(),
+                    tls_key=member.tls_key.hex(),
+                    connected=member.id in connected or member.id == self._member,
+                    height=None if last is None else last.height - 1,
+                    view=None if last is None else last.view,
+                    clock_offset_ms=None if last is None else last.clock_offset_ms,
+                    last_seen_ms=None if last is None else last.heard_ms_ago,
+                )
+            )
+        return tuple(rows)
+
+    def why(self) -> Diagnosis:
+        """Why blocks are made or not made, and who is missing."""
+        return self._health.why()
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether the node follows the network and blocks can be made; else sentences that name who is missing."""
+        return self._health.ready()
+
+    def evidence(self) -> tuple[EvidenceItem, ...]:
+        """Proofs of equivocation that this node holds, oldest first."""
+        items: list[EvidenceItem] = []
+        members = self._store.head.members
+        for proof in self._store.evidence():
+            first = proof.first
+            kind = "vote" if isinstance(proof, VoteEquivocation) else "new_view"
+            name = members.id(first.member) if first.member < members.n else str(first.member)
+            items.append(
+                EvidenceItem(member=name, kind=kind, height=first.height, view=first.view, data=encode(proof).hex())
+            )
+        return tuple(items)
+
+    def metrics(self) -> bytes:
+        """Prometheus text exposition."""
+        return self._metrics()
+
+
+def _plain(data: bytes | None) -> Any:
+    """The value in a state key's canonical bytes, as JSON can hold it."""
+    return None if data is None else plain_json(unpack(data, size_max=VALUE_SIZE_MAX))
+
+
+def _summary(
+    transaction: Transaction, status: FateStatus, height: int | None = None, failed: int = 0
+) -> TransactionSummary:
+    return TransactionSummary(
+        tx_id=transaction.tx_id.hex(),
+        status=status,
+        sender=transaction.body.sender,
+        request_id=transaction.body.request_id,
+        calls=len(transaction.body.calls),
+        height=height,
+        failed=failed,
+    )
+
+
+def _read_cursor(text: str) -> tuple[int, int]:
+    """Return (height, position) of a page cursor; raise NotFound when it is none."""
+    height, _, position = text.partition(":")
+    if not (height.isdigit() and position.isdigit() and len(text) <= 40):
+        raise NotFound("invalid_cursor", f"{text[:40]!r} is no cursor of this list")
+    return int(height), int(position)

@@ -1,0 +1,288 @@
+"""The state tree: one root over all of the state, in the simplest shape that is fast in Python. Pure.
+
+A fixed tree of 16 children a node stands over 2 ** bits buckets. A key's bucket is named by the first `bits` bits
+of SHA-256(key). A bucket hashes as SHA-256(0x00 || sorted (key hash || value hash) pairs), which is never 512 bytes
+long and so never passes for an inner node; an empty bucket is 32 zero bytes; more than 64 pairs are hashed as 16
+sub-buckets by the next four bits, recursively. The root is SHA-256(tag || bits || top).
+
+The hashes of buckets and inner nodes lie in memory as one byte array a level. The pairs lie in the store, one
+record a bucket or sub-bucket, under its path (bucket number in 4 bytes, then one byte for each further nibble),
+and up to a bound in memory, for a read from disk costs more than all the hashing for a key:
+
+    leaf    0x00 || pair ...                          at most 64 pairs; its SHA-256 is the bucket's hash
+    branch  0x01 || 16 counts (4 bytes) || 16 hashes  the SHA-256 of the hashes is the bucket's hash
+
+Every record that is read from the store is compared with the hash that the tree holds for it.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+
+import msgspec
+
+from node.errors import StoreError
+
+EMPTY = bytes(32)
+PAIRS_MAX = 64
+BITS_MAX = 24
+TAG = b"hansa/state"
+
+_PAIR = 64
+_LEAF = b"\x00"
+_BRANCH = b"\x01"
+_BRANCH_HASHES = 1 + 16 * 4
+_BRANCH_SIZE = _BRANCH_HASHES + 16 * 32
+RECORD_SIZE_MAX = 1 + PAIRS_MAX * _PAIR
+CACHE_BYTES_MAX = 32 * 1024 * 1024
+_CACHE_ENTRY_BYTES = 150
+"""What a cached record costs besides its own bytes: key, table slot and headers."""
+
+
+class StagedTree(msgspec.Struct, frozen=True):
+    """What a set of changes makes of the tree, not yet done.
+
+    `base` is the root it was staged on, `root` the root it leads to. `buckets` are the records to write by path
+    (None: delete), `levels` the changed hashes by node number for each level, top first.
+    """
+
+    base: bytes
+    root: bytes
+    buckets: dict[bytes, bytes | None]
+    levels: tuple[dict[int, bytes], ...]
+
+
+class StateTree:
+    """The levels of the tree in memory; the buckets' pairs are read through the function it was given."""
+
+    def __init__(
+        self,
+        bits: int,
+        read_bucket: Callable[[bytes], bytes | None],
+        records: Iterable[tuple[bytes, bytes]] = (),
+        cache_bytes_max: int = CACHE_BYTES_MAX,
+    ) -> None:
+        """Stand over the stored bucket `records` (path, record), rebuilding every level from them.
+
+        `bits` is a multiple of 4 from 4 to 24. Raise StoreError("corrupt_state_tree") for a malformed record.
+        """
+        if bits % 4 or not 4 <= bits <= BITS_MAX:
+            raise ValueError(f"state_tree_bits must be a multiple of 4 from 4 to {BITS_MAX}, not {bits}")
+        self.bits = bits
+        self._read_bucket = read_bucket
+        self._younger: dict[bytes, bytes] = {}
+        self._older: dict[bytes, bytes] = {}
+        self._younger_bytes = 0
+        self._cache_bytes_max = cache_bytes_max
+        self._depth = bits // 4
+        self._shift = 32 - bits
+        self._levels = [bytearray(32 * 16**level) for level in range(self._depth + 1)]
+        leaves = self._levels[-1]
+        for path, record in records:
+            if len(path) == 4:
+                index = int.from_bytes(path, "big")
+                if index >= 2**bits:
+                    raise StoreError("corrupt_state_tree", f"bucket {index} is outside a tree of {bits} bits")
+                leaves[32 * index : 32 * index + 32] = _record_hash(path, record)
+                self._remember(path, record)
+        for level in range(self._depth - 1, -1, -1):
+            below = memoryview(self._levels[level + 1])
+            here = self._levels[level]
+            for index in range(16**level):
+                here[32 * index : 32 * index + 32] = sha256(below[512 * index : 512 * index + 512]).digest()
+        self.root = self._root(bytes(self._levels[0]))
+
+    def stage(self, changes: Mapping[bytes, bytes | None]) -> StagedTree:
+        """Return what `changes` (key to new value, None for deleted) make of the tree; the tree stays as it is.
+
+        The result does not depend on the order of `changes`. Raise StoreError when a stored bucket is damaged.
+        """
+        grouped: dict[int, dict[bytes, bytes | None]] = {}
+        shift = self._shift
+        for key, value in changes.items():
+            key_hash = sha256(key).digest()
+            index = int.from_bytes(key_hash[:4], "big") >> shift
+            pair = None if value is None else key_hash + sha256(value).digest()
+            bucket = grouped.get(index)
+            if bucket is None:
+                grouped[index] = {key_hash: pair}
+            else:
+                bucket[key_hash] = pair
+        buckets: dict[bytes, bytes | None] = {}
+        leaves = self._levels[-1]
+        changed: dict[int, bytes] = {}
+        for index in sorted(grouped):
+            known = bytes(leaves[32 * index : 32 * index + 32])
+            path = index.to_bytes(4, "big")
+            changed[index], _ = self._update(path, self._depth, known, grouped[index], buckets)
+        levels = [changed]
+        for level in range(self._depth - 1, -1, -1):
+            changed = _parents(self._levels[level + 1], changed)
+            levels.append(changed)
+        top = changed.get(0, bytes(self._levels[0]))
+        return StagedTree(self.root, self._root(top), buckets, tuple(reversed(levels)))
+
+    def commit(self, staged: StagedTree) -> None:
+        """Take over `staged`, whose buckets are in the store now. ValueError when it was staged on another root."""
+        if staged.base != self.root:
+            raise ValueError("the staged tree stands on another root")
+        for level, changed in zip(self._levels, staged.levels, strict=True):
+            for index, node in changed.items():
+                level[32 * index : 32 * index + 32] = node
+        for path, record in staged.buckets.items():
+            self._remember(path, record)
+        self.root = staged.root
+
+    def _root(self, top: bytes) -> bytes:
+        return sha256(TAG + bytes((self.bits,)) + top).digest()
+
+    def _read(self, path: bytes, known: bytes) -> bytes:
+        """Return the record at `path`, whose hash is `known`."""
+        cached = self._younger.get(path) or self._older.get(path)
+        if cached is not None:
+            return cached
+        record = self._read_bucket(path)
+        if record is None or _record_hash(path, record) != known:
+            raise StoreError("corrupt_state_tree", f"bucket {path.hex()} differs from its hash in the tree")
+        return record
+
+    def _remember(self, path: bytes, record: bytes | None) -> None:
+        """The record at `path` is `record`. Two generations: when the younger is full, the older is forgotten."""
+        self._older.pop(path, None)
+        old = self._younger.pop(path, None)
+        if old is not None:
+            self._younger_bytes -= len(old) + _CACHE_ENTRY_BYTES
+        if record is None:
+            return
+        size_bytes = len(record) + _CACHE_ENTRY_BYTES
+        if 2 * (self._younger_bytes + size_bytes) > self._cache_bytes_max:
+            self._older, self._younger, self._younger_bytes = self._younger, {}, 0
+        if 2 * size_bytes <= self._cache_bytes_max:
+            self._younger[path] = record
+            self._younger_bytes += size_bytes
+
+    def _update(
+        self,
+        path: bytes,
+        nibble: int,
+        known: bytes,
+        changes: dict[bytes, bytes | None],
+        buckets: dict[bytes, bytes | None],
+    ) -> tuple[bytes, int]:
+        """Write the records of the bucket at `path` after `changes`; return its hash and how many pairs it has.
+
+        `nibble` is the place in the key hash of the four bits that would part this bucket. `known` is its hash now.
+        """
+        if known == EMPTY:
+            pairs: list[bytes] = []
+        else:
+            record = self._read(path, known)
+            if record[:1] == _BRANCH:
+                return self._update_branch(path, nibble, record, changes, buckets)
+            pairs = _pairs(record)
+        for key_hash, pair in changes.items():
+            place = bisect_left(pairs, key_hash)
+            found = place < len(pairs) and pairs[place].startswith(key_hash)
+            if pair is None:
+                if found:
+                    del pairs[place]
+            elif found:
+                pairs[place] = pair
+            else:
+                pairs.insert(place, pair)
+        if not pairs:
+            if known != EMPTY:
+                buckets[path] = None
+            return EMPTY, 0
+        return _write(path, nibble, pairs, buckets)
+
+    def _update_branch(
+        self,
+        path: bytes,
+        nibble: int,
+        record: bytes,
+        changes: dict[bytes, bytes | None],
+        buckets: dict[bytes, bytes | None],
+    ) -> tuple[bytes, int]:
+        """As `_update`, for a bucket that is parted into sub-buckets; joined again when 64 pairs are left."""
+        counts = [int.from_bytes(record[1 + 4 * i : 5 + 4 * i], "big") for i in range(16)]
+        hashes = [record[_BRANCH_HASHES + 32 * i : _BRANCH_HASHES + 32 * i + 32] for i in range(16)]
+        parts: dict[int, dict[bytes, bytes | None]] = {}
+        for key_hash, pair in changes.items():
+            parts.setdefault(_nibble(key_hash, nibble), {})[key_hash] = pair
+        for child, part in parts.items():
+            hashes[child], counts[child] = self._update(
+                path + bytes((child,)), nibble + 1, hashes[child], part, buckets
+            )
+        if sum(counts) > PAIRS_MAX:
+            return _write_branch(path, counts, hashes, buckets)
+        pairs: list[bytes] = []
+        for child in range(16):
+            child_path = path + bytes((child,))
+            if counts[child]:
+                staged = buckets.get(child_path)
+                pairs += _pairs(staged if staged is not None else self._read(child_path, hashes[child]))
+                buckets[child_path] = None
+        if not pairs:
+            buckets[path] = None
+            return EMPTY, 0
+        return _write(path, nibble, pairs, buckets)
+
+
+def _parents(below: bytearray, changed: dict[int, bytes]) -> dict[int, bytes]:
+    """Return the hashes of the parents of the `changed` nodes of the level `below`."""
+    nodes: dict[int, bytearray] = {}
+    for index, node in changed.items():
+        parent = index >> 4
+        children = nodes.get(parent)
+        if children is None:
+            children = nodes[parent] = below[512 * parent : 512 * parent + 512]
+        at = 32 * (index & 15)
+        children[at : at + 32] = node
+    return {parent: sha256(children).digest() for parent, children in nodes.items()}
+
+
+def _nibble(key_hash: bytes, place: int) -> int:
+    byte = key_hash[place >> 1]
+    return byte & 15 if place & 1 else byte >> 4
+
+
+def _pairs(record: bytes) -> list[bytes]:
+    return [record[at : at + _PAIR] for at in range(1, len(record), _PAIR)]
+
+
+def _record_hash(path: bytes, record: bytes) -> bytes:
+    """Return the hash of the bucket that `record` describes; raise StoreError when it has neither form."""
+    kind = record[:1]
+    if kind == _LEAF and len(record) % _PAIR == 1 and _PAIR < len(record) <= RECORD_SIZE_MAX:
+        return sha256(record).digest()
+    if kind == _BRANCH and len(record) == _BRANCH_SIZE:
+        return sha256(record[_BRANCH_HASHES:]).digest()
+    raise StoreError("corrupt_state_tree", f"bucket {path.hex()} is neither leaf nor branch")
+
+
+def _write(path: bytes, nibble: int, pairs: list[bytes], buckets: dict[bytes, bytes | None]) -> tuple[bytes, int]:
+    """Put the records of the ascending `pairs` at and below `path` into `buckets`; return hash and count."""
+    if len(pairs) <= PAIRS_MAX:
+        record = _LEAF + b"".join(pairs)
+        buckets[path] = record
+        return sha256(record).digest(), len(pairs)
+    parts: list[list[bytes]] = [[] for _ in range(16)]
+    for pair in pairs:
+        parts[_nibble(pair, nibble)].append(pair)
+    counts, hashes = [], []
+    for child, part in enumerate(parts):
+        child_hash = EMPTY
+        if part:
+            child_hash, _ = _write(path + bytes((child,)), nibble + 1, part, buckets)
+        counts.append(len(part))
+        hashes.append(child_hash)
+    return _write_branch(path, counts, hashes, buckets)
+
+
+def _write_branch(
+    path: bytes, counts: list[int], hashes: list[bytes], buckets: dict[bytes, bytes | None]
+) -> tuple[bytes, int]:
+    joined = b"".join(hashes)
+    buckets[path] = _BRANCH + b"".join(count.to_bytes(4, "big") for count in counts) + joined
+    return sha256(joined).digest(), sum(counts)

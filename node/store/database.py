@@ -1,0 +1,126 @@
+"""LevelDB with its failures as StoreError: the only module that imports plyvel."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import plyvel
+
+from node.errors import ConfigError, StoreError
+
+WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+CACHE_BYTES = 32 * 1024 * 1024
+OPEN_FILES_MAX = 512
+
+
+class Reader(Protocol):
+    """A consistent view of keys and values."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key`, its checksum verified, or None."""
+
+    def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) for start <= key < end, ascending or descending."""
+
+
+class _Reading:
+    """Reads through a plyvel database or snapshot."""
+
+    def __init__(self, source: Any) -> None:
+        self._get = source.get
+        self._iterator = source.iterator
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key`, its checksum verified, or None."""
+        try:
+            value: bytes | None = self._get(key, verify_checksums=True)
+            return value
+        except (plyvel.Error, RuntimeError) as error:
+            raise _failure(error) from error
+
+    def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) for start <= key < end, ascending or descending."""
+        try:
+            with self._iterator(start=start, stop=end, reverse=reverse, verify_checksums=True) as rows:
+                yield from rows
+        except (plyvel.Error, RuntimeError) as error:
+            raise _failure(error) from error
+
+
+class Database(_Reading):
+    """One open LevelDB directory. After a failed write it takes no further one: what is on disk stays whole."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database at `path`; raise ConfigError or StoreError when that cannot be."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # Paranoid: a damaged log in the middle is an error and never silently dropped.
+            self._db = plyvel.DB(
+                str(path),
+                create_if_missing=True,
+                paranoid_checks=True,
+                bloom_filter_bits=10,
+                write_buffer_size=WRITE_BUFFER_BYTES,
+                lru_cache_size=CACHE_BYTES,
+                max_open_files=OPEN_FILES_MAX,
+            )
+        except plyvel.IOError as error:
+            text = _text(error)
+            if "already held" in text or "temporarily unavailable" in text:
+                raise ConfigError("data_dir_in_use", f"{path} is in use by another process") from error
+            if "No space left" in text:
+                raise _failure(error) from error
+            raise ConfigError("data_dir_unusable", f"{path}: {text}") from error
+        except OSError as error:
+            raise ConfigError("data_dir_unusable", f"{path}: {error.strerror}") from error
+        except plyvel.Error as error:
+            raise StoreError("store_corrupt", f"{path}: {_text(error)}") from error
+        self._failed: StoreError | None = None
+        super().__init__(self._db)
+
+    def write(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """All `rows` are put (None: deleted) and durable, in one batch; nothing of it when this raises."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            with self._db.write_batch(transaction=True, sync=True) as batch:
+                put, delete = batch.put, batch.delete
+                for key, value in rows:
+                    if value is None:
+                        delete(key)
+                    else:
+                        put(key, value)
+        except (plyvel.Error, RuntimeError) as error:
+            self._failed = _failure(error)
+            raise self._failed from error
+
+    def snapshot(self) -> Reader:
+        """Return the database as it is now; later writes do not show. It is released with its last reference."""
+        try:
+            return _Reading(self._db.snapshot())
+        except (plyvel.Error, RuntimeError) as error:
+            raise _failure(error) from error
+
+    def size_bytes(self) -> int:
+        """Return about how many bytes the database takes on disk."""
+        return int(self._db.approximate_size(b"\x00", b"\xff"))
+
+    def close(self) -> None:
+        """Everything is on disk and the directory is free for another process."""
+        self._db.close()
+
+
+def _text(error: Exception) -> str:
+    first = error.args[0] if error.args else ""
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+
+
+def _failure(error: Exception) -> StoreError:
+    text = _text(error)
+    if "No space left" in text or "Disk quota" in text or "File too large" in text:
+        return StoreError("disk_full", text)
+    if isinstance(error, plyvel.CorruptionError):
+        return StoreError("store_corrupt", text)
+    if isinstance(error, RuntimeError):
+        return StoreError("store_closed", text)
+    return StoreError("disk_failed", text)

@@ -1,0 +1,87 @@
+"""What lies where in the database: one letter for each kind of entry, integers as 8 bytes big-endian.
+
+m name                  markers: format, network, height of the head, never_voted, voted, abstain_until, endings
+s state-key             canonical bytes of a value of the state
+t path                  a bucket of the state tree
+b digest                a block's body (header, transactions, quarantined)
+w height digest         a body that was written before its height was decided
+h height                the head record of that height: digest, certificate, validators of the next height
+r height                its receipts, transaction by transaction
+u height                what its write set replaced (undo record)
+x tx_id                 height, position
+e size topic height     positions (4 bytes each) with events under the topic
+q expires_at_ms key     a request id to be forgotten: state key of its record
+p tx_id                 a transaction that this node accepted from a client and that is not final
+c height slot           a consensus record: sequence number, canonical bytes
+v digest                evidence of equivocation
+"""
+
+import msgspec
+
+from consensus.effects import PreparedRecord, Record, ViewChangeRecord, VoteRecord
+from node.ledger import sha256
+
+FORMAT = b"1"
+
+META_FORMAT = b"mformat"
+META_NETWORK = b"mnetwork"
+META_HEAD = b"mhead"
+META_NEVER_VOTED = b"mnever_voted"
+META_VOTED = b"mvoted"
+META_ABSTAIN = b"mabstain_until"
+META_ENDINGS = b"mendings"
+
+TOPIC_SIZE_MAX = 200
+RECORD_SIZE_MAX = 64 * 1024 * 1024
+"""No stored value is larger: the largest are bodies and receipts of full blocks."""
+
+
+class ReceiptsRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """All receipts of a block, each encoded by itself; the first `scheduled` are those of scheduled calls."""
+
+    scheduled: int
+    receipts: tuple[bytes, ...]
+
+
+class UndoRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """(state key, its bytes before the block or None), ascending by key."""
+
+    before: tuple[tuple[bytes, bytes | None], ...]
+
+
+def number(value: int) -> bytes:
+    """Return `value` as 8 bytes that sort as it does."""
+    return value.to_bytes(8, "big")
+
+
+def topic_prefix(topic: str) -> bytes:
+    """Return what all index entries of `topic` start with; a height follows. Long topics go by their hash."""
+    text = topic.encode("utf-8")
+    if len(text) > TOPIC_SIZE_MAX:
+        return b"e\xff" + sha256(text)
+    return b"e" + bytes((len(text),)) + text
+
+
+def location(height: int, position: int) -> bytes:
+    """Return the index entry of a transaction."""
+    return number(height) + position.to_bytes(4, "big")
+
+
+def read_location(data: bytes) -> tuple[int, int]:
+    """Return (height, position) of an index entry."""
+    return int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big")
+
+
+def record_slot(record: Record) -> tuple[bytes, int, int]:
+    """Return (slot, height, view) of a consensus record: of one slot only the highest view matters.
+
+    Votes have a slot for each kind and view; prepared certificate, view change and new view one each.
+    """
+    if isinstance(record, VoteRecord):
+        vote = record.vote
+        return b"1" + bytes((vote.kind,)) + number(vote.view), vote.height, vote.view
+    if isinstance(record, PreparedRecord):
+        return b"2", record.certificate.height, record.certificate.view
+    if isinstance(record, ViewChangeRecord):
+        return b"3", record.message.height, record.message.view
+    return b"4", record.message.height, record.message.view

@@ -1,0 +1,317 @@
+"""The node's disk: blocks, state, consensus records and the journal of accepted transactions.
+
+Everything a block does is one synced batch, so after a crash the head is h or h - 1 and nothing between. A body
+lies under its digest since it was voted for; the batch of its height only refers to it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from consensus.codec import encode
+from consensus.effects import Memory, Record
+from consensus.messages import Certificate, Evidence
+from node.errors import ConfigError, StoreError
+from node.ledger import BlockBody, CertifiedBlock, Ending, EventData, HeadRecord, Receipt
+from node.state import ExecutedBlock
+from node.store.database import Database
+from node.store.layout import (
+    FORMAT,
+    META_ABSTAIN,
+    META_ENDINGS,
+    META_FORMAT,
+    META_HEAD,
+    META_NETWORK,
+    META_NEVER_VOTED,
+    META_VOTED,
+    ReceiptsRecord,
+    UndoRecord,
+    location,
+    number,
+    record_slot,
+    topic_prefix,
+)
+from node.store.reading import (
+    read_block,
+    read_body,
+    read_head,
+    read_height,
+    read_receipt,
+    read_receipts,
+    read_transaction_location,
+    stored,
+)
+from node.store.view import PAST_BLOCKS_MAX, StoreView
+
+EVIDENCE_MAX = 1_000
+ENDINGS_MAX = 100_000
+
+_Rows = list[tuple[bytes, bytes | None]]
+
+
+class Store:
+    """One data directory, held by this process alone. Calls that write must not overlap."""
+
+    def __init__(
+        self, path: Path, network: str, genesis_hash: bytes, history_blocks: int = PAST_BLOCKS_MAX
+    ) -> None:
+        """Open or create the store of `network` at `path`; undo records of `history_blocks` blocks are kept.
+
+        Raise ConfigError for a directory that is in use, of another network or of an unknown format, StoreError
+        for one that is damaged or on a failing disk.
+        """
+        self._path = path
+        self._history_blocks = history_blocks
+        self._database = Database(path)
+        try:
+            self._claim(network, genesis_hash)
+            self._head = read_head(self._database, read_height(self._database)) if self.initialised else None
+            self._journaled = {key[1:] for key, _ in self._database.scan(b"p", b"q")}
+            self._records: dict[bytes, tuple[int, Record]] = {}
+            self._endings = int.from_bytes(self._database.get(META_ENDINGS) or b"", "big")
+            self._sequence = 0
+            for key, value in self._database.scan(b"c", b"d"):
+                sequence = int.from_bytes(value[:8], "big")
+                self._records[key] = (sequence, stored(value[8:], Record, "consensus record"))  # type: ignore[arg-type]
+                self._sequence = max(self._sequence, sequence)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _claim(self, network: str, genesis_hash: bytes) -> None:
+        """The directory is marked as this network's."""
+        marker = encode((network, genesis_hash))
+        known = self._database.get(META_FORMAT)
+        if known is None:
+            if next(self._database.scan(b"", b"\xff"), None) is not None:
+                raise StoreError("store_corrupt", f"{self._path} has entries but no format marker")
+            self._database.write([(META_FORMAT, FORMAT), (META_NETWORK, marker)])
+        elif known != FORMAT:
+            raise ConfigError("data_format_unknown", f"{self._path} has format {known[:16]!r}")
+        elif self._database.get(META_NETWORK) != marker:
+            raise ConfigError("data_of_another_network", f"{self._path} does not belong to network {network}")
+
+    @property
+    def initialised(self) -> bool:
+        """Whether genesis was applied."""
+        return self._database.get(META_HEAD) is not None
+
+    def initialise(self, genesis: ExecutedBlock, never_voted: bool) -> None:
+        """Genesis is applied. `never_voted` says that this member's key is new: only `hansa init` may know that."""
+        if self.initialised:
+            raise ValueError("genesis is applied already")
+        header = genesis.header
+        head = HeadRecord(0, genesis.digest, header.time_ms, header.state_root, None, 0, genesis.members.validators)
+        rows = self._state_rows(genesis)
+        rows += [(b"h" + number(0), encode(head)), (META_HEAD, number(0))]
+        if never_voted:
+            rows.append((META_NEVER_VOTED, b"1"))
+        self._database.write(rows)
+        self._head = head
+
+    # --- blocks ------------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> HeadRecord:
+        """The last applied block (height 0: genesis)."""
+        if self._head is None:
+            raise StoreError("store_corrupt", f"{self._path} holds no genesis")
+        return self._head
+
+    def apply(self, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> HeadRecord:
+        """Return the new head; the block and all that follows from it are durable, in one synced batch.
+
+        `start_view` is the view in which the next height starts. ValueError when the block is not the next one or
+        the certificate names another; StoreError when the disk refused, and then nothing has changed.
+        """
+        head, header = self.head, executed.header
+        if header.height != head.height + 1 or header.parent != head.digest:
+            raise ValueError(f"block {header.height} does not follow the head {head.height}")
+        if (certificate.height, certificate.digest) != (header.height, executed.digest):
+            raise ValueError(f"the certificate is not that of block {header.height}")
+        height = number(header.height)
+        following = HeadRecord(
+            header.height,
+            executed.digest,
+            header.time_ms,
+            header.state_root,
+            certificate,
+            start_view,
+            executed.members.validators,
+        )
+        rows = self._state_rows(executed)
+        if self._database.get(b"b" + executed.digest) is None:
+            rows.append((b"b" + executed.digest, encode(executed.body)))
+        rows.append((b"r" + height, encode(ReceiptsRecord(executed.scheduled, executed.receipts))))
+        rows.append((b"u" + height, encode(UndoRecord(tuple(executed.writes.before.items())))))
+        if header.height > self._history_blocks:
+            rows.append((b"u" + number(header.height - self._history_blocks), None))
+        for position, tx_id in enumerate(executed.tx_ids):
+            rows.append((b"x" + tx_id, location(header.height, position)))
+        for topic, positions in executed.topics.items():
+            rows.append((topic_prefix(topic) + height, b"".join([at.to_bytes(4, "big") for at in positions])))
+        final = [tx_id for tx_id in executed.tx_ids if tx_id in self._journaled]
+        rows += [(b"p" + tx_id, None) for tx_id in final]
+        pruned = [key for key in self._records if key[1:9] <= height]
+        rows += [(key, None) for key in pruned]
+        for key, _ in self._database.scan(b"w", b"w" + number(header.height + 1)):
+            rows.append((key, None))
+            if key[9:] != executed.digest:
+                rows.append((b"b" + key[9:], None))
+        rows += [(b"h" + height, encode(following)), (META_HEAD, height)]
+        self._database.write(rows)
+        self._head = following
+        self._journaled.difference_update(final)
+        for key in pruned:
+            del self._records[key]
+        return following
+
+    def _state_rows(self, executed: ExecutedBlock) -> _Rows:
+        """Return the rows of the write set, of the tree's buckets and of the request index."""
+        rows: _Rows = [(b"s" + key, value) for key, value in executed.writes.after.items()]
+        rows += [(b"t" + path, record) for path, record in executed.tree.buckets.items()]
+        rows += [(b"q" + number(expires_at_ms) + key, b"") for expires_at_ms, key in executed.requests_added]
+        rows += [(b"q" + number(expires_at_ms) + key, None) for expires_at_ms, key in executed.requests_removed]
+        return rows
+
+    def snapshot(self) -> StoreView:
+        """Return a view of everything applied so far; later blocks do not show in it."""
+        return StoreView(self._database.snapshot())
+
+    def head_at(self, height: int) -> HeadRecord:
+        """Return what stood as head after block `height`: digest, certificate, members of the next height."""
+        return read_head(self._database, height)
+
+    def block(self, height: int) -> CertifiedBlock:
+        """Return the decided block at `height`, its hashes checked. Raise NotFound or StoreError."""
+        return read_block(self._database, height)
+
+    def body(self, digest: bytes) -> BlockBody | None:
+        """Return the body that was voted for or decided under `digest`, or None."""
+        return read_body(self._database, digest)
+
+    def receipts(self, height: int) -> ReceiptsRecord:
+        """Return the receipts of the block at `height`. Raise NotFound or StoreError."""
+        return read_receipts(self._database, height)
+
+    def locate(self, tx_id: bytes) -> tuple[int, int] | None:
+        """Return (height, position among the block's receipts) of a final transaction, or None."""
+        return read_transaction_location(self._database, tx_id)
+
+    def receipt(self, height: int, position: int) -> Receipt:
+        """Return the receipt at a place that `locate` named."""
+        return read_receipt(self.receipts(height).receipts, height, position)
+
+    def transaction(self, tx_id: bytes) -> bytes | None:
+        """Return the bytes of a final or a journaled transaction; None for others and scheduled calls."""
+        place = self.locate(tx_id)
+        if place is None:
+            return self._database.get(b"p" + tx_id)
+        height, position = place
+        index = position - self.receipts(height).scheduled
+        return self.block(height).body.transactions[index] if index >= 0 else None
+
+    def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventData]]:
+        """Return up to `limit` (height, event) under `topic`, oldest first, from_height <= height <= to_height."""
+        return self.snapshot().events(topic, from_height, to_height, limit)
+
+    # --- consensus records -------------------------------------------------------------------------------
+
+    def put_records(
+        self,
+        records: Sequence[Record],
+        bodies: Mapping[bytes, BlockBody] | None = None,
+        abstain_until: int | None = None,
+    ) -> None:
+        """The records, the `bodies` that they name (by digest) and the promise to abstain are durable: one sync."""
+        rows: _Rows = []
+        changed: dict[bytes, tuple[int, Record]] = {}
+        for record in records:
+            slot, height, view = record_slot(record)
+            key = b"c" + number(height) + slot
+            known = changed.get(key) or self._records.get(key)
+            if height <= self.head.height or (known is not None and record_slot(known[1])[2] > view):
+                continue
+            self._sequence += 1
+            changed[key] = (self._sequence, record)
+            rows.append((key, number(self._sequence) + encode(record)))
+        for digest, body in (bodies or {}).items():
+            if body.header.height > self.head.height and self._database.get(b"b" + digest) is None:
+                rows.append((b"b" + digest, encode(body)))
+                rows.append((b"w" + number(body.header.height) + digest, b""))
+        if abstain_until is not None:
+            rows.append((META_ABSTAIN, number(max(abstain_until, self._abstain_until()))))
+        if changed and self._database.get(META_VOTED) is None:
+            rows += [(META_VOTED, b"1"), (META_NEVER_VOTED, None)]
+        if rows:
+            self._database.write(rows)
+        self._records.update(changed)
+
+    def memory(self) -> Memory:
+        """Return what the disk says of this member's own votes; records in the order in which they were put."""
+        current = sorted(self._records.values(), key=lambda item: item[0])
+        return Memory(
+            never_voted=self._database.get(META_NEVER_VOTED) is not None,
+            voted=self._database.get(META_VOTED) is not None,
+            abstain_until=self._abstain_until(),
+            records=tuple(record for _, record in current),
+        )
+
+    def _abstain_until(self) -> int:
+        return int.from_bytes(self._database.get(META_ABSTAIN) or b"", "big")
+
+    def put_evidence(self, evidence: Evidence) -> bool:
+        """The evidence is durable; False when it is known already or 1,000 others are kept."""
+        data = encode(evidence)
+        known = self.evidence()
+        if len(known) >= EVIDENCE_MAX or evidence in known:
+            return False
+        self._database.write([(b"v" + number(len(known)), data)])
+        return True
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Return the stored proofs of equivocation, oldest first."""
+        rows = self._database.scan(b"v", b"w")
+        return tuple(stored(data, Evidence, "evidence") for _, data in rows)  # type: ignore[arg-type]
+
+    # --- accepted transactions ---------------------------------------------------------------------------
+
+    def put_pending(self, transactions: Iterable[tuple[bytes, bytes]]) -> None:
+        """The transactions, (tx_id, bytes), survive a crash until they are final or dropped. One sync for all."""
+        rows: _Rows = []
+        for tx_id, data in transactions:
+            rows.append((b"p" + tx_id, data))
+        if rows:
+            self._database.write(rows)
+            self._journaled.update(key[1:] for key, _ in rows)
+
+    def end_pending(self, endings: Mapping[bytes, Ending]) -> None:
+        """The transactions (by tx_id) are out of the journal and `ending` tells what became of them."""
+        rows: _Rows = []
+        for tx_id, ending in endings.items():
+            slot = b"g" + number(self._endings % ENDINGS_MAX)
+            oldest = self._database.get(slot)
+            if oldest is not None:
+                rows.append((b"f" + oldest, None))
+            rows += [(slot, tx_id), (b"f" + tx_id, encode(ending)), (b"p" + tx_id, None)]
+            self._endings += 1
+        if rows:
+            rows.append((META_ENDINGS, number(self._endings)))
+            self._database.write(rows)
+            self._journaled.difference_update(endings)
+
+    def ending(self, tx_id: bytes) -> Ending | None:
+        """Return how an accepted transaction ended without becoming final; of the last 100,000 such."""
+        data = self._database.get(b"f" + tx_id)
+        return None if data is None else stored(data, Ending, f"ending of transaction {tx_id.hex()}")
+
+    def pending(self) -> list[bytes]:
+        """Return the bytes of the accepted transactions that are not final."""
+        return [data for _, data in self._database.scan(b"p", b"q")]
+
+    def size_bytes(self) -> int:
+        """Return about how many bytes the data takes on disk."""
+        return self._database.size_bytes()
+
+    def close(self) -> None:
+        """Everything is on disk and the directory is free for another process."""
+        self._database.close()

@@ -1,0 +1,169 @@
+"""Reads of one moment: the head's state while blocks go on being applied, and the state of past heights."""
+
+from collections.abc import Iterator, Mapping
+
+from node.errors import NotFound
+from node.ledger import CertifiedBlock, EventData, HeadRecord
+from node.store.database import Reader
+from node.store.layout import ReceiptsRecord, UndoRecord, number, topic_prefix
+from node.store.reading import (
+    read_block,
+    read_head,
+    read_height,
+    read_receipt,
+    read_receipts,
+    read_transaction_location,
+    stored,
+)
+
+PAST_BLOCKS_MAX = 10_000
+PAST_CHANGES_MAX = 500_000
+EVENTS_MAX = 10_000
+
+
+class StoreView:
+    """A consistent view of everything that was applied up to `head`; safe to use in another thread."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Raise StoreError when the store holds no head."""
+        self._reader = reader
+        self._get = reader.get
+        self._head = read_head(reader, read_height(reader))
+
+    @property
+    def head(self) -> HeadRecord:
+        """The last block that this view contains."""
+        return self._head
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the state's bytes under `key`, or None."""
+        return self._get(b"s" + key)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the state's (key, bytes) for start <= key < end, ascending."""
+        for key, value in self._reader.scan(b"s" + start, b"s" + end):
+            yield key[1:], value
+
+    def bucket(self, path: bytes) -> bytes | None:
+        """Return the state tree's record at `path`, or None."""
+        return self._get(b"t" + path)
+
+    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (path, record) of the state tree."""
+        for key, record in self._reader.scan(b"t", b"u"):
+            yield key[1:], record
+
+    def requests_due(self, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` (expires_at_ms, state key) of requests with expires_at_ms < before_ms, ascending."""
+        due: list[tuple[int, bytes]] = []
+        if before_ms <= 0:
+            return due
+        for key, _ in self._reader.scan(b"q", b"q" + number(before_ms)):
+            if len(due) == limit:
+                break
+            due.append((int.from_bytes(key[1:9], "big"), key[9:]))
+        return due
+
+    def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventData]]:
+        """Return up to `limit` (height, event) under `topic`, oldest first, from_height <= height <= to_height.
+
+        Heights beyond this view's head are left out, so that an answer belongs to one state.
+        """
+        found: list[tuple[int, EventData]] = []
+        limit = min(limit, EVENTS_MAX)
+        last = min(to_height, self._head.height)
+        if last < from_height or from_height < 0:
+            return found
+        prefix = topic_prefix(topic)
+        for key, positions in self._reader.scan(prefix + number(from_height), prefix + number(last + 1)):
+            height = int.from_bytes(key[-8:], "big")
+            receipts = self.receipts(height).receipts
+            for at in range(0, len(positions), 4):
+                receipt = read_receipt(receipts, height, int.from_bytes(positions[at : at + 4], "big"))
+                for call in receipt.calls:
+                    for event in call.events:
+                        if topic in event.topics:
+                            if len(found) == limit:
+                                return found
+                            found.append((height, event))
+        return found
+
+    def block(self, height: int) -> CertifiedBlock:
+        """Return the decided block at `height`, its hashes checked. Raise NotFound or StoreError."""
+        return read_block(self._reader, height)
+
+    def receipts(self, height: int) -> ReceiptsRecord:
+        """Return the receipts of the block at `height`. Raise NotFound or StoreError."""
+        return read_receipts(self._reader, height)
+
+    def locate(self, tx_id: bytes) -> tuple[int, int] | None:
+        """Return (height, position among the block's receipts) of a final transaction, or None."""
+        return read_transaction_location(self._reader, tx_id)
+
+    def at(self, height: int) -> "StoreView":
+        """Return the view of the state after block `height`.
+
+        Raise NotFound: block_not_found above the head, history_pruned where undo records were removed,
+        history_too_far where more would have to be undone than one query may.
+        """
+        return PastView(self._reader, self._head, height)
+
+
+class PastView(StoreView):
+    """The state of an earlier height: the later write sets undone over the view it was asked of."""
+
+    def __init__(self, reader: Reader, newest: HeadRecord, height: int) -> None:
+        self._reader = reader
+        self._get = reader.get
+        self._before = _undone(reader, newest.height, height)
+        self._head = read_head(reader, height)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the state's bytes under `key` at this height, or None."""
+        if key in self._before:
+            return self._before[key]
+        return super().get(key)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the state's (key, bytes) at this height for start <= key < end, ascending."""
+        changed = sorted(key for key in self._before if start <= key < end)
+        at = 0
+        for key, value in super().scan(start, end):
+            while at < len(changed) and changed[at] < key:
+                yield from _present(changed[at], self._before)
+                at += 1
+            if at < len(changed) and changed[at] == key:
+                yield from _present(key, self._before)
+                at += 1
+            else:
+                yield key, value
+        for key in changed[at:]:
+            yield from _present(key, self._before)
+
+    def bucket(self, path: bytes) -> bytes | None:
+        """The tree is kept for the head alone."""
+        raise NotFound("history_pruned", "the state tree is kept for the head alone")
+
+
+def _present(key: bytes, values: Mapping[bytes, bytes | None]) -> Iterator[tuple[bytes, bytes]]:
+    value = values[key]
+    if value is not None:
+        yield key, value
+
+
+def _undone(reader: Reader, newest: int, height: int) -> dict[bytes, bytes | None]:
+    """Return what keys held after `height` that were changed since."""
+    if not 0 <= height <= newest:
+        raise NotFound("block_not_found", f"height {height} is not decided here; the head is {newest}", head=newest)
+    if newest - height > PAST_BLOCKS_MAX:
+        raise NotFound("history_too_far", f"height {height} is {newest - height} blocks back", head=newest)
+    before: dict[bytes, bytes | None] = {}
+    for later in range(height + 1, newest + 1):
+        data = reader.get(b"u" + number(later))
+        if data is None:
+            raise NotFound("history_pruned", f"the state of height {height} is no longer kept", head=newest)
+        for key, value in stored(data, UndoRecord, f"undo record of block {later}").before:
+            before.setdefault(key, value)
+        if len(before) > PAST_CHANGES_MAX:
+            raise NotFound("history_too_far", f"too much has changed since height {height}", head=newest)
+    return before

@@ -1,0 +1,21 @@
+"""Catch-up: decided blocks and proposed payloads that this node lacks, fetched from peers and proven before use.
+
+Nothing here trusts a peer. A block counts only with a quorum of commit signatures by the members of its height,
+on top of this node's own head; a peer's word about its head only says whom to ask.
+"""
+
+from node.sync.catch_up import CatchUp, Chain, PeerAside, Progress
+from node.sync.collaborators import Transport
+from node.sync.payloads import fetch_payload
+from node.sync.server import Archive, BlockServer
+
+__all__ = [
+    "Archive",
+    "BlockServer",
+    "CatchUp",
+    "Chain",
+    "PeerAside",
+    "Progress",
+    "Transport",
+    "fetch_payload",
+]

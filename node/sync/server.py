@@ -1,0 +1,103 @@
+"""Serves decided blocks and payloads at hand to peers that lack them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from node.sync.collaborators import Transport
+from node.wire import BLOCKS_BYTES_MAX, Blocks, FetchBlocks, FetchPayload, PayloadReply
+
+RANGE_MAX = 256
+REPLY_SIZE_BYTES = min(2 * 1024 * 1024, BLOCKS_BYTES_MAX)
+WAITING_PER_PEER_MAX = 2
+
+
+class Archive(Protocol):
+    """What the store offers. `certified_block` is called in a thread, the others on the event loop."""
+
+    @property
+    def head_height(self) -> int:
+        """The height of the last applied block."""
+
+    def certified_block(self, height: int) -> bytes | None:
+        """The encoded ledger.CertifiedBlock of `height`; None when it is not here (yet, or any more)."""
+
+    def payload(self, height: int, digest: bytes) -> bytes | None:
+        """The payload of the block `digest` proposed at `height`, if it is at hand."""
+
+
+class BlockServer:
+    """Answers requests, one range at a time: however many come, one thread reads and one answer is in memory."""
+
+    def __init__(self, transport: Transport, archive: Archive, on_failure: Callable[[BaseException], None]) -> None:
+        """`on_failure` gets what the archive raises: a broken disk or a bug."""
+        self._transport = transport
+        self._archive = archive
+        self._on_failure = on_failure
+        self._requests: deque[tuple[str, FetchBlocks | FetchPayload]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self.blocks_served = 0
+
+    async def close(self) -> None:
+        """Nothing is served any more."""
+        self._closed = True
+        self._requests.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def on_fetch_blocks(self, peer: str, message: FetchBlocks) -> None:
+        """`peer` will be answered: blocks from `first` on, as many as fit, at least one if it is here."""
+        self._take(peer, message)
+
+    def on_fetch_payload(self, peer: str, message: FetchPayload) -> None:
+        """`peer` will be answered: the payload, or None."""
+        self._take(peer, message)
+
+    def _take(self, peer: str, message: FetchBlocks | FetchPayload) -> None:
+        """What exceeds WAITING_PER_PEER_MAX is dropped unanswered: an honest peer asks for one after the other."""
+        waiting = sum(1 for asker, _ in self._requests if asker == peer)
+        if self._closed or waiting >= WAITING_PER_PEER_MAX:
+            return
+        self._requests.append((peer, message))
+        if self._task is None:
+            self._start()
+
+    def _start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._task.add_done_callback(self._finished)
+
+    async def _serve(self) -> None:
+        while self._requests:
+            peer, message = self._requests.popleft()
+            if isinstance(message, FetchBlocks):
+                blocks = await asyncio.to_thread(self._read, message.first, message.last)
+                answer = Blocks(message.request, tuple(blocks), self._archive.head_height)
+                if self._transport.send(peer, answer):
+                    self.blocks_served += len(blocks)
+            else:
+                started_s = asyncio.get_running_loop().time()
+                payload = self._archive.payload(message.height, message.digest)
+                self._transport.send(peer, PayloadReply(message.request, payload))
+                # Whoever asks without end gets half of the event loop's time at most.
+                await asyncio.sleep(asyncio.get_running_loop().time() - started_s)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
+        elif self._requests and not self._closed:
+            self._start()
+
+    def _read(self, first: int, last: int) -> list[bytes]:
+        blocks: list[bytes] = []
+        size_bytes = 0
+        for height in range(max(first, 1), min(last, first + RANGE_MAX - 1) + 1):
+            block = self._archive.certified_block(height)
+            if block is None or (blocks and size_bytes + len(block) > REPLY_SIZE_BYTES):
+                break
+            blocks.append(block)
+            size_bytes += len(block)
+        return blocks

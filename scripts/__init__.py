@@ -1,0 +1,1 @@
+"""What operators and developers run from the shell, and the code behind it."""

@@ -1,0 +1,256 @@
+"""An open-loop load: signed transfers sent at their due times whether or not the earlier ones are final.
+
+Everything is signed before the clock starts. A transaction's finality is measured from the time when it was due to
+be sent (so a generator or a node that falls behind shows in the figures) to the answer that it is final; the
+transactions of one request are answered together, when the last of them is final.
+"""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import httpx
+import msgspec
+
+from consensus.codec import encode
+from node.client import AsyncClient, call, draft, sign
+from node.errors import HansaError
+from node.keys import SigningKey
+from node.ledger import Call
+from scripts.localnet.figures import Percentiles, percentiles_ms
+from scripts.localnet.loading import Loader
+from scripts.localnet.plan import ExpectedCall, Group, Phase, bundles
+
+ACCOUNTS_PER_MEMBER = 50
+FUNDING_CENTS = 10**12
+CURRENCY = "USD"
+SETUP_EXPIRES_MS = 30 * 60 * 1000
+FATE_TIMEOUT_S = 60
+CONNECTIONS_MAX = 240
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What is sent: transactions a second for some seconds, their calls, and how many go into one request."""
+
+    rate: float
+    seconds: float
+    calls: int = 1
+    transactions_per_request: int = 50
+
+    @property
+    def requests(self) -> int:
+        """How many requests that makes."""
+        return max(1, round(self.rate * self.seconds / self.transactions_per_request))
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """What came of it. `refused` counts refusals and fates but final by code; `failed_calls` outcomes but ok.
+
+    `without_fate`: neither final nor refused in time. `behind_ms`: how late requests left (p99).
+    """
+
+    offered_per_s: float
+    sent: int
+    final: int
+    refused: dict[str, int]
+    without_fate: int
+    failed_calls: int
+    seconds: float
+    final_per_s: float
+    calls_per_s: float
+    latency_ms: Percentiles
+    behind_ms: float
+
+
+class _Outcome(msgspec.Struct):
+    code: str
+
+
+class _Error(msgspec.Struct):
+    code: str
+
+
+class _Result(msgspec.Struct):
+    status: str | None = None
+    receipts: tuple[_Outcome, ...] = ()
+    error: _Error | None = None
+
+
+class _Answer(msgspec.Struct):
+    results: tuple[_Result, ...]
+
+
+_read = msgspec.json.Decoder(_Answer).decode
+
+
+class Traffic:
+    """Transfers among load accounts, `L-<member>-<number>`, that have more money than any run moves."""
+
+    def __init__(self, network: str, keys: Mapping[str, SigningKey], issuer: str) -> None:
+        """`keys` are those of the members' root principals."""
+        self._network = network
+        self._keys = keys
+        self._issuer = issuer
+        self._members = sorted(keys)
+        self._tag = secrets.token_hex(6)
+        self._numbers = itertools.count()
+
+    async def prepare(self, clients: Sequence[AsyncClient]) -> None:
+        """The load accounts exist and are funded; raise RuntimeError when the network refuses them."""
+        missing = [owner for owner in self._members if not await _exists(clients[0], _account(owner, 0))]
+        accounts = [(owner, _account(owner, n)) for owner in missing for n in range(ACCOUNTS_PER_MEMBER)]
+        opened = [
+            _group(owner, "open_account", account=account, owner=owner, currency=CURRENCY)
+            for owner, account in accounts
+        ]
+        funded = [_group(self._issuer, "issue", account=account, amount=FUNDING_CENTS) for _, account in accounts]
+        phases = [
+            Phase(what, bundles(groups, f"load-{self._tag}/{what}"))
+            for what, groups in (("accounts", opened), ("money", funded))
+        ]
+        expires_at_ms = time.time_ns() // 1_000_000 + SETUP_EXPIRES_MS
+        loader = Loader(clients, self._network, self._keys, expires_at_ms)
+        figures = await loader.run(phases, lambda what, calls: None)
+        if not figures.ok:
+            raise RuntimeError(f"the load accounts could not be made: {figures.surprises or figures.without_fate}")
+
+    def transaction(self, calls: int = 1) -> bytes:
+        """The next signed transaction; the members take turns as its sender."""
+        number = next(self._numbers)
+        sender = self._members[number % len(self._members)]
+        body = draft(
+            self._network,
+            sender,
+            [self._transfer(sender, number + place) for place in range(calls)],
+            request_id=f"load-{self._tag}-{number}",
+            expires_in_ms=SETUP_EXPIRES_MS,
+            mode="each",
+        )
+        return sign(body, [self._keys[sender]]).data
+
+    def requests(self, shape: Shape) -> list[bytes]:
+        """The bodies of all requests of a run, signed."""
+        return [
+            encode(tuple(self.transaction(shape.calls) for _ in range(shape.transactions_per_request)))
+            for _ in range(shape.requests)
+        ]
+
+    def _transfer(self, sender: str, number: int) -> Call:
+        other = self._members[(number // 7) % len(self._members)]
+        debtor = _account(sender, number % ACCOUNTS_PER_MEMBER)
+        creditor = _account(other, (number + 1) % ACCOUNTS_PER_MEMBER)
+        return call("settlement.transfer", {"debtor": debtor, "creditor": creditor, "amount": 1})
+
+
+async def run(urls: Sequence[str], bodies: Sequence[bytes], shape: Shape) -> LoadReport:
+    """Send the requests to the nodes in turn, each at its time, and report when all have their answers."""
+    run_ = _Run(urls, shape)
+    await run_.send(bodies)
+    return run_.report(len(bodies) * shape.transactions_per_request)
+
+
+class _Run:
+    def __init__(self, urls: Sequence[str], shape: Shape) -> None:
+        self._urls = urls
+        self._shape = shape
+        self._latencies: list[float] = []
+        self._behind: list[float] = []
+        self._refused: Counter[str] = Counter()
+        self._without_fate = 0
+        self._calls_ok = 0
+        self._calls_failed = 0
+        self._last_final = 0.0
+        self._started = 0.0
+
+    async def send(self, bodies: Sequence[bytes]) -> None:
+        interval = self._shape.transactions_per_request / self._shape.rate
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX)
+        timeout = httpx.Timeout(FATE_TIMEOUT_S + 10)
+        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=timeout) as http:
+            self._started = time.perf_counter()
+            async with asyncio.TaskGroup() as group:
+                for number, body in enumerate(bodies):
+                    due = self._started + number * interval
+                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                    group.create_task(self._post(http, self._urls[number % len(self._urls)], body, due))
+
+    async def _post(self, http: httpx.AsyncClient, url: str, body: bytes, due: float) -> None:
+        self._behind.append(time.perf_counter() - due)
+        try:
+            response = await http.post(
+                f"{url}/v1/transactions",
+                params={"wait": "final", "timeout_s": str(FATE_TIMEOUT_S)},
+                content=body,
+                headers={"content-type": "application/msgpack"},
+            )
+            answer = _read(response.content)
+        except (httpx.TransportError, msgspec.DecodeError) as error:
+            self._refused[type(error).__name__] += self._shape.transactions_per_request
+            return
+        now = time.perf_counter()
+        for result in answer.results:
+            self._count(result, now - due)
+        self._last_final = max(self._last_final, now)
+
+    def _count(self, result: _Result, latency: float) -> None:
+        if result.error is not None:
+            self._refused[result.error.code] += 1
+        elif result.status == "pending":
+            self._without_fate += 1
+        elif result.status != "final":
+            self._refused[str(result.status)] += 1
+        else:
+            self._latencies.append(latency)
+            ok = sum(outcome.code == "ok" for outcome in result.receipts)
+            self._calls_ok += ok
+            self._calls_failed += len(result.receipts) - ok
+
+    def report(self, sent: int) -> LoadReport:
+        seconds = max(self._last_final - self._started, 1e-9)
+        return LoadReport(
+            offered_per_s=round(self._shape.rate, 1),
+            sent=sent,
+            final=len(self._latencies),
+            refused=dict(self._refused),
+            without_fate=self._without_fate,
+            failed_calls=self._calls_failed,
+            seconds=round(seconds, 2),
+            final_per_s=round(len(self._latencies) / seconds, 1),
+            calls_per_s=round(self._calls_ok / seconds, 1),
+            latency_ms=percentiles_ms(self._latencies),
+            behind_ms=percentiles_ms(self._behind).p99,
+        )
+
+
+async def one_at_a_time(client: AsyncClient, traffic: Traffic, count: int) -> list[float]:
+    """Seconds from submit to final of `count` transactions, each sent when the one before was final."""
+    latencies = []
+    for _ in range(count):
+        transaction = traffic.transaction()
+        started = time.perf_counter()
+        fate = await client.submit_and_wait(transaction)
+        latencies.append(time.perf_counter() - started)
+        if not fate.ok:
+            raise RuntimeError(f"a transaction of an idle network is {fate.status}")
+    return latencies
+
+
+async def _exists(client: AsyncClient, account: str) -> bool:
+    try:
+        await client.query("settlement.balance", {"account": account})
+    except HansaError as error:
+        if error.code == "query_refused":
+            return False
+        raise
+    return True
+
+
+def _account(owner: str, number: int) -> str:
+    return f"L-{owner}-{number}"
+
+
+def _group(sender: str, method: str, **args: str | int) -> Group:
+    return Group(sender, (ExpectedCall("settlement", method, args),))

@@ -1,0 +1,140 @@
+"""Starts, finds and ends node processes: only those that this test network started, told apart by their start time.
+
+A pid alone may have been given to a stranger since; pid and start time (clock ticks since boot) together may not.
+Linux only: reads /proc and uses pidfds, so that a signal never reaches another process.
+"""
+
+import errno
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a process has used: CPU seconds since its start, resident memory now and at its peak (MB)."""
+
+    cpu_s: float
+    rss_mb: float
+    rss_peak_mb: float
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> tuple[int, int]:
+    """Start `command` in a session of its own with its output appended to `log_file`; return (pid, start ticks)."""
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log_file), append, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    pid = os.posix_spawn(command[0], list(command), dict(environment), file_actions=files, setsid=True)
+    # Even a child that ended at once still has an entry (a zombie) until somebody waits for it.
+    found = _stat(pid)
+    if found is None:
+        raise OSError(errno.ESRCH, f"process {pid} vanished")
+    return pid, found[1]
+
+
+def is_alive(pid: int | None, started_ticks: int | None) -> bool:
+    """Whether the process that was started as (pid, ticks) still runs (a zombie does not)."""
+    if pid is None:
+        return False
+    _reap(pid)
+    found = _stat(pid)
+    return found is not None and found[0] not in "ZX" and found[1] == started_ticks
+
+
+def interrupt(pid: int | None, started_ticks: int | None) -> None:
+    """The process (pid, ticks), if it runs, was asked to end (SIGTERM); nobody waits for it here."""
+    _signal(pid, started_ticks, signal.SIGTERM, wait_s=0.0)
+
+
+def end(pid: int | None, started_ticks: int | None, *, kill: bool, timeout_s: float = 20.0) -> bool:
+    """The process (pid, ticks) has ended, by SIGKILL if `kill`, else by SIGTERM; False when it did not in time.
+
+    A process that is not that one, or is gone, is left alone.
+    """
+    return _signal(pid, started_ticks, signal.SIGKILL if kill else signal.SIGTERM, wait_s=timeout_s)
+
+
+def _signal(pid: int | None, started_ticks: int | None, number: signal.Signals, wait_s: float) -> bool:
+    """Send the signal to that process alone; return whether it has ended within `wait_s`."""
+    if pid is None:
+        return True
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # Checked after the handle is held: from now on the pid cannot come to mean somebody else.
+        if not is_alive(pid, started_ticks):
+            return True
+        signal.pidfd_send_signal(handle, number)
+        poller = select.poll()
+        poller.register(handle, select.POLLIN)
+        ended = bool(poller.poll(wait_s * 1000))
+        if ended:
+            _reap(pid)
+        return ended
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(handle)
+
+
+def usage(pid: int) -> Usage | None:
+    """What the process has used so far, or None when it is gone."""
+    try:
+        fields = _after_name(Path(f"/proc/{pid}/stat").read_text())
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if "VmRSS" not in status:
+        return None
+    return Usage(
+        cpu_s=(int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND,
+        rss_mb=int(status["VmRSS"].split()[0]) / 1024,
+        rss_peak_mb=int(status["VmHWM"].split()[0]) / 1024,
+    )
+
+
+def used_addresses(wanted: Iterable[str]) -> list[str]:
+    """Those of the addresses ("host:port") that nothing can listen on now."""
+    taken = []
+    for address in wanted:
+        host, _, port = address.rpartition(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, int(port)))
+            except OSError:
+                taken.append(address)
+    return taken
+
+
+def _reap(pid: int) -> None:
+    """Take the exit status of a child of ours that has ended, so that it does not stay a zombie."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """(state letter, start time in ticks) of a process, or None."""
+    try:
+        fields = _after_name(Path(f"/proc/{pid}/stat").read_text())
+    except OSError:
+        return None
+    return fields[0], int(fields[19])
+
+
+def _after_name(stat: str) -> list[str]:
+    """The fields of /proc/PID/stat from the third (state) on; the second, a name, may hold spaces and brackets."""
+    return stat[stat.rindex(")") + 2 :].split()

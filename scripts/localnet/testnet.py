@@ -1,0 +1,313 @@
+"""The command `scripts/testnet`: a network of real nodes on this machine (DESIGN §8 fixes its interface)."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+
+from node.errors import HansaError
+from scripts.localnet import show
+from scripts.localnet.datasets import DataError
+from scripts.localnet.founding import found
+from scripts.localnet.generator import LoadReport, Shape
+from scripts.localnet.layout import ROOT, Layout, Member, TestnetError
+from scripts.localnet.nodes import Nodes
+from scripts.localnet.replay import SAMPLE_CLAIMS, SAMPLE_PAYMENTS
+from scripts.localnet.session import Loaded, Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_DIRECTORY = ROOT / "testnet"
+NODES_DEFAULT = 4
+FILE_COLUMNS = 110
+"""Tables in a file or pipe are this wide."""
+
+
+def directory_option(command: F) -> F:
+    """--dir, as `layout`."""
+    return click.option(
+        "--dir",
+        "layout",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=DEFAULT_DIRECTORY,
+        callback=lambda _context, _parameter, value: Layout(value),
+        help="Where the network lies (default: testnet/ in the repository).",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """--json, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+
+
+def founding_options(command: F) -> F:
+    """--nodes and --base-port, for a network that is founded by this command."""
+    nodes = click.option("--nodes", type=click.IntRange(1, 16), help=f"How many (default {NODES_DEFAULT}).")
+    port = click.option("--base-port", type=click.IntRange(1024, 65_000), default=7600, show_default=True)
+    return nodes(port(command))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run a whole network on this machine: real nodes, real data."""
+
+
+@cli.command()
+@founding_options
+@directory_option
+@click.option("--detach", is_flag=True, help="Return when it is up; end it with: scripts/testnet down.")
+@click.option(
+    "--load",
+    "transfers_max",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Load N of the sample's transfers (0: none).",
+)
+@json_option
+def up(
+    nodes: int | None, base_port: int, layout: Layout, detach: bool, transfers_max: int | None, as_json: bool
+) -> None:
+    """Found or restart a network, load the sample once, and show where everybody stands."""
+    console = _console(as_json)
+    running = _run_nodes(layout, nodes, base_port, console)
+    try:
+        loaded = Session(layout, running, console).load(SAMPLE_PAYMENTS, SAMPLE_CLAIMS, transfers_max, singles=0)
+        _show_loaded(console, layout, loaded, as_json)
+        if not detach:
+            console.print("Ctrl-C stops the nodes.")
+            _wait_for_interrupt()
+    except BaseException:
+        if not detach:
+            _stop(running, console)
+        raise
+    if not detach:
+        _stop(running, console)
+    if not loaded.ok:
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--payments", type=click.Path(path_type=Path, dir_okay=False), required=True, help="transactions.csv")
+@click.option("--claims", type=click.Path(path_type=Path, dir_okay=False), required=True, help="ausautoBI8999.csv")
+@click.option(
+    "--singles", type=click.IntRange(0), default=10_000, show_default=True, help="Transactions of one call besides."
+)
+@founding_options
+@directory_option
+@json_option
+def replay(
+    payments: Path, claims: Path, singles: int, nodes: int | None, base_port: int, layout: Layout, as_json: bool
+) -> None:
+    """Load the full files into the network (founded if need be), and compare the ledger with a plain loop."""
+    console = _console(as_json)
+    running = _run_nodes(layout, nodes, base_port, console)
+    loaded = Session(layout, running, console).load(payments.absolute(), claims.absolute(), None, singles)
+    _show_loaded(console, layout, loaded, as_json)
+    if not loaded.ok:
+        sys.exit(1)
+
+
+@cli.command()
+@directory_option
+@json_option
+def status(layout: Layout, as_json: bool) -> None:
+    """Where each node stands."""
+    rows = Nodes(layout).statuses()
+    if as_json:
+        _document({"members": rows})
+    else:
+        show.status_table(_console(as_json), rows)
+
+
+@cli.command()
+@directory_option
+@json_option
+def audit(layout: Layout, as_json: bool) -> None:
+    """Read every balance and payout back, and compare them with supply and with what was loaded."""
+    console = _console(as_json)
+    with console.status("reading every account"):
+        checked = Session(layout, Nodes(layout), console).check()
+    _show_loaded(console, layout, checked, as_json)
+    if not checked.ok:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("node", required=False)
+@directory_option
+def start(node: str | None, layout: Layout) -> None:
+    """Start the node, or all that are not running."""
+    running = Nodes(layout)
+    for member in running.start(_chosen(running, node)):
+        click.echo(f"{member.id}: started, pid {member.pid}", err=True)
+
+
+@cli.command()
+@click.argument("node", required=False)
+@directory_option
+def stop(node: str | None, layout: Layout) -> None:
+    """Stop the node, or all, in good order."""
+    running = Nodes(layout)
+    running.end(_chosen(running, node), kill=False)
+
+
+@cli.command()
+@click.argument("node", required=False)
+@directory_option
+def kill(node: str | None, layout: Layout) -> None:
+    """Kill the node, or all, as a power cut would (SIGKILL)."""
+    running = Nodes(layout)
+    running.end(_chosen(running, node), kill=True)
+
+
+@cli.command()
+@click.argument("node")
+@directory_option
+def wipe(node: str, layout: Layout) -> None:
+    """Kill the node, delete its data (not its keys), and start it again."""
+    running = Nodes(layout)
+    running.wipe(running.network.member(node))
+
+
+@cli.command()
+@click.argument("node", required=False)
+@click.option("--lines", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
+@directory_option
+def logs(node: str | None, lines: int, follow: bool, layout: Layout) -> NoReturn:
+    """The last lines that the node wrote, or all nodes."""
+    files = [str(layout.log_file(member.id)) for member in _chosen(Nodes(layout), node)]
+    os.execvp("tail", ["tail", "-n", str(lines), *(["-F"] if follow else []), *files])
+
+
+@cli.command()
+@click.option("--delete", is_flag=True, help="And delete the directory with everything in it.")
+@directory_option
+def down(delete: bool, layout: Layout) -> None:
+    """Stop all nodes. Their data stays, and `up` goes on with it."""
+    running = Nodes(layout)
+    running.end(running.network.members, kill=False)
+    if delete:
+        shutil.rmtree(layout.directory)
+
+
+@cli.command()
+@click.option("--rate", type=click.FloatRange(0.1), default=200.0, show_default=True, help="Transactions a second.")
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True)
+@click.option("--calls", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Calls a transaction.")
+@click.option(
+    "--batch", type=click.IntRange(1, 5_000), help="Transactions a request (default 50; 1 with several calls)."
+)
+@directory_option
+@json_option
+def load(rate: float, seconds: float, calls: int, batch: int | None, layout: Layout, as_json: bool) -> None:
+    """Send signed transfers to the nodes in turn, each at its time, and report when all are final."""
+    console = _console(as_json)
+    per_request = batch or (50 if calls == 1 else 1)
+    shape = Shape(rate, seconds, calls, max(1, min(per_request, round(rate * seconds))))
+    report: LoadReport = asyncio.run(Session(layout, Nodes(layout), console).traffic(shape))
+    if as_json:
+        _document(report)
+    else:
+        show.load_report(console, report)
+    if report.without_fate or report.final < report.sent:
+        sys.exit(1)
+
+
+def _run_nodes(layout: Layout, count: int | None, base_port: int, console: Console) -> Nodes:
+    """The network of the directory, founded if there is none, with all nodes running and agreeing."""
+    if layout.exists():
+        known = len(layout.load().members)
+        if count is not None and count != known:
+            raise TestnetError(f"{layout.directory} holds a network of {known} nodes, not {count}")
+    else:
+        console.print(f"founding a network of {count or NODES_DEFAULT} nodes in {layout.directory}")
+        found(layout, count or NODES_DEFAULT, base_port)
+    running = Nodes(layout)
+    started = running.start(running.network.members)
+    with console.status("waiting until all nodes agree") as waiting:
+        running.wait_agreement(on_wait=lambda why: waiting.update(f"waiting until all nodes agree: {why}"))
+    console.print(f"{len(started)} nodes started; all {len(running.network.members)} agree")
+    return running
+
+
+def _show_loaded(console: Console, layout: Layout, loaded: Loaded, as_json: bool) -> None:
+    if as_json:
+        _document(loaded)
+        return
+    if loaded.figures is not None:
+        show.figures_table(console, loaded.figures)
+    if loaded.audit is None:
+        show.status_table(console, loaded.members)
+    else:
+        show.result_table(console, loaded.members, loaded.audit)
+    show.places(console, loaded.members, layout.directory)
+
+
+def _chosen(running: Nodes, node: str | None) -> Sequence[Member]:
+    return running.network.members if node is None else [running.network.member(node)]
+
+
+def _stop(running: Nodes, console: Console) -> None:
+    console.print("stopping the nodes")
+    running.end(running.network.members, kill=False)
+
+
+def _wait_for_interrupt() -> None:
+    """Return at Ctrl-C or SIGTERM."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        return
+
+
+def _console(as_json: bool) -> Console:
+    """Where people read: stderr when stdout carries a document."""
+    console = Console(stderr=as_json, highlight=False)
+    if not console.is_terminal:
+        console.width = FILE_COLUMNS
+    return console
+
+
+def _document(value: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
+
+
+def main() -> int:
+    """Run one command line; every expected failure is one line on stderr."""
+    try:
+        cli.main(prog_name="scripts/testnet", standalone_mode=False)
+    except TestnetError as error:
+        return _failed(str(error), error.exit_code)
+    except DataError as error:
+        return _failed(str(error), 2)
+    except HansaError as error:
+        return _failed(f"{error}. {error.entry.action}", error.exit_code)
+    except click.ClickException as error:
+        return _failed(f"{error.format_message()} (scripts/testnet --help)", 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _failed("interrupted", 130)
+    return 0
+
+
+def _failed(message: str, exit_code: int) -> int:
+    click.echo(f"testnet: {message}", err=True)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

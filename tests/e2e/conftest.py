@@ -1,0 +1,109 @@
+"""A network of four real processes for the tests of this directory, driven as an operator drives it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.localnet.layout import API_PORT_OFFSET, ROOT
+
+TRANSFERS = 60
+"""How many of the sample's transfers the network starts with: enough to have money and claims move."""
+TIMEOUT_S = 120
+
+
+class Testnet:
+    """The commands `scripts/testnet` and `hansa` on one network directory, each in a process of its own."""
+
+    __test__ = False
+
+    def __init__(self, directory: Path, base_port: int) -> None:
+        self.directory = directory
+        self.base_port = base_port
+
+    def run(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """`scripts/testnet ARGUMENTS --dir DIR`; with `ok` it has to exit 0."""
+        command = [sys.executable, "-P", "-m", "scripts.localnet.testnet", *arguments, "--dir", str(self.directory)]
+        return self._run(command, ok)
+
+    def hansa(self, member: str, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """`hansa ARGUMENTS` against the member's node, with its keys."""
+        code = "import sys; from node.cli.main import main; sys.exit(main())"
+        command = [sys.executable, "-P", "-c", code, *arguments, "--dir", str(self.directory / member)]
+        return self._run(command, ok)
+
+    def document(self, *arguments: str) -> Any:
+        """The JSON document that `scripts/testnet ARGUMENTS --json` prints."""
+        return json.loads(self.run(*arguments, "--json").stdout)
+
+    def hansa_document(self, member: str, *arguments: str, ok: bool = True) -> Any:
+        """The JSON document that `hansa ARGUMENTS --json` prints."""
+        return json.loads(self.hansa(member, *arguments, "--json", ok=ok).stdout)
+
+    def up(self, *arguments: str) -> Any:
+        """The network runs; what `up` reports."""
+        command = ["up", "--detach", "--base-port", str(self.base_port), "--load", str(TRANSFERS), *arguments]
+        return self.document(*command)
+
+    def members(self) -> list[dict[str, Any]]:
+        """The rows of `scripts/testnet status`."""
+        rows: list[dict[str, Any]] = self.document("status")["members"]
+        return rows
+
+    def member(self, member: str) -> dict[str, Any]:
+        """One row of `scripts/testnet status`."""
+        return next(row for row in self.members() if row["id"] == member)
+
+    def wait(
+        self, condition: Callable[[list[dict[str, Any]]], bool], timeout_s: float = 30.0
+    ) -> list[dict[str, Any]]:
+        """The rows of `status` once `condition` holds of them; fail with them when it does not in time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            rows = self.members()
+            if condition(rows):
+                return rows
+            assert time.monotonic() < deadline, f"not within {timeout_s} s: {json.dumps(rows, indent=1)}"
+
+    def _run(self, command: Sequence[str], ok: bool) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False
+        )
+        if ok:
+            assert done.returncode == 0, f"{command[-6:]} exited {done.returncode}:\n{done.stderr}\n{done.stdout}"
+        return done
+
+
+def agreed(rows: list[dict[str, Any]]) -> bool:
+    """Whether all nodes live, are ready and stand at one height with one root."""
+    return (
+        all(row["alive"] and row["ready"] for row in rows)
+        and len({(row["height"], row["state_root"]) for row in rows}) == 1
+    )
+
+
+@pytest.fixture(scope="session")
+def base_port() -> int:
+    """A port from which on this run's networks listen; several runs on one machine take different ones."""
+    return 20_000 + os.getpid() % 100 * 2 * API_PORT_OFFSET
+
+
+@pytest.fixture(scope="module")
+def testnet(tmp_path_factory: pytest.TempPathFactory, base_port: int) -> Iterator[Testnet]:
+    """Four running nodes with a small sample loaded; one network for the tests of a module, which leave it well."""
+    directory = tmp_path_factory.mktemp("testnet")
+    network = Testnet(directory / "net", base_port)
+    try:
+        network.up()
+        yield network
+    finally:
+        network.run("down", ok=False)
+        shutil.rmtree(directory, ignore_errors=True)

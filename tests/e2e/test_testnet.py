@@ -1,0 +1,226 @@
+"""Four real processes: loaded, used, killed, restarted, wiped, and always in agreement again."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from node.client import Client, Fate, call, draft, sign
+from node.errors import HansaError
+from node.keys import SigningKey, find_passphrase, read_key_file
+from node.ledger import Transaction
+from scripts.localnet.founding import key_file
+from scripts.localnet.layout import Layout
+from tests.e2e.conftest import Testnet, agreed
+
+pytestmark = pytest.mark.slow
+
+NEXT_BLOCK_S = 5.0
+
+
+class Bank:
+    """bank-a with an account of its own, talking to the nodes over HTTP."""
+
+    def __init__(self, testnet: Testnet) -> None:
+        layout = Layout(testnet.directory)
+        network = layout.load()
+        phrase = find_passphrase({}, layout.passphrase_file)
+        self._key: SigningKey = read_key_file(key_file(layout, "bank-a"), phrase)[1]
+        self.network = network.network
+        self.urls = {member.id: member.api for member in network.members}
+
+    def client(self, *members: str) -> Client:
+        """A client of these members' nodes; of all, when none is named."""
+        urls = [self.urls[member] for member in members or self.urls]
+        return Client(urls, sender="bank-a", signers=[self._key], network=self.network)
+
+    def payment(self, request_id: str, amount: int = 1) -> Transaction:
+        """A signed transfer from T-1 to T-2."""
+        args = {"debtor": "T-1", "creditor": "T-2", "amount": amount}
+        body = draft(self.network, "bank-a", [call("settlement.transfer", args)], request_id=request_id)
+        return sign(body, [self._key])
+
+    def balance(self, account: str, member: str = "bank-a") -> int:
+        """What the member's node says is on the account."""
+        with self.client(member) as client:
+            value: int = client.query("settlement.balance", {"account": account}).value["balance"]
+            return value
+
+    def fates(self, transactions: Sequence[Transaction], members: Sequence[str]) -> list[Fate]:
+        """The fate of each transaction at each member, waited for."""
+        found: list[Fate] = []
+        for member in members:
+            with self.client(member) as client:
+                found += [client.wait(transaction.tx_id.hex()) for transaction in transactions]
+        return found
+
+    def primary(self) -> str:
+        """The primary of the height in work."""
+        with self.client() as client:
+            return client.status().primary
+
+    def height(self, member: str) -> int:
+        """The last applied height of the member's node."""
+        with self.client(member) as client:
+            return client.status().height
+
+    def others(self, *members: str) -> list[str]:
+        """All members but these."""
+        return [member for member in self.urls if member not in members]
+
+
+@pytest.fixture(scope="module")
+def bank(testnet: Testnet) -> Bank:
+    """bank-a, with a million dollars on T-1 and the empty account T-2."""
+    bank = Bank(testnet)
+    with bank.client() as client:
+        for account in ("T-1", "T-2"):
+            args = {"account": account, "owner": "bank-a", "currency": "USD"}
+            assert client.call("settlement.open_account", args).ok
+        assert client.call("settlement.issue", {"account": "T-1", "amount": 1_000_000_00}).ok
+    return bank
+
+
+@pytest.fixture(autouse=True)
+def in_agreement(testnet: Testnet) -> Iterator[None]:
+    """Whatever a test does, afterwards all four nodes run and agree."""
+    yield
+    testnet.run("start")
+    testnet.wait(agreed)
+
+
+def test_the_sample_is_loaded_once_and_adds_up(testnet: Testnet) -> None:
+    before = {row["height"] for row in testnet.members()}
+    testnet.run("stop")
+    started = time.monotonic()
+    again = testnet.up()
+    assert time.monotonic() - started < 20
+    assert again["figures"]["codes"].keys() == {"ok"}
+    assert again["figures"]["without_fate"] == []
+    assert {row["height"] for row in testnet.members()} == before
+    found = testnet.document("audit")["audit"]
+    assert found["problems"] == []
+    assert sum(found["payouts"].values()) > 0
+
+
+def test_a_transaction_is_final_with_one_receipt_everywhere(bank: Bank) -> None:
+    before = bank.balance("T-2")
+    payment = bank.payment("final-everywhere", amount=7)
+    with bank.client("insurer-b") as client:
+        fate = client.submit_and_wait(payment)
+    assert fate.ok
+    for answer in bank.fates([payment], list(bank.urls)):
+        assert (answer.status, answer.height, answer.receipts) == ("final", fate.height, fate.receipts)
+    assert [bank.balance("T-2", member) for member in bank.urls] == [before + 7] * 4
+
+
+def test_the_same_transaction_a_hundred_times_through_a_view_change_has_one_effect(
+    testnet: Testnet, bank: Bank
+) -> None:
+    before = bank.balance("T-2")
+    payment = bank.payment("a-hundred-times", amount=11)
+    victim = bank.primary()
+    alive = bank.others(victim)
+    for number in range(100):
+        if number == 30:
+            testnet.run("kill", victim)
+        with bank.client(alive[number % 3]) as client:
+            client.submit(payment)
+    heights = {fate.height for fate in bank.fates([payment], alive)}
+    assert len(heights) == 1
+    assert [bank.balance("T-2", member) for member in alive] == [before + 11] * 3
+
+
+@pytest.mark.parametrize("member", ["bank-a", "bank-b", "insurer-a", "insurer-b"])
+def test_a_killed_node_loses_nothing_and_returns(testnet: Testnet, bank: Bank, member: str) -> None:
+    alive = bank.others(member)
+    accepted = []
+    with bank.client(member) as client:
+        for number in range(20):
+            payment = bank.payment(f"before-{member}-{number}")
+            client.submit(payment)
+            accepted.append(payment)
+    testnet.run("kill", member)
+    killed = time.monotonic()
+    after = bank.payment(f"after-{member}")
+    with bank.client(*alive) as client:
+        assert client.submit_and_wait(after).ok
+    assert time.monotonic() - killed < NEXT_BLOCK_S
+    testnet.run("start", member)
+    testnet.wait(agreed)
+    assert all(fate.ok for fate in bank.fates([*accepted, after], [member, alive[0]]))
+
+
+def test_the_primary_is_killed_and_the_others_go_on(testnet: Testnet, bank: Bank) -> None:
+    victim = bank.primary()
+    alive = bank.others(victim)
+    testnet.run("kill", victim)
+    killed = time.monotonic()
+    with bank.client(*alive) as client:
+        assert client.submit_and_wait(bank.payment("without-primary")).ok
+    assert time.monotonic() - killed < NEXT_BLOCK_S
+    assert bank.primary() != victim
+
+
+def test_without_quorum_nothing_is_decided_and_the_missing_are_named(testnet: Testnet, bank: Bank) -> None:
+    testnet.run("kill", "bank-b")
+    testnet.run("kill", "insurer-b")
+    stopped = time.monotonic()
+    rows = testnet.wait(lambda rows: not any(row["ready"] for row in rows), timeout_s=10)
+    assert time.monotonic() - stopped < 10
+    assert [row["alive"] for row in rows] == [True, False, True, False]
+    with bank.client("bank-a") as client:
+        height = client.status().height
+        reasons = " ".join(client.status().reasons)
+        assert "bank-b" in reasons
+        assert "insurer-b" in reasons
+        waiting = bank.payment("without-quorum")
+        client.submit(waiting)
+        assert client.wait(waiting.tx_id.hex(), timeout_s=1.0).status == "pending"
+        assert client.status().height == height
+        testnet.run("start", "insurer-b")
+        back = time.monotonic()
+        assert client.wait(waiting.tx_id.hex(), timeout_s=10.0).ok
+    assert time.monotonic() - back < 10
+
+
+def test_a_wiped_node_reaches_the_same_root_and_votes_again(testnet: Testnet, bank: Bank) -> None:
+    testnet.run("wipe", "insurer-a")
+    height = bank.height("bank-a")
+    # It abstains until the others are past what it learnt; three votes of four go on meanwhile.
+    for number in range(5):
+        with bank.client("bank-a") as client:
+            assert client.submit_and_wait(bank.payment(f"wiped-{number}")).ok
+    rows = testnet.wait(agreed)
+    assert {row["height"] for row in rows} == {bank.height("bank-a")}
+    assert bank.height("insurer-a") >= height + 5
+    # Its vote is needed now.
+    testnet.run("kill", "bank-b")
+    with bank.client("insurer-a") as client:
+        assert client.submit_and_wait(bank.payment("needs-the-wiped-vote")).ok
+
+
+def test_verify_reads_a_whole_ledger_again(testnet: Testnet, bank: Bank) -> None:
+    testnet.run("stop", "bank-b")
+    report: dict[str, Any] = testnet.hansa_document("bank-b", "verify")
+    assert report["ok"]
+    assert report["first_error"] is None
+    assert report["height"] == report["blocks"] == bank.height("bank-a")
+
+
+def test_a_load_is_reported(testnet: Testnet) -> None:
+    report = testnet.document("load", "--rate", "100", "--seconds", "2")
+    assert report["final"] == report["sent"] == 200
+    assert report["failed_calls"] == report["without_fate"] == 0
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+
+
+def test_a_refused_key_changes_nothing(bank: Bank) -> None:
+    before = bank.balance("T-2")
+    args = {"debtor": "T-1", "creditor": "T-2", "amount": 5}
+    body = draft(bank.network, "bank-a", [call("settlement.transfer", args)])
+    with bank.client() as client, pytest.raises(HansaError) as caught:
+        client.submit(sign(body, [SigningKey.generate()]))
+    assert caught.value.code == "policy_unsatisfied"
+    assert bank.balance("T-2") == before

@@ -1,0 +1,98 @@
+"""What `scripts/testnet` says when it cannot do what was asked; nothing is started here, so these are quick."""
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from scripts.localnet import processes
+from scripts.localnet.founding import found
+from scripts.localnet.layout import Layout, Member, Network, TestnetError, addresses, member_names
+from scripts.localnet.nodes import Nodes
+from tests.e2e.conftest import Testnet
+
+
+def test_a_used_port_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        done = Testnet(tmp_path / "net", port).run("up", "--base-port", str(port), "--detach", ok=False)
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "another --base-port" in done.stderr
+    assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status",), ("start",), ("stop", "bank-a"), ("kill",), ("wipe", "bank-a"), ("down",), ("load",), ("logs",)],
+)
+def test_without_a_network_every_command_says_how_to_make_one(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = Testnet(tmp_path, 0).run(*arguments, ok=False)
+    assert done.returncode == 2
+    assert "holds no test network; start one with: scripts/testnet up" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(TestnetError, match="is not empty"):
+        found(Layout(tmp_path), 1, 30_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_names_and_addresses() -> None:
+    assert member_names(4) == ["bank-a", "bank-b", "insurer-a", "insurer-b"]
+    assert member_names(1) == ["bank-a"]
+    assert member_names(7)[4:] == ["bank-c", "bank-d", "bank-e"]
+    assert len(set(member_names(16))) == 16
+    assert addresses(2, 7600) == ("127.0.0.1:7602", "127.0.0.1:7702")
+    for count in (0, 17):
+        with pytest.raises(TestnetError, match="1 to 16 nodes"):
+            member_names(count)
+
+
+def test_a_network_that_is_founded_twice_keeps_its_keys(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "net")
+    first = found(layout, 1, 30_100)
+    layout.testnet_file.unlink()  # as if it had been interrupted at the very end
+    assert found(layout, 1, 30_100) == first
+    assert layout.passphrase_file.stat().st_mode & 0o777 == 0o600
+    for name in ("node.toml", "network.toml", "keys/voting.key", "keys/tls.key", "keys/bank-a.key", "data"):
+        assert (layout.member_dir("bank-a") / name).exists()
+
+
+def test_a_damaged_testnet_file_is_named(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.testnet_file.write_text('{"network": 1}')
+    with pytest.raises(TestnetError, match="damaged"):
+        layout.load()
+
+
+def test_an_unknown_node_is_named_with_those_there_are(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    members = tuple(Member(name, "127.0.0.1:1", "http://127.0.0.1:2", "d") for name in ("bank-a", "bank-b"))
+    layout.save(Network("n-0", members))
+    done = Testnet(tmp_path, 0).run("kill", "bank-x", ok=False)
+    assert done.returncode == 2
+    assert "'bank-x' is not a node of this test network; its nodes are: bank-a, bank-b" in done.stderr
+    rows = json.loads(Testnet(tmp_path, 0).run("status", "--json").stdout)["members"]
+    assert [(row["id"], row["alive"], row["height"]) for row in rows] == [
+        ("bank-a", False, None),
+        ("bank-b", False, None),
+    ]
+
+
+def test_a_process_that_took_over_the_pid_is_not_killed(tmp_path: Path) -> None:
+    pid, ticks = processes.start(["/bin/sleep", "60"], os.environ, tmp_path / "log")
+    layout = Layout(tmp_path)
+    layout.save(Network("n-0", (Member("bank-a", "127.0.0.1:1", "http://127.0.0.1:2", "d", pid, ticks + 1),)))
+    nodes = Nodes(layout)
+    nodes.end(nodes.network.members, kill=True)
+    assert processes.is_alive(pid, ticks)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

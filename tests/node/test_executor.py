@@ -1,0 +1,502 @@
+"""Blocks: what a builder makes, every member accepts; anything else is refused with its reason."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction, StoreError
+from node.executor import Executor
+from node.ledger import Call, Proposal, Transaction, content_root
+from tests.node.ledger_world import ENGINE, HOUR_MS, Ledger, decoded, key_of, network, transfer, uetr
+
+DAY_MS = 24 * HOUR_MS
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "data")
+
+
+def with_header(proposal: Proposal, **fields: Any) -> Proposal:
+    return msgspec.structs.replace(proposal, header=msgspec.structs.replace(proposal.header, **fields))
+
+
+def codes(receipt: Any) -> list[str]:
+    return [call.code for call in receipt.calls]
+
+
+def refusal(ledger: Ledger, proposal: Proposal, transactions: list[Transaction], **options: Any) -> InvalidBlock:
+    with pytest.raises(InvalidBlock) as caught:
+        ledger.executor.check(proposal, transactions, **options)
+    return caught.value
+
+
+# --- one way for builder, checker and replay -------------------------------------------------------------
+
+
+def test_genesis_is_the_same_everywhere_and_names_the_first_validators(tmp_path: Path) -> None:
+    one, other = Ledger(tmp_path / "one"), Ledger(tmp_path / "other")
+    assert one.executor.head == other.executor.head
+    assert one.executor.head.digest == one.network.genesis_hash
+    assert one.executor.head.members == one.network.validators
+
+
+def test_genesis_arguments_that_a_contract_refuses_are_the_operators_mistake() -> None:
+    config = msgspec.structs.replace(network(), contracts={"settlement": {"currencies": [{"code": "usd"}]}})
+    with pytest.raises(ConfigError, match="config_invalid"):
+        Executor(config, ENGINE, Ledger.registry).genesis()
+
+
+def test_a_backup_comes_to_the_same_block_and_a_restarted_one_too(tmp_path: Path) -> None:
+    primary, backup = Ledger(tmp_path / "primary"), Ledger(tmp_path / "backup")
+    primary.open_accounts("A", "B", funds=1_000)
+    backup.follow_store(primary)
+    for number in range(6):
+        calls = [transfer("A", "B", 10, 10 * number + place) for place in range(5)]
+        executed = primary.build(primary.transaction("bank-a", *calls), primary.transaction("bank-b"))
+        assert executed is not None
+        checked = backup.executor.check(executed.proposal, decoded(executed.body))
+        assert checked == executed, "receipts, write set, tree, indexes: all of it"
+        primary.decide(executed)
+        backup.decide(checked)
+        if number % 2:
+            backup.close()
+            backup = Ledger(tmp_path / "backup")
+    assert backup.executor.head == primary.executor.head
+    assert (backup.balance("A"), backup.balance("B")) == (700, 1_300)
+
+
+def test_the_same_block_can_be_built_and_checked_again_on_the_same_head(ledger: Ledger) -> None:
+    ledger.open_accounts("A", "B", funds=100)
+    item = ledger.transaction("bank-a", transfer("A", "B", 60, 1))
+    first = ledger.build(item)
+    assert first is not None
+    again = ledger.executor.check(first.proposal, [item])
+    assert again == first
+    assert ledger.balance("A") == 100, "nothing is changed before the block is applied"
+
+
+def test_with_nothing_to_do_there_is_no_block_unless_one_is_wanted(ledger: Ledger) -> None:
+    assert ledger.build() is None
+    empty = ledger.build(allow_empty=True)
+    assert empty is not None
+    assert empty.header.state_root == ledger.executor.head.state_root
+    ledger.follow(empty)
+
+
+def test_time_goes_forward_even_when_the_clock_does_not(ledger: Ledger) -> None:
+    ledger.settle(ledger.transaction("bank-a"))
+    before = ledger.executor.head.time_ms
+    ledger.now_ms = 5
+    executed = ledger.executor.build(5, "bank-a", [], allow_empty=True)
+    assert executed is not None
+    assert executed.header.time_ms == before + 1
+
+
+# --- modes and receipts ----------------------------------------------------------------------------------
+
+
+def test_atomic_is_all_or_nothing_and_each_judges_every_call(ledger: Ledger) -> None:
+    ledger.open_accounts("A", "B", funds=100)
+    calls = (transfer("A", "B", 30, 1), transfer("A", "B", 1_000, 2), transfer("A", "B", 5, 3))
+    [atomic] = ledger.settle(ledger.transaction("bank-a", *calls, mode="atomic"))
+    assert codes(atomic) == ["reverted", "insufficient_funds", "reverted"]
+    assert not any(call.events for call in atomic.calls)
+    assert ledger.balance("B") == 100
+    [each] = ledger.settle(ledger.transaction("bank-a", *calls, mode="each"))
+    assert codes(each) == ["ok", "insufficient_funds", "ok"]
+    assert ledger.balance("B") == 135
+
+
+def test_unknown_names_in_a_block_are_outcomes_not_errors(ledger: Ledger) -> None:
+    [receipt] = ledger.settle(
+        ledger.transaction(
+            "bank-a",
+            Call("nothing", "x", {}),
+            Call("settlement", "x", {}),
+            Call("settlement", "transfer", {"a": 1}),
+            mode="each",
+        )
+    )
+    assert codes(receipt) == ["unknown_contract", "unknown_method", "invalid_arguments"]
+
+
+# --- what no block may contain ---------------------------------------------------------------------------
+
+
+def obstructed(ledger: Ledger, case: str) -> Transaction:
+    first = ledger.transaction("bank-a", request="used")
+    ledger.settle(first)
+    now_ms = ledger.now_ms + 1_000
+    return {
+        "wrong_network": lambda: ledger.transaction("bank-a", network_id="other-0123456789ab"),
+        "expired": lambda: ledger.transaction("bank-a", expires_at_ms=now_ms - 1),
+        "expiry_too_far": lambda: ledger.transaction("bank-a", expires_at_ms=now_ms + DAY_MS + 1),
+        "already_final": lambda: first,
+        "request_conflict": lambda: ledger.transaction("bank-a", request="used"),
+        "unknown_principal": lambda: ledger.transaction("bank-a/stranger"),
+        "policy_unsatisfied": lambda: ledger.transaction("bank-a/desk", keys=[key_of("bank-a/desk", 1)]),
+    }[case]()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "wrong_network",
+        "expired",
+        "expiry_too_far",
+        "already_final",
+        "request_conflict",
+        "unknown_principal",
+        "policy_unsatisfied",
+    ],
+)
+def test_what_no_block_may_contain_is_left_out_refused_and_not_admitted(ledger: Ledger, case: str) -> None:
+    bad = obstructed(ledger, case)
+    good = ledger.transaction("bank-b")
+    built = ledger.build(bad, good)
+    assert built is not None
+    assert built.proposal.wire_ids == (good.wire_id,)
+    forged = with_header(
+        msgspec.structs.replace(built.proposal, wire_ids=(good.wire_id, bad.wire_id)),
+        tx_root=ledger.tx_root(good, bad),
+    )
+    error = refusal(ledger, forged, [good, bad])
+    assert (error.code, error.details["reason"]) == ("transaction_not_includable", case)
+    assert ledger.executor.obstacle(bad, ledger.now_ms) == case
+    if case == "already_final":
+        assert ledger.executor.admission(bad, ledger.now_ms) == 1
+        return
+    with pytest.raises(RejectedTransaction) as caught:
+        ledger.executor.admission(bad, ledger.now_ms)
+    assert caught.value.code == case
+
+
+def test_a_transaction_stands_only_once_in_a_block(ledger: Ledger) -> None:
+    item = ledger.transaction("bank-a")
+    built = ledger.build(item, item)
+    assert built is not None
+    assert len(built.tx_ids) == 1
+    twice = msgspec.structs.replace(built.proposal, wire_ids=(item.wire_id,) * 2)
+    forged = with_header(twice, tx_root=ledger.tx_root(item, item))
+    assert refusal(ledger, forged, [item, item]).details["reason"] == "already_final"
+
+
+def test_policies_ask_for_m_different_keys_of_n(ledger: Ledger) -> None:
+    keys = [key_of("bank-a/desk", number) for number in range(3)]
+    for good in (keys[:2], keys[1:], keys, [*keys[:2], key_of("bank-b")]):
+        assert ledger.executor.admission(ledger.transaction("bank-a/desk", keys=good), ledger.now_ms) is None
+    for bad in (keys[:1], [keys[0], key_of("bank-a")], [key_of("bank-a"), key_of("bank-b")]):
+        with pytest.raises(RejectedTransaction, match="policy_unsatisfied"):
+            ledger.executor.admission(ledger.transaction("bank-a/desk", keys=bad), ledger.now_ms)
+
+
+def test_a_policy_changed_in_a_block_judges_the_next_transaction_of_the_same_block(ledger: Ledger) -> None:
+    new_key = key_of("bank-a", 5)
+    change = ledger.transaction(
+        "bank-a", Call("membership", "set_policy", {"principal": "bank-a", "threshold": 1, "keys": (new_key,)})
+    )
+    old, new = ledger.transaction("bank-a"), ledger.transaction("bank-a", keys=[new_key])
+    built = ledger.build(new, change, old, new)
+    assert built is not None
+    assert built.proposal.wire_ids == (change.wire_id, new.wire_id)
+    ledger.follow(built)
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (Call("nothing", "x", {}), "unknown_contract"),
+        (Call("settlement", "x", {}), "unknown_method"),
+        (Call("settlement", "transfer", {"debtor": 1}), "invalid_arguments"),
+    ],
+)
+def test_admission_refuses_calls_that_cannot_be_tried(ledger: Ledger, call: Call, code: str) -> None:
+    with pytest.raises(RejectedTransaction) as caught:
+        ledger.executor.admission(ledger.transaction("bank-a", transfer("A", "B", 1, 1), call), ledger.now_ms)
+    assert (caught.value.code, caught.value.details["call"]) == (code, 1)
+
+
+# --- request ids -----------------------------------------------------------------------------------------
+
+
+def test_a_request_id_is_remembered_through_the_retention_and_then_free(tmp_path: Path) -> None:
+    config = network(retention_ms=10_000, pruned_requests_max=2)
+    primary, backup = Ledger(tmp_path / "primary", config), Ledger(tmp_path / "backup", config)
+    expiries = [primary.now_ms + 5_000 + number for number in range(3)]
+    used = [primary.transaction("bank-a", request=f"R-{n}", expires_at_ms=at) for n, at in enumerate(expiries)]
+    primary.settle(*reversed(used))
+    # The last block that must still know R-0, then the first one that forgets; at most two a block, oldest first.
+    for time_ms, known in ((expiries[0] + 10_000, 3), (expiries[0] + 10_001, 2), (expiries[2] + 10_001, 0)):
+        executed = primary.executor.build(time_ms, "bank-a", [], allow_empty=True)
+        assert executed is not None
+        primary.decide(executed)
+        primary.now_ms = time_ms
+        conflicts = [
+            primary.executor.obstacle(primary.transaction("bank-a", request=f"R-{n}"), time_ms) is not None
+            for n in range(3)
+        ]
+        assert conflicts == [False] * (3 - known) + [True] * known
+    again = primary.transaction("bank-a", request="R-0")
+    assert codes(primary.settle(again)[0]) == ["ok"]
+    backup.follow_store(primary)
+    assert backup.executor.head == primary.executor.head
+
+
+def test_pruning_is_bounded_a_block(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, network(retention_ms=1_000, pruned_requests_max=2))
+    ledger.settle(*[ledger.transaction("bank-a", expires_at_ms=ledger.now_ms + 5_000) for _ in range(5)])
+    ledger.now_ms += DAY_MS
+    removed = []
+    for _ in range(4):
+        executed = ledger.build(allow_empty=True)
+        assert executed is not None
+        removed.append(len(executed.requests_removed))
+        ledger.decide(executed)
+    assert removed == [2, 2, 1, 0]
+
+
+# --- limits ----------------------------------------------------------------------------------------------
+
+
+def test_blocks_keep_their_limits_and_checkers_insist_on_them(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, network(block_calls_max=5, block_transactions_max=3))
+    two_calls = [ledger.transaction("bank-a", *[ledger.opening() for _ in range(2)]) for _ in range(4)]
+    built = ledger.build(*two_calls)
+    assert built is not None
+    assert [len(built.tx_ids), built.calls] == [2, 4]
+    third = two_calls[2]
+    forged = with_header(
+        msgspec.structs.replace(built.proposal, wire_ids=(*built.proposal.wire_ids, third.wire_id)),
+        tx_root=ledger.tx_root(*two_calls[:3]),
+    )
+    assert refusal(ledger, forged, two_calls[:3]).code == "block_too_large"
+    singles = [ledger.transaction("bank-a") for _ in range(4)]
+    assert len((ledger.build(*singles) or built).tx_ids) == 3
+    many = msgspec.structs.replace(built.proposal, wire_ids=tuple(item.wire_id for item in singles))
+    assert refusal(ledger, many, singles).code == "block_too_large"
+
+
+def test_the_first_transaction_always_fits_and_then_nothing_more(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, network(block_calls_max=5))
+    large = ledger.transaction("bank-a", *[ledger.opening() for _ in range(9)])
+    built = ledger.build(large, ledger.transaction("bank-b"), halvings=3)
+    assert built is not None
+    assert built.proposal.wire_ids == (large.wire_id,)
+    ledger.follow(built)
+
+
+def test_failed_views_halve_what_is_built_and_not_what_is_accepted(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, network(block_calls_max=8))
+    items = [ledger.transaction("bank-a") for _ in range(8)]
+    sizes = []
+    for halvings in range(5):
+        built = ledger.build(*items, halvings=halvings)
+        assert built is not None
+        ledger.executor.check(built.proposal, decoded(built.body))
+        sizes.append(len(built.tx_ids))
+    assert sizes == [8, 4, 2, 1, 1]
+
+
+def test_operations_bound_a_block_and_a_single_transaction(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, network(block_operations_max=10_000, call_operations_max=10_000))
+    items = [ledger.transaction("bank-a", *[ledger.opening() for _ in range(20)]) for _ in range(12)]
+    built = ledger.build(*items)
+    assert built is not None
+    assert 1 <= len(built.tx_ids) < 12
+    assert built.operations <= 10_000
+    ledger.follow(built)
+    [huge] = ledger.settle(ledger.transaction("bank-a", *[ledger.opening() for _ in range(400)], mode="each"))
+    found = codes(huge)
+    assert found[0] == "ok"
+    assert found[-1] == "limit_exceeded"
+
+
+def test_room_is_what_certainly_would_have_fitted(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, network(block_transactions_max=4, block_calls_max=100))
+    roomy = ledger.build(ledger.transaction("bank-a"))
+    full = ledger.build(*[ledger.transaction("bank-a") for _ in range(3)])
+    assert roomy is not None
+    assert full is not None
+    assert ledger.executor.room(roomy)[0] == 99
+    assert ledger.executor.room(full) == (0, 0)
+
+
+# --- scheduled calls and quarantine ----------------------------------------------------------------------
+
+
+def holds(ledger: Ledger, count: int, expires_in_ms: int) -> None:
+    calls = [
+        Call(
+            "settlement",
+            "hold",
+            {
+                "debtor": "A", "creditor": "B", "amount": 10, "uetr": uetr(100 + number),
+                "expires_at_ms": ledger.now_ms + expires_in_ms,
+            },
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    [receipt] = ledger.settle(ledger.transaction("bank-a", *calls))
+    assert set(codes(receipt)) == {"ok"}
+
+
+def test_due_calls_run_before_transactions_and_at_most_k_a_block(tmp_path: Path) -> None:
+    config = network(scheduled_calls_max=2)
+    ledger, backup = Ledger(tmp_path / "one", config), Ledger(tmp_path / "two", config)
+    ledger.open_accounts("A", "B", funds=100)
+    holds(ledger, 3, expires_in_ms=10_000)
+    due_ms = ledger.executor.next_due_ms()
+    assert due_ms == ledger.now_ms + 9_000
+    assert ledger.build() is None, "not yet due"
+    ledger.now_ms = due_ms
+    executed = ledger.build(ledger.transaction("bank-a"))
+    assert executed is not None
+    assert (executed.scheduled, len(executed.tx_ids)) == (2, 3)
+    assert ledger.executor.room(executed)[0] > 0
+    ledger.decide(executed)
+    last = ledger.build()
+    assert last is not None, "a due call is a block's reason"
+    assert last.scheduled == 1
+    ledger.decide(last)
+    assert ledger.executor.next_due_ms() is None
+    backup.follow_store(ledger)
+    assert backup.executor.head == ledger.executor.head
+    place = ledger.store.locate(executed.tx_ids[0])
+    assert place == (executed.height, 0)
+    assert ledger.store.transaction(executed.tx_ids[0]) is None
+    assert ledger.store.transaction(executed.tx_ids[2]) == executed.body.transactions[0]
+
+
+def test_quarantine_settles_unexecuted_and_only_where_it_is_allowed(ledger: Ledger) -> None:
+    ledger.open_accounts("A", "B", funds=100)
+    holds(ledger, 1, expires_in_ms=2_000)
+    ledger.now_ms += 10_000
+    suspect = ledger.transaction("bank-a", transfer("A", "B", 5, 1), transfer("A", "B", 5, 2))
+    fine = ledger.transaction("bank-a", transfer("A", "B", 7, 3))
+    plain = ledger.build(fine, suspect, suspects=[suspect.wire_id])
+    assert plain is not None
+    assert not plain.body.quarantined, "suspicion alone is not enough"
+    scheduled = plain.tx_ids[0]
+    executed = ledger.build(fine, suspect, suspects=[suspect.wire_id, scheduled], allow_quarantine=True)
+    assert executed is not None
+    assert executed.body.quarantined == (0, 2)
+    transactions = decoded(executed.body)
+    refused = refusal(ledger, executed.proposal, transactions, allow_quarantine=False)
+    assert refused.code == "quarantine_refused"
+    for wrong in ((2, 0), (0, 2, 3), (0, 0, 2), (-1, 0, 2)):
+        proposal = msgspec.structs.replace(executed.proposal, quarantined=wrong)
+        assert refusal(ledger, proposal, transactions).code == "block_content_differs", "the header names them too"
+        forged = with_header(proposal, tx_root=content_root(executed.body.transactions, wrong))
+        assert refusal(ledger, forged, transactions).code == "quarantine_refused"
+    ledger.follow(executed)
+    receipts = [ledger.store.receipt(executed.height, position) for position in range(3)]
+    assert [codes(receipt) for receipt in receipts] == [["quarantined"], ["ok"], ["quarantined"] * 2]
+    assert ledger.balance("B") == 107
+    assert ledger.executor.obstacle(suspect, ledger.now_ms) == "already_final"
+
+
+# --- headers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"network": "other"}, "wrong_network"),
+        ({"height": 7}, "wrong_height"),
+        ({"parent": bytes(32)}, "wrong_parent"),
+        ({"time_ms": 1}, "time_not_after_parent"),
+        ({"contracts_hash": bytes(32)}, "contracts_differ"),
+        ({"tx_root": bytes(32)}, "block_content_differs"),
+        ({"receipts_root": bytes(32)}, "receipts_differ"),
+        ({"state_root": bytes(32)}, "state_differs"),
+        ({"members_hash": bytes(32)}, "members_differ"),
+    ],
+)
+def test_a_header_that_says_anything_else_is_refused(ledger: Ledger, fields: dict[str, Any], code: str) -> None:
+    ledger.settle(ledger.transaction("bank-a"))
+    built = ledger.build(ledger.transaction("bank-a"))
+    assert built is not None
+    assert refusal(ledger, with_header(built.proposal, **fields), decoded(built.body)).code == code
+
+
+def test_other_bytes_than_the_proposal_names_are_refused(ledger: Ledger) -> None:
+    item, other = ledger.transaction("bank-a"), ledger.transaction("bank-a")
+    built = ledger.build(item)
+    assert built is not None
+    for transactions in ([], [other], [item, other]):
+        assert refusal(ledger, built.proposal, transactions).code == "block_content_differs"
+
+
+def test_clock_and_proposer_are_judged_apart_and_on_first_proposals_only(ledger: Ledger) -> None:
+    built = ledger.build(ledger.transaction("bank-a"))
+    assert built is not None
+    header, drift_ms = built.header, ledger.network.parameters.drift_ms
+    for now_ms in (header.time_ms - drift_ms, header.time_ms + drift_ms):
+        ledger.executor.judge_first(header, now_ms, "bank-a")
+    with pytest.raises(InvalidBlock) as early:
+        ledger.executor.judge_first(header, header.time_ms - drift_ms - 30, "bank-a")
+    assert (early.value.code, early.value.details["wait_ms"]) == ("block_ahead_of_clock", 30)
+    with pytest.raises(InvalidBlock, match="block_behind_clock"):
+        ledger.executor.judge_first(header, header.time_ms + drift_ms + 1, "bank-a")
+    with pytest.raises(InvalidBlock, match="wrong_proposer"):
+        ledger.executor.judge_first(header, header.time_ms, "bank-b")
+    ledger.executor.check(built.proposal, decoded(built.body))
+
+
+# --- asking without changing -----------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_everything_and_changes_nothing(ledger: Ledger) -> None:
+    ledger.open_accounts("A", "B", funds=100)
+    item = ledger.transaction("bank-a", transfer("A", "B", 60, 1), transfer("A", "B", 60, 2), mode="each")
+    first, second = (ledger.executor.dry_run(item, ledger.now_ms) for _ in range(2))
+    assert first == second
+    assert codes(first.receipt) == ["ok", "insufficient_funds"]
+    assert first.details[1]
+    assert len(first.writes.after) == 3
+    assert ledger.balance("A") == 100
+    assert ledger.settle(item)[0] == first.receipt
+    with pytest.raises(RejectedTransaction, match="request_conflict"):
+        ledger.executor.dry_run(item, ledger.now_ms)
+
+
+def test_queries_answer_for_the_head_and_for_past_heights(ledger: Ledger) -> None:
+    ledger.open_accounts("A", "B", funds=100)
+    for number in range(3):
+        ledger.settle(ledger.transaction("bank-a", transfer("A", "B", 10, number)))
+    assert [ledger.balance("A", at=height) for height in (1, 2, 3, 4)] == [100, 90, 80, 70]
+    with pytest.raises(RejectedTransaction) as missing:
+        ledger.balance("A", at=0)
+    assert missing.value.code == "query_refused"
+    assert missing.value.details["reason"]
+
+
+@pytest.mark.parametrize(
+    ("contract", "name", "args", "kind", "code"),
+    [
+        ("nothing", "balance", {}, NotFound, "unknown_contract"),
+        ("settlement", "nothing", {}, NotFound, "unknown_method"),
+        ("settlement", "transfer", {}, NotFound, "unknown_method"),
+        ("settlement", "balance", {"account": 7}, RejectedTransaction, "invalid_arguments"),
+    ],
+)
+def test_queries_that_cannot_be_asked(
+    ledger: Ledger, contract: str, name: str, args: dict[str, Any], kind: type[Any], code: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        ledger.executor.query(ledger.store.snapshot(), contract, name, args)
+    assert caught.value.code == code
+
+
+def test_a_failing_disk_is_never_an_outcome_of_a_call(ledger: Ledger) -> None:
+    """Otherwise one member's broken disk would make it vote against, or propose, another state."""
+    ledger.open_accounts("A", "B", funds=100)
+    item = ledger.transaction("bank-a", transfer("A", "B", 10, 1))
+    ledger.executor.open(ledger.store.snapshot())
+    assert ledger.executor.admission(item, ledger.now_ms) is None
+    ledger.close()
+    with pytest.raises(StoreError):
+        ledger.build(item)

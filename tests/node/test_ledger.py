@@ -1,0 +1,139 @@
+"""Transactions, receipts, headers: one value, one encoding, one name; everything else is refused."""
+
+from hashlib import sha256
+
+import msgpack
+import msgspec
+import pytest
+
+from consensus.codec import encode
+from consensus.members import Members, Validator
+from node.errors import RejectedTransaction
+from node.ledger import (
+    Body,
+    Call,
+    Header,
+    KeySignature,
+    SignedBody,
+    Transaction,
+    members_hash,
+    merkle_root,
+)
+
+BODY = Body(
+    "testnet-0123456789ab", "bank-a/treasury", "R-1", 1_700_000_000_000, "atomic", (Call("c", "m", {"a": 1}),)
+)
+SIGNATURES = tuple(KeySignature(bytes((number,)) * 32, bytes(64)) for number in (1, 2))
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(RejectedTransaction) as caught:
+        Transaction.decode(data)
+    return caught.value.code
+
+
+def test_a_transaction_is_its_bytes_and_names_body_and_signatures_apart() -> None:
+    both = Transaction.assemble(BODY, SIGNATURES)
+    one = Transaction.assemble(BODY, SIGNATURES[:1])
+    assert Transaction.decode(both.data).body == BODY
+    assert both.tx_id == one.tx_id == sha256(b"hansa/tx" + encode(BODY)).digest()
+    assert both.wire_id != one.wire_id
+    assert Transaction.assemble(BODY, SIGNATURES[::-1]).data == both.data
+
+
+def wire(**changes: object) -> bytes:
+    """The bytes of a transaction whose body has other plain values than it should."""
+    plain: dict[str, object] = {
+        "network": BODY.network,
+        "sender": BODY.sender,
+        "request_id": BODY.request_id,
+        "expires_at_ms": BODY.expires_at_ms,
+        "mode": BODY.mode,
+        "calls": (("c", "m", {"a": 1}),),
+    }
+    body = msgpack.packb(tuple({**plain, **changes}.values()))
+    return encode(SignedBody(body, SIGNATURES))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "Testnet"},
+        {"sender": "bank-a/a/b"},
+        {"sender": "bank-a\n"},
+        {"request_id": ""},
+        {"request_id": "x" * 65},
+        {"expires_at_ms": -1},
+        {"expires_at_ms": 2**53},
+        {"expires_at_ms": 1.0},
+        {"expires_at_ms": True},
+        {"mode": "some"},
+        {"calls": ()},
+        {"calls": (("c", "m", {"a": 1.5}),)},
+        {"calls": (("c", "m", {"a": 2**64 - 1, "b": {1: 2}}),)},
+        {"calls": (("C", "m", {}),)},
+        {"calls": (("c", "m"),)},
+        {"calls": (("c", "m", {}, None),)},
+    ],
+)
+def test_a_malformed_body_is_refused(changes: dict[str, object]) -> None:
+    assert refused(wire(**changes)) == "malformed_transaction"
+
+
+def test_bytes_that_are_not_canonical_are_refused() -> None:
+    good = Transaction.assemble(BODY, SIGNATURES)
+    assert refused(good.data + b"\x00") == "malformed_transaction"
+    assert refused(good.data[:-1]) == "malformed_transaction"
+    assert refused(b"") == "malformed_transaction"
+    assert refused(wire(calls=(("c", "m", {"b": 1, "a": 1}),))) == "malformed_transaction"
+    long_integer = good.body_bytes.replace(
+        msgpack.packb(BODY.expires_at_ms), b"\xd3" + BODY.expires_at_ms.to_bytes(8)
+    )
+    assert long_integer != good.body_bytes
+    assert refused(encode(SignedBody(long_integer, SIGNATURES))) == "malformed_transaction"
+
+
+@pytest.mark.parametrize("signatures", [(), SIGNATURES[::-1], (SIGNATURES[0], SIGNATURES[0])])
+def test_signatures_stand_in_the_order_of_their_keys_each_once(signatures: tuple[KeySignature, ...]) -> None:
+    assert refused(encode(SignedBody(encode(BODY), signatures))) == "malformed_transaction"
+
+
+def test_nesting_beyond_the_limit_is_refused() -> None:
+    value: object = 1
+    for _ in range(40):
+        value = (value,)
+    assert refused(wire(calls=(("c", "m", {"a": value}),))) == "malformed_transaction"
+
+
+def test_merkle_roots_are_those_of_rfc_6962() -> None:
+    leaves = [b"", b"\x00", b"\x10", b"\x20\x21", b"\x30\x31", b"\x40\x41\x42\x43", bytes(range(0x50, 0x58))]
+    roots = {
+        0: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        1: "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+        2: "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+        3: "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+        4: "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        5: "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+        6: "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+        7: "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    }
+    assert {count: merkle_root(leaves[:count]).hex() for count in roots} == roots
+
+
+def test_a_header_commits_to_every_field() -> None:
+    header = Header("net", 1, b"p" * 32, 5, "a", b"t" * 32, b"r" * 32, b"s" * 32, b"m" * 32, b"c" * 32)
+    others = [header]
+    for field in Header.__struct_fields__:
+        value = getattr(header, field)
+        other = value + 1 if isinstance(value, int) else value[:-1] + (b"!" if isinstance(value, bytes) else "!")
+        others.append(msgspec.structs.replace(header, **{field: other}))
+    assert len({other.digest for other in others}) == 11
+
+
+def test_the_members_hash_names_order_ids_and_keys() -> None:
+    first, second = Validator("a", b"1" * 32), Validator("b", b"2" * 32)
+    hashes = [
+        members_hash(Members(validators))
+        for validators in ((first, second), (second, first), (first,), (Validator("a", b"3" * 32), second))
+    ]
+    assert len(set(hashes)) == 4

@@ -1,0 +1,156 @@
+"""The state tree against the plainest reading of its definition."""
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.errors import StoreError
+from node.state_tree import PAIRS_MAX, TAG, StagedTree, StateTree
+
+
+def naive_root(values: dict[bytes, bytes], bits: int) -> bytes:
+    """The root by the words of the definition: recursion over bits, nothing remembered."""
+
+    def bucket(pairs: list[bytes], nibble: int) -> bytes:
+        if not pairs:
+            return bytes(32)
+        if len(pairs) <= 64:
+            return sha256(b"\x00" + b"".join(sorted(pairs))).digest()
+        return sha256(b"".join(bucket(part, nibble + 1) for part in parted(pairs, nibble))).digest()
+
+    def parted(pairs: list[bytes], nibble: int) -> list[list[bytes]]:
+        return [[pair for pair in pairs if int(pair.hex()[nibble], 16) == child] for child in range(16)]
+
+    def node(pairs: list[bytes], nibble: int) -> bytes:
+        if nibble == bits // 4:
+            return bucket(pairs, nibble)
+        return sha256(b"".join(node(part, nibble + 1) for part in parted(pairs, nibble))).digest()
+
+    pairs = [sha256(key).digest() + sha256(value).digest() for key, value in values.items()]
+    return sha256(TAG + bytes((bits,)) + node(pairs, 0)).digest()
+
+
+def nothing(path: bytes) -> bytes | None:
+    """An empty store."""
+    return None
+
+
+class Disk:
+    """Bucket records in memory, and the tree over them."""
+
+    def __init__(self, bits: int, cache_bytes_max: int = 0) -> None:
+        self.records: dict[bytes, bytes] = {}
+        self.tree = StateTree(bits, self.records.get, (), cache_bytes_max)
+
+    def apply(self, changes: dict[bytes, bytes | None]) -> StagedTree:
+        staged = self.tree.stage(changes)
+        for path, record in staged.buckets.items():
+            if record is None:
+                self.records.pop(path, None)
+            else:
+                self.records[path] = record
+        self.tree.commit(staged)
+        return staged
+
+
+# With 4 bits there are 16 buckets, so a few hundred keys stuff them and several sub-levels appear.
+keys = st.integers(0, 400).map(lambda number: b"key%d" % number)
+changes = st.dictionaries(keys, st.one_of(st.none(), st.binary(max_size=4)), max_size=200)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(changes, max_size=6), st.booleans(), st.sampled_from([0, 3_000, 10**6]))
+def test_every_history_leads_to_the_root_of_the_values_that_are_left(
+    blocks: list[dict[bytes, bytes | None]], filled: bool, cache_bytes_max: int
+) -> None:
+    disk = Disk(4, cache_bytes_max)
+    values: dict[bytes, bytes] = {}
+    if filled:
+        blocks = [{b"key%d" % number: b"v" for number in range(1400)}, *blocks]
+    for block in blocks:
+        disk.apply(block)
+        for key, value in block.items():
+            values.pop(key, None)
+            if value is not None:
+                values[key] = value
+        assert disk.tree.root == naive_root(values, 4)
+    rebuilt = StateTree(4, disk.records.get, sorted(disk.records.items()))
+    assert rebuilt.root == disk.tree.root
+
+
+def test_a_stuffed_bucket_is_parted_and_joined_again_without_a_trace() -> None:
+    disk = Disk(4)
+    small: dict[bytes, bytes | None] = {b"key%d" % number: b"v" for number in range(20)}
+    large: dict[bytes, bytes | None] = {b"more%d" % number: b"v" for number in range(18_000)}
+    disk.apply(small)
+    before, records = disk.tree.root, dict(disk.records)
+    disk.apply(large)
+    assert max(len(path) for path in disk.records) >= 6, "two levels of sub-buckets were expected"
+    assert max(len(record) for record in disk.records.values()) <= 1 + PAIRS_MAX * 64
+    disk.apply(dict.fromkeys(large))
+    assert (disk.tree.root, disk.records) == (before, records)
+    disk.apply(dict.fromkeys(small))
+    assert not disk.records
+    assert disk.tree.root == StateTree(4, disk.records.get).root
+
+
+def test_the_order_of_changes_is_of_no_importance() -> None:
+    changes: dict[bytes, bytes | None] = {b"key%d" % number: b"%d" % number for number in range(500)}
+    one, other = Disk(8), Disk(8)
+    one.apply(changes)
+    other.apply(dict(reversed(changes.items())))
+    assert one.tree.root == other.tree.root
+    assert one.records == other.records
+
+
+def test_staging_changes_nothing_and_a_stale_stage_is_refused() -> None:
+    disk = Disk(8)
+    empty = disk.tree.root
+    staged = disk.tree.stage({b"a": b"1"})
+    assert disk.tree.root == empty != staged.root
+    disk.apply({b"b": b"1"})
+    with pytest.raises(ValueError, match="another root"):
+        disk.tree.commit(staged)
+
+
+def test_a_bucket_of_eight_pairs_cannot_pass_for_an_inner_node() -> None:
+    sizes = {1 + 64 * count for count in range(1, PAIRS_MAX + 1)}
+    assert 512 not in sizes
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "unknown kind", "cut"])
+def test_a_damaged_bucket_is_noticed_when_it_is_read(damage: str) -> None:
+    disk = Disk(4)
+    disk.apply({b"key": b"value"})
+    [(path, record)] = disk.records.items()
+    if damage == "missing":
+        del disk.records[path]
+    else:
+        disk.records[path] = {
+            "flipped": record[:-1] + bytes((record[-1] ^ 1,)),
+            "unknown kind": b"\x07" + record[1:],
+            "cut": record[:-1],
+        }[damage]
+    with pytest.raises(StoreError, match="corrupt_state_tree"):
+        disk.tree.stage({b"key": b"other"})
+
+
+def test_records_outside_the_tree_are_refused_at_start() -> None:
+    with pytest.raises(StoreError, match="outside a tree"):
+        StateTree(4, nothing, [((16).to_bytes(4, "big"), b"\x00" + bytes(64))])
+
+
+@pytest.mark.parametrize("bits", [0, 3, 5, 28])
+def test_the_number_of_bits_has_bounds(bits: int) -> None:
+    with pytest.raises(ValueError, match="multiple of 4"):
+        StateTree(bits, nothing)
+
+
+def test_the_roots_of_version_one_never_change() -> None:
+    """Vectors: an empty tree, one key, and the same key in a tree of other depth."""
+    assert Disk(4).tree.root == naive_root({}, 4)
+    disk = Disk(16)
+    disk.apply({b"account": b"100"})
+    assert disk.tree.root.hex() == "865c3cb4730e2d7054b636b5f412e65ceaceac8c3fd6b630b9a5fbb728826f56"

@@ -1,0 +1,290 @@
+"""One simulated network from one seed: virtual time, everything in it, and the order in which it happens.
+
+Nothing here reads a real clock, real randomness or the order of a set; a seed is one run, always the same.
+"""
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from consensus.config import Config
+from consensus.effects import Accuse, Effect, Input, Received, Tick
+from consensus.replica import Replica
+from tests.simulation.checks import NETWORK, Checks, Violation
+from tests.simulation.faults import Faults, Plan, draw_plan
+from tests.simulation.liar import Liar
+from tests.simulation.machine import Machine, ReplicaFactory
+from tests.simulation.network import Network
+from tests.simulation.signing import Signer
+
+STEPS_MAX = 200_000
+HEIGHTS_AFTER_HEALING = 5
+PASSED_OVER_MAX = 4
+
+
+class Failure(NamedTuple):
+    """Where and how a run broke a rule."""
+
+    seed: int
+    step: int
+    rule: str
+    detail: str
+
+
+class Outcome(NamedTuple):
+    """One finished run. `recovery_ms` is the virtual time from healing until everybody had progressed."""
+
+    seed: int
+    steps: int
+    heights: int
+    recovery_ms: int
+    bound_ms: int
+    faults: Counter[str]
+    rules: Counter[str]
+    reached: Counter[str]
+    failure: Failure | None
+
+
+class World:
+    """Virtual time in microseconds, a heap of what is due, and the machines it happens to."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        factory: ReplicaFactory = Replica,
+        plan: Callable[["World"], Plan] = draw_plan,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        self.seed = seed
+        self._random = random.Random(seed).random
+        self._trace = trace
+        self.now_us = 0
+        self.steps = 0
+        self._heap: list[tuple[int, int, Machine | None, int, Callable[..., None], tuple[object, ...]]] = []
+        self._sequence = 0
+        self.faults: Counter[str] = Counter()
+        self.plan = plan(self)
+        self.signer = Signer(self.plan.n)
+        self.members = self.signer.members
+        self.checks = Checks(self.signer)
+        self.network = Network(self)
+        self.machines = self._people(factory)
+        self._faults = Faults(self, self.plan)
+        self._healed_us = 0
+        self._target = 0
+        self._requests = 0
+        self._recovered_us: int | None = None
+
+    def _people(self, factory: ReplicaFactory) -> list[Machine]:
+        """One machine a member, two for a doubled key; who is faulty is drawn."""
+        order = sorted(range(self.plan.n), key=lambda _: self._random())
+        faulty = dict(zip(order, self.plan.faulty, strict=False))
+        machines: list[Machine] = []
+        for member in range(self.plan.n):
+            kind = faulty.get(member, "")
+            make = Liar if kind == "liar" else Machine
+            name = f"m{member}"
+            machines.append(make(self, name, member, factory, kind))
+            if kind == "twin":
+                machines.append(make(self, name + "'", member, factory, kind))
+        return machines
+
+    # --- chance and time ---------------------------------------------------------------------------------
+
+    def pick(self, low: int, high: int) -> int:
+        """A number in [low, high); `low` where the interval is empty."""
+        return low + int(self._random() * (high - low)) if high > low else low
+
+    def chance(self, permille: int) -> bool:
+        """True `permille` times in a thousand."""
+        return self._random() * 1000 < permille
+
+    def after(
+        self, delay_us: int, machine: Machine | None, action: Callable[..., None], *arguments: object
+    ) -> None:
+        """`action` is due in `delay_us`; never, if `machine` dies before."""
+        self._sequence += 1
+        life = machine.life if machine is not None else 0
+        heapq.heappush(self._heap, (self.now_us + delay_us, self._sequence, machine, life, action, arguments))
+
+    def sync_us(self, machine: Machine) -> int:
+        """How long this write to the disk takes."""
+        return self.pick(200_000, 500_000) if self.chance(5) else self.pick(200, 3_000 * min(machine.slow, 10))
+
+    def execute_us(self, machine: Machine) -> int:
+        """How long this block takes to build or to check."""
+        return self.pick(1_000, 10_000) * machine.slow
+
+    def fetch_us(self) -> int:
+        """How long asking a peer for blocks or a body takes."""
+        return 2 * self.pick(*self.network.delay_us)
+
+    # --- the run -----------------------------------------------------------------------------------------
+
+    def config_for(self, member: int) -> Config:
+        """The replica's constants for the member at index `member`."""
+        return Config(
+            network=NETWORK,
+            member=self.members.id(member),
+            rotation_heights=self.plan.rotation_heights,
+            base_timeout_ms=self.plan.base_timeout_ms,
+            timeout_cap_ms=self.plan.timeout_cap_ms,
+            status_interval_ms=self.plan.status_interval_ms,
+            empty_block_interval_ms=self.plan.empty_block_interval_ms,
+            passed_over_max=PASSED_OVER_MAX,
+        )
+
+    def run(self, until: int = STEPS_MAX) -> Outcome:
+        """The run is over: everybody progressed after healing, a rule broke, or `until` steps were made."""
+        failure = None
+        try:
+            for machine in self.machines:
+                self.after(self.pick(0, 200_000), None, machine.start)
+            self._faults.begin()
+            self.after(0, None, self._request)
+            while self._recovered_us is None and self.steps < until:
+                self._one_step()
+        except Violation as violation:
+            failure = Failure(self.seed, self.steps, violation.rule, violation.detail)
+            self.note(None, f"BROKEN {violation}")
+        for kind, count in self.network.counts.items():
+            self.faults[f"message {kind}"] += count
+        recovered = self._recovered_us if self._recovered_us is not None else self.now_us
+        return Outcome(
+            seed=self.seed,
+            steps=self.steps,
+            heights=max(machine.disk.height for machine in self.machines),
+            recovery_ms=(recovered - self._healed_us) // 1000 if self._healed_us else 0,
+            bound_ms=self.bound_ms,
+            faults=self.faults,
+            rules=self.checks.rules,
+            reached=self.checks.reached,
+            failure=failure,
+        )
+
+    def _one_step(self) -> None:
+        at_us, _, machine, life, action, arguments = heapq.heappop(self._heap)
+        if machine is not None and (machine.life != life or not machine.up):
+            return
+        self.now_us = at_us
+        self.steps += 1
+        if machine is not None and machine.paused:
+            machine.backlog.append((action, arguments))
+            return
+        action(*arguments)
+
+    def primary_now(self) -> Machine | None:
+        """The machine that the most advanced running one takes for the primary."""
+        running = [machine for machine in self.machines if machine.up]
+        if not running:
+            return None
+        name = max(running, key=lambda machine: machine.disk.height).replica.status().primary
+        return next((machine for machine in running if machine.id == name), None)
+
+    # --- clients -----------------------------------------------------------------------------------------
+
+    def _request(self) -> None:
+        """A client's request spreads to every member it reaches; anti-entropy on connect repairs the rest."""
+        request = self._requests
+        self._requests += 1
+        first = self.machines[self.pick(0, len(self.machines))]
+        for machine in self.machines:
+            if machine is first or self.network.reach(first, machine.id) is machine:
+                self.after(self.pick(*self.network.delay_us), machine, machine.learn, request)
+        every = 200_000 if self._healed_us else self.plan.request_every_us
+        self.after(self.pick(every // 4, 2 * every), None, self._request)
+
+    # --- progress after healing --------------------------------------------------------------------------
+
+    @property
+    def bound_ms(self) -> int:
+        """How long healing may take at most, in virtual ms."""
+        cap = self.plan.timeout_cap_ms
+        f = self.members.f
+        return 2 * cap * (f + 2) + 10_000
+
+    def on_healed(self) -> None:
+        """From now on nothing fails: every honest member must reach the target within the bound."""
+        self._healed_us = max(1, self.now_us)
+        self._target = max(machine.disk.height for machine in self.machines) + HEIGHTS_AFTER_HEALING
+        self.note(None, f"healed; everybody must reach height {self._target} within {self.bound_ms} ms")
+        self.after(self.bound_ms * 1000, None, self._judge_progress)
+        self._look_for_the_end()
+
+    def on_height(self, machine: Machine) -> None:
+        """`machine` applied a block."""
+        self.note(machine, f"applied height {machine.disk.height} {machine.disk.head_digest.hex()[:8]}")
+
+    def _look_for_the_end(self) -> None:
+        if not self._behind():
+            self._recovered_us = self.now_us
+            self.checks.rules["progress after healing"] += 1
+            return
+        self.after(50_000, None, self._look_for_the_end)
+
+    def _judge_progress(self) -> None:
+        behind = self._behind()
+        self.checks.require("progress after healing", not behind, "; ".join(behind))
+
+    def _behind(self) -> list[str]:
+        """What each honest member still lacks."""
+        lacking = []
+        for machine in self.machines:
+            if not machine.honest:
+                continue
+            status = machine.replica.status()
+            if machine.disk.height < self._target:
+                lacking.append(f"{machine.name} at {machine.disk.height} of {self._target}: {status}")
+            elif status.abstaining:
+                lacking.append(f"{machine.name} abstains: {status}")
+        return lacking
+
+    # --- the trace ---------------------------------------------------------------------------------------
+
+    def note(self, machine: Machine | None, text: str) -> None:
+        """One line of the trace."""
+        if self._trace is not None:
+            who = machine.name if machine is not None else "--"
+            self._trace(f"{self.steps:6d} {self.now_us / 1000:11.3f} ms {who:4s} {text}")
+
+    def tell_input(self, machine: Machine, input_: Input) -> None:
+        """Trace an input, unless it is a tick."""
+        if self._trace is not None and not isinstance(input_, Tick):
+            text = (
+                f"<- {input_.peer}: {brief(input_.message)}"
+                if isinstance(input_, Received)
+                else f"<- {brief(input_)}"
+            )
+            self.note(machine, text)
+
+    def tell_effect(self, machine: Machine, effect: Effect) -> None:
+        """Trace an effect as it is performed."""
+        if self._trace is not None:
+            self.note(machine, f"-> {brief(effect)}")
+
+    def on_accused(self, machine: Machine, effect: Accuse) -> None:
+        """Evidence must name a member that is not honest; an honest one can never be accused."""
+        accused = self.members.index(effect.member)
+        holder = next(other for other in self.machines if other.member == accused)
+        self.checks.reached["equivocation proved"] += 1
+        self.checks.require("no honest member is accused", not holder.honest, machine.name, "accuses", holder.name)
+
+
+def brief(value: object) -> str:
+    """A value on one line: digests and signatures cut to eight hex digits."""
+    if isinstance(value, bytes):
+        return value.hex()[:8]
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(brief(item) for item in value) + ")"
+    fields = getattr(value, "__struct_fields__", None)
+    if fields is None:
+        return repr(value) if not hasattr(value, "name") else str(getattr(value, "name"))  # noqa: B009
+    shown = [
+        f"{name}={brief(getattr(value, name))}"
+        for name in fields
+        if name not in ("signature", "signatures", "payload")
+    ]
+    return f"{type(value).__name__}({', '.join(shown)})"
