@@ -61,15 +61,15 @@ class Held:
 class Lag:
     """How far the other members are, by their own word, and when to ask for blocks."""
 
-    def __init__(self, patience_ms: int) -> None:
-        """One height behind is normal for `patience_ms`: the votes may be on their way."""
-        self._patience_ms = patience_ms
+    def __init__(self, interval_ms: int) -> None:
+        """The first request is repeated after `interval_ms`, later ones less and less often."""
+        self._interval_ms = interval_ms
         self._working_on: dict[str, int] = {}
         self._certified = 0
         self._certified_by: tuple[str, ...] = ()
         self._behind_since_ms: int | None = None
-        self._next_ms = 0
-        self._delay_ms = patience_ms
+        self._next_ms: int | None = None
+        self._delay_ms = interval_ms
 
     def note(self, peer: str, height: int) -> None:
         """A member's peer works on `height`."""
@@ -97,17 +97,20 @@ class Lag:
         target = max(claimed, self._certified)
         return target if target > head_height else None
 
-    def catch_up(self, members: Members, head_height: int, now_ms: int) -> CatchUp | None:
-        """The catch-up that is due now: at once when far behind, after patience when one height behind."""
+    def catch_up(self, members: Members, head_height: int, now_ms: int, patience_ms: int) -> CatchUp | None:
+        """The catch-up that is due now: at once when far behind; one height behind is normal for `patience_ms`."""
         target = self.target(members, head_height)
         if target is None:
             self._behind_since_ms = None
             return None
         if self._behind_since_ms is None:
             self._behind_since_ms = now_ms
-            self._next_ms = now_ms if target > head_height + 1 else now_ms + self._patience_ms
-            self._delay_ms = self._patience_ms
-        if now_ms < self._next_ms:
+            self._next_ms = None
+            self._delay_ms = self._interval_ms
+        due_ms = self._next_ms
+        if due_ms is None:
+            due_ms = self._behind_since_ms + (patience_ms if target == head_height + 1 else 0)
+        if now_ms < due_ms:
             return None
         self._next_ms = now_ms + self._delay_ms
         self._delay_ms = min(self._delay_ms * 2, CATCH_UP_CAP_MS)

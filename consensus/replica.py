@@ -130,6 +130,7 @@ class Replica:
             case PayloadChecked():
                 if input_.height == self._work.height:
                     self._work.on_checked(input_)
+                    self._catch_up()
             case Applied(head=head) | Synced(head=head):
                 self._on_head(head)
         return self._take_effects()
@@ -213,7 +214,10 @@ class Replica:
         holders = work.catch_up_from()
         if holders:
             self._lag.note_certificate(holders, work.height)
-        effect = self._lag.catch_up(work.members, work.head.height, self._context.now_ms)
+        # The votes may be on their way; and while our own executor has the block, it is likely the faster one.
+        config = self._config
+        patience_ms = config.base_timeout_ms if work.checks.running else config.status_interval_ms
+        effect = self._lag.catch_up(work.members, work.head.height, self._context.now_ms, patience_ms)
         if effect is not None:
             self._context.emit(effect)
 

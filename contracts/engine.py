@@ -265,8 +265,8 @@ class Engine:
     ) -> Any:
         """Return the answer as plain values (a Value or a Struct is a dict of its fields, a tuple a list).
 
-        Raise CallError when it cannot be asked or when it costs more than `operations_max` (limit_exceeded), Revert
-        when the contract says no. Writes nothing. What else the contract raises passes: it is a bug.
+        Raise CallError when it cannot be asked, costs more than `operations_max` (limit_exceeded) or the contract
+        broke (contract_fault); Revert when the contract says no. Writes nothing.
         """
         method = self._find(contract, name, ("query",))
         values = method.convert(args)
@@ -280,6 +280,10 @@ class Engine:
                 return _plain(method.function(holder, *values))
             except LimitExceeded as error:
                 raise CallError("limit_exceeded", str(error)) from error
+            except (Revert, MemoryError):
+                raise
+            except Exception as error:
+                raise CallError("contract_fault", f"{type(error).__name__}: {error}") from error
 
     def genesis(self, state: State, env: Environment, arguments: Mapping[str, dict[str, Any]]) -> None:
         """Write each contract's first state, in the order of the contracts.
@@ -378,10 +382,20 @@ def _describe(contract: type[Contract], kind: str) -> tuple[MethodDescription, .
 
 def _schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON Schema of an object, its reference to itself resolved at the top."""
-    schema = msgspec.json.schema(type_)
+    schema = _portable(msgspec.json.schema(type_))
     definitions: dict[str, Any] = schema.get("$defs", {})
     top: dict[str, Any] = definitions.pop(schema["$ref"].rpartition("/")[2], {})
     return {**top, "$defs": definitions} if definitions else top
+
+
+def _portable(schema: Any) -> Any:
+    """The schema with patterns as ECMAScript reads them: there `$` is the very end, and `\\Z` would be a letter."""
+    if isinstance(schema, dict):
+        return {
+            name: item.replace("\\Z", "$") if name == "pattern" and isinstance(item, str) else _portable(item)
+            for name, item in schema.items()
+        }
+    return [_portable(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _plain(value: Any) -> Any:

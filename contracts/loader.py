@@ -40,7 +40,7 @@ class ContractLoader(SourceFileLoader):
         return super().get_data(path) if self._source is None else self._source
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the metered code of the module's source as it is now; raise ImpureContract when it breaks a rule."""
+        """Return the metered code of the module's source as it is now; raise ImpureContract otherwise."""
         text = importlib.util.decode_source(self.get_data(self.path))
         broken = check_purity(text)
         if broken:
@@ -105,10 +105,10 @@ def _digest(module: ModuleType) -> bytes:
     recorded: Any = getattr(module, _DIGEST, None)
     if isinstance(recorded, bytes):
         return recorded
-    loader = getattr(module.__spec__, "loader", None)
-    if not isinstance(loader, SourceFileLoader):
+    spec = module.__spec__
+    if spec is None or spec.origin is None:
         raise ImportError(f"{module.__name__} has no source")
-    return hashlib.sha256(loader.get_data(loader.path)).digest()
+    return hashlib.sha256(SourceFileLoader(module.__name__, spec.origin).get_data(spec.origin)).digest()
 
 
 def _contract_builtins() -> dict[str, Any]:

@@ -101,7 +101,10 @@ _KIND: Final = "__hansa_kind__"
 
 
 class CallError(Exception):
-    """The call cannot even be tried: `code` is unknown_contract, unknown_method or invalid_arguments."""
+    """The call cannot be tried: `code` is unknown_contract, unknown_method or invalid_arguments.
+
+    A query may also end in limit_exceeded or contract_fault.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code

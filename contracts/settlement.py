@@ -7,8 +7,8 @@ issue and redeem have the issuer's supply on the other side. What an account can
 
 A UETR (ISO 20022's unique end-to-end transaction reference: a lower-case UUID version 4) makes a payment
 idempotent: the same UETR with the same content changes nothing and answers with a `Repeated` event that names the
-original movement; with other content it is refused as `uetr_conflict`. UETRs are one space for the whole ledger: who
-takes another's out of spite has signed for it, and the payer sends again with a new one.
+original movement; with other content it is refused as `uetr_conflict`. UETRs are one space for the whole ledger:
+who takes another's out of spite has signed for it, and the payer sends again with a new one.
 
 Entries are not kept in state. An account counts them and chains their hashes, each movement's event carries both
 sides' entry numbers and balances, and `statement` reads the events back.
@@ -40,6 +40,8 @@ from contracts.sdk import (
     scheduled,
 )
 
+HEIGHT_MAX = 9_007_199_254_740_991
+
 AccountId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,33}\Z", description="1 … 34 characters")]
 CurrencyCode = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217")]
 Uetr = Annotated[
@@ -52,11 +54,11 @@ Uetr = Annotated[
 Reference = Annotated[str, Meta(pattern=r"^[ -~]{0,35}\Z", description="up to 35 printable ASCII characters")]
 Operator = Annotated[str, Meta(pattern=r"^(@[a-z][a-z0-9_]{0,39}|[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?)\Z")]
 Operators = Annotated[tuple[Operator, ...], Meta(max_length=8)]
+Height = Annotated[int, Meta(ge=0, le=HEIGHT_MAX)]
 Kind = Literal["issue", "redeem", "transfer", "hold", "capture"]
 HoldStatus = Literal["open", "captured", "released", "expired"]
 
 HOLD_MS_MAX = 366 * 24 * 60 * 60 * 1000
-HEIGHT_MAX = 9_007_199_254_740_991
 PAGE_MAX = 500
 EVENTS_MAX = 10_000
 NO_CHAIN = b""
@@ -114,6 +116,13 @@ class Entry(Value):
     uetr: str | None
     reference: str
     balance: int
+
+
+class Link(Value):
+    """What an account's chain hashes: the chain before, and the entry that goes on from it."""
+
+    chain: bytes
+    entry: Entry
 
 
 class Movement(Value):
@@ -550,7 +559,7 @@ class Settlement(Contract):
         require(balance <= AMOUNT_MAX, "balance_overflow", account)
         number = found.entries + 1
         entry = Entry(account, number, ctx.height, order.kind, amount, other, order.uetr, order.reference, balance)
-        after = replace(found, balance=balance, entries=number, chain=ctx.digest((found.chain, entry)))
+        after = replace(found, balance=balance, entries=number, chain=ctx.digest(Link(found.chain, entry)))
         self.accounts[account] = after
         return after
 
@@ -650,8 +659,8 @@ class Settlement(Contract):
         self,
         ctx: QueryContext,
         account: AccountId,
-        from_height: int = 0,
-        to_height: int = HEIGHT_MAX,
+        from_height: Height = 0,
+        to_height: Height = HEIGHT_MAX,
         limit: int = 100,
         after_entry: int = 0,
     ) -> Statement:

@@ -288,7 +288,7 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Nothing here: it is not listened to for a minute. Ask its operator which version runs there.",
     ),
     "bad_catch_up": ErrorEntry(
-        "A peer answered a request for blocks with something else, or with blocks that their members did not decide.",
+        "A peer answered a request for blocks with something else, or with blocks that were not decided.",
         "Nothing here: blocks are fetched from another member. Ask its operator which version runs there.",
     ),
     # --- store (disk) ---
@@ -318,7 +318,7 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "ledger_differs": ErrorEntry(
         "What this node stores is not what its blocks lead to.",
-        "Move the data directory away and let the node catch up from the peers into an empty one; keep the old one.",
+        "Move the data directory away, keep it, and let the node catch up from its peers into an empty one.",
     ),
     "disk_full": ErrorEntry(
         "The disk has no room left; the node stopped before anything was lost.",
@@ -339,17 +339,21 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The block stands on another parent than this node's head.",
         "Compare the heads of the members with `hansa status`; two decided blocks of one height must never exist.",
     ),
-    "time_not_after_parent": ErrorEntry("The block's time is not after its parent's.", "Look at the proposer's node."),
+    "time_not_after_parent": ErrorEntry(
+        "The block's time is not after its parent's.", "Look at the proposer's node."
+    ),
     "block_ahead_of_clock": ErrorEntry(
         "The block's time lies further ahead of this node's clock than drift_ms.",
-        "Synchronise the clocks (NTP) of the proposer and of this node; the block is judged again when its time comes.",
+        "Synchronise the clocks (NTP) of proposer and node; the block is judged again when its time comes.",
         retryable=True,
     ),
     "block_behind_clock": ErrorEntry(
         "The block's time lies further behind this node's clock than drift_ms.",
         "Synchronise the clocks (NTP) of the proposer and of this node.",
     ),
-    "wrong_proposer": ErrorEntry("The block names another proposer than the primary.", "Look at the proposer's node."),
+    "wrong_proposer": ErrorEntry(
+        "The block names another proposer than the primary.", "Look at the proposer's node."
+    ),
     "contracts_differ": ErrorEntry(
         "The block was built by other contract code than this node runs.",
         "Install the same release everywhere: `hansa contracts` shows the digest of each module.",

@@ -25,7 +25,7 @@ EXPIRY_AHEAD_MS_MAX = 24 * 60 * 60 * 1000
 Hash: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Key: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Ed25519Signature: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
-Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
+Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
 PrincipalName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?\Z")]
 RequestId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:/-]{1,64}\Z")]
 NetworkId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,64}\Z")]
@@ -43,7 +43,7 @@ class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Call(_Item, frozen=True):
-    """One call of a contract's method with named arguments (plain values)."""
+    """One call of a contract's method with named arguments (plain values). Names nobody has give an outcome."""
 
     contract: Name
     method: Name

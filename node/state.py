@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from consensus.codec import convert, encode, unpack
+from consensus.codec import decode_own, encode
 from consensus.members import Members
 from node.ledger import BlockBody, EventData, Header, HeadRecord, Proposal
 from node.state_tree import StagedTree
@@ -272,4 +272,4 @@ class Overlay:
 
 def _decode(raw: bytes, type_: type[T]) -> T:
     """Return the value in `raw`; the bytes are our own, so their canonical form is not proven again."""
-    return convert(unpack(raw, size_max=VALUE_SIZE_MAX), type_)
+    return decode_own(raw, type_, size_max=VALUE_SIZE_MAX)

@@ -141,7 +141,7 @@ def importers_of(module: str) -> set[str]:
 
 
 def test_only_the_store_touches_leveldb() -> None:
-    assert importers_of("plyvel") == {"node/store.py"}
+    assert importers_of("plyvel") == {"node/store/database.py"}
 
 
 def test_only_keys_touches_signature_libraries() -> None:
@@ -158,7 +158,7 @@ def test_only_the_runtime_steps_the_replica() -> None:
         for alias in node.names
         if alias.name == "Replica"
     }
-    assert users == {"node/runtime.py"}
+    assert users == {"node/runtime/driver.py", "node/runtime/node.py"}
 
 
 def test_only_the_command_line_prints() -> None:

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
-import h11
 import msgspec
 import uvicorn
 from litestar import Litestar, Router
@@ -25,18 +24,21 @@ from node.api.streaming import HEARTBEAT_S, EventStreams, event_routes
 from node.api.submitting import submitting_routes
 from node.errors import ConfigError, RejectedTransaction, Unavailable
 
-IDLE_TIMEOUT_S: Final = 60
 STOP_TIMEOUT_S: Final = 5
 DEAD_CLIENT_TIMEOUT_MS: Final = 60_000
 HEADERS_BYTES_MAX: Final = 32 * 1024
 
 
 class ApiLimits(msgspec.Struct, frozen=True):
-    """What this node spends on its clients."""
+    """What this node spends on its clients.
+
+    `idle_timeout_s` bounds how long a connection may be silent between requests, or take to begin one.
+    """
 
     request_bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 16 * 1024 * 1024
     connections_max: Annotated[int, msgspec.Meta(ge=1)] = 256
     streams_max: Annotated[int, msgspec.Meta(ge=0)] = 64
+    idle_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 60
     heartbeat_s: float = HEARTBEAT_S
 
 
@@ -87,7 +89,7 @@ class ApiServer:
             log_level="error",
             access_log=False,
             server_header=False,
-            timeout_keep_alive=IDLE_TIMEOUT_S,
+            timeout_keep_alive=self._limits.idle_timeout_s,
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
             h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
         )
@@ -180,15 +182,33 @@ def _bounded_protocol(connections_max: int) -> type[asyncio.Protocol]:
     """uvicorn's HTTP/1.1 with what it lacks: a bound on connections, a time to begin, failures in our shape."""
 
     class BoundedProtocol(H11Protocol):
+        _waiting_since: float | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > connections_max:
                 error = Unavailable("node_busy", "too many connections are open", retry_after_ms=1000)
                 self._answer(503, failure_bytes(error))
                 return
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            self._await_request()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._answering():
+                self._waiting_since = None
+            elif self.timeout_keep_alive_task is None:
+                # Part of a request's head: what is missing has to come in the same time, not byte by byte.
+                self._await_request()
+
+        def _await_request(self) -> None:
+            now = self.loop.time()
+            self._waiting_since = self._waiting_since or now
+            self.timeout_keep_alive_task = self.loop.call_at(
+                self._waiting_since + self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+        def _answering(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
 
         def send_400_response(self, msg: str) -> None:
             self._answer(400, failure_bytes(RejectedTransaction("malformed_request", msg)))
@@ -197,7 +217,7 @@ def _bounded_protocol(connections_max: int) -> type[asyncio.Protocol]:
             """Write a whole answer outside any request, and close."""
             reason = {400: "Bad Request", 503: "Service Unavailable"}[status]
             head = f"HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            if not (self._answering() and self.cycle.response_started):
                 self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             self.transport.close()
 

@@ -1,12 +1,14 @@
 """What a command shows: one JSON document, or a calm table; messages and failures go to stderr."""
 
+import contextlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -68,6 +70,15 @@ def shown(value: object) -> str:
     if isinstance(value, str | int):
         return str(value)
     return msgspec.json.encode(value).decode()
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function of (done, total) that moves a bar on stderr while a person looks on."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def message(text: str) -> None:

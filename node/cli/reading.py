@@ -1,6 +1,7 @@
 """Commands that read from a node."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -152,13 +153,25 @@ def query(
 def _show_value(output: Output, answer: QueryAnswer) -> None:
     value = answer.value
     if isinstance(value, dict):
-        output.facts(value.items())
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        columns = list(dict.fromkeys(key for item in value for key in item))
-        output.table(columns, [[item.get(column) for column in columns] for item in value])
+        tables = {name: item for name, item in value.items() if _is_table(item)}
+        output.facts((name, item) for name, item in value.items() if name not in tables)
+        for name, rows in tables.items():
+            output.text(f"{name}:")
+            _show_rows(output, rows)
+    elif _is_table(value):
+        _show_rows(output, value)
     else:
         output.text(shown(value))
     output.text(f"at height {answer.height}, {answer.age_ms} ms old")
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _show_rows(output: Output, rows: list[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    output.table(columns, [[row.get(column) for column in columns] for row in rows])
 
 
 def named(arguments: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import click
 
 from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables
 from node.cli.options import NODE_FILE, Directory, directory_option, output_option, passphrase
-from node.cli.output import Output, message
+from node.cli.output import Output, message, progress_bar
 from node.errors import ConfigError
 from node.keys import SigningKey, find_passphrase, read_key_info, write_key_file
 
@@ -150,9 +150,12 @@ def run(directory: Directory) -> int:
 @output_option
 def verify(directory: Directory, output: Output) -> int:
     """Read the stopped node's whole ledger again: certificates, hashes, receipts and state, from genesis on."""
+    # Imported here: it loads the contracts, which takes longer than most commands.
     from node.verification import verify_directory
 
-    report = verify_directory(directory.required())
+    node = directory.required()
+    with progress_bar("verifying") as progress:
+        report = verify_directory(node, progress)
     if output.as_json:
         output.document(report)
     else:

@@ -93,6 +93,7 @@ def submit(
             taken = client.submit(transaction)
             fate = Fate(tx_id=taken.tx_id, status=taken.status)
     _show_fate(output, fate)
+    _explain_refusals(fate, contracts)
     if wait and fate.status == "pending":
         # The result is shown already; the failure only says on stderr that the wait has ended.
         late = Unavailable("not_final_in_time", f"{fate.tx_id} is not final after {timeout_ms} ms")
@@ -158,6 +159,13 @@ def _show_fate(output: Output, fate: Fate) -> None:
                 for place, receipt in enumerate(fate.receipts, start=1)
             ],
         )
+
+
+def _explain_refusals(fate: Fate, contracts: tuple[ContractAnswer, ...]) -> None:
+    """On stderr, what the contracts say about the codes of calls that failed; each code once."""
+    meanings = {code.code: code.meaning for contract in contracts for code in contract.codes}
+    for code in dict.fromkeys(receipt.code for receipt in fate.receipts if receipt.code != "ok"):
+        message(f"hansa: the ledger said no: {code}. {meanings.get(code, '')}".rstrip())
 
 
 def _show_dry_run(output: Output, result: DryRun) -> int:

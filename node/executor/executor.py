@@ -315,8 +315,8 @@ class Executor:
         """Return None when the (verified) transaction may wait for a block, or the height at which it is final.
 
         Raise RejectedTransaction for the first of: wrong_network, expired, expiry_too_far,
-        request_conflict, unknown_principal, policy_unsatisfied; unknown_contract, unknown_method and
-        invalid_arguments of the first such call. A final transaction is recognised even after it expired.
+        request_conflict, unknown_principal, policy_unsatisfied. A final transaction is recognised even after it
+        expired. Its calls are not judged: a wrong one is an outcome in the receipt (see `validate_calls`).
         """
         view, cache = self._opened_admission()
         body = transaction.body
@@ -328,17 +328,25 @@ class Executor:
         reason = obstacle(self._rules, state, transaction, max(now_ms, view.head.time_ms + 1))
         if reason is not None:
             raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")
-        for index, call in enumerate(body.calls):
+        return None
+
+    def validate_calls(self, transaction: Transaction) -> None:
+        """Return when every call names a method and fits its arguments.
+
+        Raise RejectedTransaction for the first that does not: unknown_contract, unknown_method, invalid_arguments.
+        A node does this for its own clients, who can then mend the call; it decides nothing about blocks.
+        """
+        for index, call in enumerate(transaction.body.calls):
             try:
                 self._engine.validate(call.contract, call.method, call.args)
             except CallError as error:
                 raise RejectedTransaction(error.code, f"call {index}: {error.message}", call=index) from error
-        return None
 
     def dry_run(self, transaction: Transaction, now_ms: int) -> DryRun:
         """Return what the transaction would do in the next block; nothing is changed. Raises as `admission`."""
         if self.admission(transaction, now_ms) is not None:
             raise RejectedTransaction("request_conflict", "the transaction is final already")
+        self.validate_calls(transaction)
         view, _ = self._opened_admission()
         run = BlockRun(self._rules, view, None, view.head.height + 1, max(now_ms, view.head.time_ms + 1))
         attempt = run.attempt(transaction)

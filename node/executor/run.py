@@ -11,7 +11,7 @@ import msgspec
 from consensus.codec import check_plain, encode, unpack
 from consensus.members import Members, Validator
 from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled
-from contracts.state_keys import encode_key
+from contracts.state_keys import encode_component, encode_key
 from node.config import Parameters
 from node.ledger import (
     EXPIRY_AHEAD_MS_MAX,
@@ -29,6 +29,9 @@ from node.state import LedgerView, Overlay, StateReader, ValueCache
 
 LEDGER = "ledger"
 SEQUENCES_PER_BLOCK = 1 << 24
+
+REQUESTS = encode_key((LEDGER, "request"))
+SCHEDULE = encode_key((LEDGER, "schedule"))
 
 REVERTED = CallReceipt("reverted", ())
 QUARANTINED = CallReceipt("quarantined", ())
@@ -178,7 +181,7 @@ class BlockRun:
         self.operations += attempt.operations
         for call in attempt.scheduled:
             check_plain(call.args)
-            key = encode_key((LEDGER, "schedule", call.at_ms, self._sequence))
+            key = SCHEDULE + encode_component(call.at_ms) + encode_component(self._sequence)
             self.overlay.put(key, ScheduledCall(call.contract, call.method, encode(call.args)))
             self._sequence += 1
         for receipt in attempt.calls:
@@ -223,7 +226,7 @@ def obstacle(rules: Rules, state: Overlay, transaction: Transaction, time_ms: in
 
 def request_key(sender: str, request_id: str) -> bytes:
     """Return the state key of a request record."""
-    return encode_key((LEDGER, "request", sender, request_id))
+    return REQUESTS + encode_component(sender) + encode_component(request_id)
 
 
 def read_request(state: Overlay, sender: str, request_id: str) -> RequestRecord | None:
@@ -233,16 +236,13 @@ def read_request(state: Overlay, sender: str, request_id: str) -> RequestRecord 
 
 def due_calls(state: Overlay, time_ms: int, limit: int) -> list[tuple[bytes, ScheduledCall]]:
     """Return up to `limit` (key, call) scheduled for `time_ms` or earlier, in the order (at_ms, sequence)."""
-    start = encode_key((LEDGER, "schedule"))
-    end = encode_key((LEDGER, "schedule", time_ms + 1))
-    return state.scan(start, end, ScheduledCall, limit)
+    return state.scan(SCHEDULE, SCHEDULE + encode_component(time_ms + 1), ScheduledCall, limit)
 
 
 def next_due_ms(base: StateReader) -> int | None:
     """Return the time of the earliest scheduled call, or None."""
-    start = encode_key((LEDGER, "schedule"))
-    for key, _ in base.scan(start, start + b"\xff"):
-        return int.from_bytes(key[len(start) + 1 : len(start) + 9], "big")
+    for key, _ in base.scan(SCHEDULE, SCHEDULE + b"\xff"):
+        return int.from_bytes(key[len(SCHEDULE) + 1 : len(SCHEDULE) + 9], "big")
     return None
 
 

@@ -25,7 +25,7 @@ from consensus.effects import (
     Synced,
     VoteRecord,
 )
-from consensus.messages import PAYLOAD_SIZE_MAX, Certificate, VoteKind
+from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
 from node.errors import InvalidBlock, RejectedTransaction
 from node.executor import Executor
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
@@ -199,12 +199,12 @@ class Chain:
     # --- records ---------------------------------------------------------------------------------------------
 
     async def persist(self, records: Sequence[Persist | PersistAbstention]) -> None:
-        """All `records` are durable, each prepare with the block that it names: one sync."""
+        """All `records` are durable, each vote and certificate with the block that it names: one sync."""
         kept = [item.record for item in records if isinstance(item, Persist)]
         bodies: dict[bytes, BlockBody] = {}
         for record in kept:
             digest = b""
-            if isinstance(record, VoteRecord) and record.vote.kind is VoteKind.PREPARE:
+            if isinstance(record, VoteRecord):
                 digest = record.vote.digest
             elif isinstance(record, PreparedRecord):
                 digest = record.certificate.digest

@@ -57,6 +57,8 @@ class Intake:
                 outcomes.append(transaction)
                 continue
             try:
+                if self._mempool.waiting(transaction.tx_id) is None:
+                    self._executor.validate_calls(transaction)
                 added = self._admit(transaction)
             except HansaError as error:
                 outcomes.append(error)

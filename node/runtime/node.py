@@ -52,6 +52,7 @@ class Node:
         self, config: NodeConfig, network: NetworkConfig, voting_key: SigningKey, tls_key: SigningKey
     ) -> None:
         """Open the store and make all parts; raise ConfigError or StoreError where that cannot be."""
+        # A hundred lines because every part gets its collaborators here and nowhere else.
         own = network.member(config.member)
         if own.voting_key != voting_key.public:
             raise ConfigError(

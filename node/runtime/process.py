@@ -1,6 +1,7 @@
 """The process around a node: its directory, its keys, its log, its event loop."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -18,6 +19,9 @@ NODE_FILE = "node.toml"
 SWITCH_INTERVAL_S = 0.001
 """How long a busy thread may keep the event loop from running: votes come before executions."""
 
+GC_ALLOCATIONS = 100_000
+"""Almost everything here dies by its reference count; the collector's walks are for the rare cycle."""
+
 
 def run(directory: Path, passphrase: Callable[[], str]) -> int:
     """Run the node of `directory` until SIGTERM, SIGINT or a failure; return the exit code.
@@ -32,6 +36,7 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     _, voting_key = read_key_file(config.keys_dir / "voting.key", secret, kind="voting", id=config.member)
     _, tls_key = read_key_file(config.keys_dir / "tls.key", secret, kind="tls", id=config.member)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(GC_ALLOCATIONS)
 
     async def main() -> int:
         return await Node(config, network, voting_key, tls_key).run()

@@ -14,6 +14,7 @@ from node.api.service import EventCursor, EventFilter, StoredBlock
 from node.client.answers import (
     CallOutcome,
     ChangedValue,
+    CodeDescription,
     ContractAnswer,
     Diagnosis,
     DryRun,
@@ -201,6 +202,8 @@ class Service:
             height=self._view.head.height,
             receipts=tuple(CallOutcome(code=call.code, events=call.events) for call in calls),
             changes=tuple(changes),
+            details=tried.details,
+            operations=tried.operations,
         )
 
     # --- reads -----------------------------------------------------------------------------------------------
@@ -292,6 +295,7 @@ class Service:
                 doc=item.doc,
                 calls=tuple(MethodDescription(**msgspec.structs.asdict(method)) for method in item.calls),
                 queries=tuple(MethodDescription(**msgspec.structs.asdict(method)) for method in item.queries),
+                codes=tuple(CodeDescription(**msgspec.structs.asdict(code)) for code in item.codes),
             )
             for item in self._engine.describe()
         )

@@ -139,7 +139,7 @@ class Store:
             executed.members.validators,
         )
         rows = self._state_rows(executed)
-        if self._database.get(b"b" + executed.digest) is None:
+        if self._database.get(b"w" + height + executed.digest) is None:
             rows.append((b"b" + executed.digest, encode(executed.body)))
         rows.append((b"r" + height, encode(ReceiptsRecord(executed.scheduled, executed.receipts))))
         rows.append((b"u" + height, encode(UndoRecord(tuple(executed.writes.before.items())))))
@@ -235,9 +235,9 @@ class Store:
             changed[key] = (self._sequence, record)
             rows.append((key, number(self._sequence) + encode(record)))
         for digest, body in (bodies or {}).items():
-            if body.header.height > self.head.height and self._database.get(b"b" + digest) is None:
-                rows.append((b"b" + digest, encode(body)))
-                rows.append((b"w" + number(body.header.height) + digest, b""))
+            marker = b"w" + number(body.header.height) + digest
+            if body.header.height > self.head.height and self._database.get(marker) is None:
+                rows += [(b"b" + digest, encode(body)), (marker, b"")]
         if abstain_until is not None:
             rows.append((META_ABSTAIN, number(max(abstain_until, self._abstain_until()))))
         if changed and self._database.get(META_VOTED) is None:

@@ -112,9 +112,10 @@ class Nodes:
     def wait_agreement(
         self, timeout_s: float = START_TIMEOUT_S, on_wait: Callable[[str], None] = lambda _: None
     ) -> int:
-        """All running nodes are ready at one height with one state root and nothing pending; return the height.
+        """All running nodes stand ready at one height with one state root and nothing pending; return the height.
 
-        Raise TestnetError that says what each of them lacks when they are not in time, or when one ended.
+        Of a node that does not vote yet, because its data was wiped, only agreement is asked. Raise
+        TestnetError that says what each of them lacks when they are not in time, or when one ended.
         """
         deadline = time.monotonic() + timeout_s
         alive = [m for m in self.network.members if processes.is_alive(m.pid, m.started_ticks)]
@@ -159,7 +160,7 @@ def _disagreement(answers: dict[str, NodeStatus | None]) -> str:
     unready = [
         f"{member} ({'; '.join(answer.reasons) or 'not ready'})"
         for member, answer in known.items()
-        if not answer.ready
+        if not answer.ready and not _only_abstains(answer)
     ]
     if unready:
         return f"not ready: {', '.join(unready)}"
@@ -169,6 +170,11 @@ def _disagreement(answers: dict[str, NodeStatus | None]) -> str:
         f"{member} {answer.pending_transactions}" for member, answer in known.items() if answer.pending_transactions
     ]
     return f"transactions pending: {', '.join(busy)}" if busy else ""
+
+
+def _only_abstains(answer: NodeStatus) -> bool:
+    """Whether all that the node lacks is its vote: after a wipe it agrees with the others before it votes again."""
+    return not answer.voting and len(answer.reasons) == 1
 
 
 def _address(url: str) -> str:

@@ -21,7 +21,7 @@ from scripts.localnet.replay import Cast, Replay, data_name, make_replay, sender
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """The network after a load. `figures` is None when nothing was loaded by now; `audit` when nothing was just now."""
+    """The network after a load. `figures` is None when nothing was ever loaded, `audit` when nothing was now."""
 
     members: list[MemberStatus]
     figures: LoadFigures | None

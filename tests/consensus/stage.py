@@ -94,7 +94,6 @@ class Stage:
         *,
         memory: Memory = FRESH,
         head: Head | None = None,
-        started: bool = True,
         **parameters: int,
     ) -> None:
         self.signer = Signer(n)
@@ -114,7 +113,7 @@ class Stage:
             self.now_ms,
             TIME_MS,
         )
-        self.first_effects = self.replica.start() if started else []
+        self.first_effects = self.replica.start()
 
     def _verify(self, key: bytes, data: bytes, signature: bytes) -> bool:
         self.verified += 1

@@ -178,5 +178,5 @@ class SettlementMachine(RuleBasedStateMachine):
 
 TestSettlementMachine = SettlementMachine.TestCase
 TestSettlementMachine.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

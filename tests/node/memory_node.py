@@ -13,6 +13,7 @@ from consensus.messages import Certificate, VoteKind
 from node.api import EventCursor, EventFilter, StoredBlock
 from node.client import (
     ChangedValue,
+    CodeDescription,
     ContractAnswer,
     Diagnosis,
     DryRun,
@@ -54,6 +55,7 @@ TILL = ContractAnswer(
     name="till",
     version=1,
     doc="Counts deposits.",
+    codes=(CodeDescription(code="amount_not_positive", meaning="An amount is more than nothing.", iso="AM01"),),
     calls=(
         MethodDescription(
             name="deposit",

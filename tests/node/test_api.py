@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -302,6 +303,29 @@ async def test_connections_are_bounded(server: ApiServer) -> None:
     assert b"node_busy" in answer
     for _, open_writer in [*streams, (reader, writer)]:
         open_writer.close()
+
+
+async def test_a_connection_that_never_completes_a_request_is_closed(node: MemoryNode) -> None:
+    server = ApiServer(node, "127.0.0.1", 0, limits=ApiLimits(idle_timeout_s=1))
+    await server.start()
+    silent, silent_writer = await asyncio.open_connection("127.0.0.1", server.port)
+    slow, slow_writer = await asyncio.open_connection("127.0.0.1", server.port)
+
+    async def trickle() -> None:
+        with contextlib.suppress(ConnectionError):
+            for byte in b"GET /healthz HTTP/1.1\r\nhost: " + b"x" * 100:
+                slow_writer.write(bytes([byte]))
+                await slow_writer.drain()
+                await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    assert await asyncio.wait_for(silent.read(), 3) == b""
+    assert await asyncio.wait_for(slow.read(), 3) == b""
+    assert not trickling.done(), "closed while bytes still came"
+    trickling.cancel()
+    for writer in (silent_writer, slow_writer):
+        writer.close()
+    await server.stop()
 
 
 async def test_a_used_port_is_the_operators_error(server: ApiServer, node: MemoryNode) -> None:

@@ -152,6 +152,7 @@ def test_what_the_ledger_refuses_exits_with_1(hansa: Any, key_file: Path) -> Non
     result = hansa("tx", "submit", "till.deposit", "account=C-1", "amount=0", "--key", str(key_file), "--json")
     assert result.code == 1
     assert result.json["receipts"][0]["code"] == "amount_not_positive"
+    assert result.err == "hansa: the ledger said no: amount_not_positive. An amount is more than nothing.\n"
 
 
 def test_a_file_of_calls_is_one_transaction(hansa: Any, key_file: Path, tmp_path: Path) -> None:
@@ -291,6 +292,19 @@ def test_a_wiped_data_directory_is_never_given_a_vote_again(hansa: Any, tmp_path
     (directory / "data").rmdir()
     assert hansa(*line).json["may_vote"] is False
     assert not (directory / "data").exists()
+
+
+def test_verify_reads_a_directory_and_says_when_there_is_none(hansa: Any, tmp_path: Path) -> None:
+    directory, network = tmp_path / "bank-a", tmp_path / "network.toml"
+    made = hansa("init", "--member", "bank-a", "--dir", str(directory), "--listen", "127.0.0.1:7601")
+    write_network(network, [made.out[made.out.index("[[members]]") :]])
+    assert hansa("init", "--member", "bank-a", "--network", str(network), "--dir", str(directory)).code == 0
+    verified = hansa("verify", "--dir", str(directory), "--json")
+    assert verified.code == 0, verified.err
+    assert verified.json == {"ok": True, "height": 0, "blocks": 0, "transactions": 0, "first_error": None}
+    (directory / "data").rename(tmp_path / "elsewhere")
+    missing = hansa("verify", "--dir", str(directory))
+    assert (missing.code, "data_dir_unusable" in missing.err) == (2, True)
 
 
 def test_init_refuses_foreign_keys_and_another_network(hansa: Any, tmp_path: Path) -> None:

@@ -213,9 +213,9 @@ def test_a_policy_changed_in_a_block_judges_the_next_transaction_of_the_same_blo
         (Call("settlement", "transfer", {"debtor": 1}), "invalid_arguments"),
     ],
 )
-def test_admission_refuses_calls_that_cannot_be_tried(ledger: Ledger, call: Call, code: str) -> None:
+def test_calls_that_cannot_be_tried_are_named(ledger: Ledger, call: Call, code: str) -> None:
     with pytest.raises(RejectedTransaction) as caught:
-        ledger.executor.admission(ledger.transaction("bank-a", transfer("A", "B", 1, 1), call), ledger.now_ms)
+        ledger.executor.validate_calls(ledger.transaction("bank-a", transfer("A", "B", 1, 1), call))
     assert (caught.value.code, caught.value.details["call"]) == (code, 1)
 
 
@@ -307,6 +307,13 @@ def test_operations_bound_a_block_and_a_single_transaction(tmp_path: Path) -> No
     assert built is not None
     assert 1 <= len(built.tx_ids) < 12
     assert built.operations <= 10_000
+    longer = items[: len(built.tx_ids) + 1]
+    wire_ids = tuple(item.wire_id for item in longer)
+    forged = with_header(
+        msgspec.structs.replace(built.proposal, wire_ids=wire_ids), tx_root=ledger.tx_root(*longer)
+    )
+    error = refusal(ledger, forged, longer)
+    assert (error.code, "operations" in error.message) == ("block_too_large", True)
     ledger.follow(built)
     [huge] = ledger.settle(ledger.transaction("bank-a", *[ledger.opening() for _ in range(400)], mode="each"))
     found = codes(huge)

@@ -260,7 +260,8 @@ def test_a_voted_body_outlives_a_crash_and_only_the_decided_one_stays(ledger: Le
     assert again.store.body(one.digest) == one.body
     assert again.store.body(rival.digest) is None
     assert again.store.memory().records == ()
-    assert again.store.memory().voted
+    again = reopened(again)
+    assert again.store.memory() == Memory(never_voted=False, voted=True, abstain_until=0, records=())
     again.store.put_records([vote(1, 9)], {rival.digest: rival.body})
     assert again.store.memory().records == (), "heights that are decided take no records"
     assert again.store.body(rival.digest) is None

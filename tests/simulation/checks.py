@@ -119,10 +119,21 @@ class Checks:
             proof = conduct.prepared.get(vote.height)
             holds = proof is not None and (proof.view, proof.digest) == (vote.view, vote.digest)
             self.require("commit only what is prepared", holds, where)
+        self._judge_view_of_vote(where, conduct, vote)
         self._note_vote(conduct, vote)
         conduct.slots[slot] = vote.digest
         conduct.floor[vote.height] = max(conduct.floor.get(vote.height, 0), vote.view)
         conduct.voted[vote.height] = max(conduct.voted.get(vote.height, 0), vote.view)
+
+    def _judge_view_of_vote(self, where: str, conduct: Conduct, vote: Vote) -> None:
+        """A second view of a height is entered by a new view only, and that binds what may be voted for there."""
+        new_view = conduct.new_views.get((vote.height, vote.view))
+        voted = conduct.voted.get(vote.height)
+        if voted is not None and voted < vote.view:
+            self.require("a later view is opened by a new view", new_view is not None, where, "after view", voted)
+        bound = _highest_prepared(new_view) if new_view is not None else None
+        if bound is not None:
+            self.require("a new view re-proposes what is prepared", bound.digest == vote.digest, where)
 
     def _note_vote(self, conduct: Conduct, vote: Vote) -> None:
         """Count the situations in which a vote is more than routine."""

@@ -159,20 +159,32 @@ class Faults:
             self._later(resume)
 
     def _forget(self) -> None:
-        """A member of the faulty ones loses its disk, or comes back with an older copy of the chain."""
+        """A member of the faulty ones loses its disk or its votes, often just after a vote."""
         chosen = [machine for machine in self.world.machines if machine.faulty in ("wipe", "restore")]
         if not chosen:
             return
         machine = chosen[self.world.pick(0, len(chosen))]
-        if machine.faulty == "restore" and machine.name not in self._backups:
+        if machine.faulty == "restore" and self.world.chance(300):
             self._count("backup", machine.name)
             self._backups[machine.name] = machine.disk.copy()
-            return
+        elif machine.up and self.world.chance(500):
+            kind = ("PREPARE", "COMMIT", "PrePrepare", "ViewChange")[self.world.pick(0, 4)]
+            machine.crash_at = (kind, False, lambda: self._lose(machine))
+        else:
+            self._lose(machine)
+
+    def _lose(self, machine: Machine) -> None:
         self._count(machine.faulty, machine.name)
         if machine.up:
             machine.crash()
-        machine.wipe(self._backups.pop(machine.name, None))
-        self._later(lambda: self._restart(machine))
+        backup = None
+        if machine.faulty == "restore":
+            backup = self._backups.pop(machine.name, None) or machine.disk.copy()
+        machine.wipe(backup)
+        if self.world.chance(500):
+            self.world.after(self.world.pick(100, 20_000), None, self._restart, machine)
+        else:
+            self._later(lambda: self._restart(machine))
 
     def _slow_executor(self) -> None:
         machine = self._any()
@@ -301,7 +313,7 @@ def draw_plan(world: "World") -> Plan:
         n=n,
         base_timeout_ms=base,
         timeout_cap_ms=base * (2, 4, 5)[world.pick(0, 3)],
-        status_interval_ms=(200, 500)[world.pick(0, 2)],
+        status_interval_ms=(300, 500, 1_000)[world.pick(0, 3)],
         rotation_heights=(3, 10, 10_000)[world.pick(0, 3)],
         empty_block_interval_ms=(0, 3_000, 60_000)[world.pick(0, 3)],
         delay_us=(fastest, fastest + world.pick(1_000, 60_000)),

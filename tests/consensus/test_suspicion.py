@@ -1,0 +1,267 @@
+"""README 6: when another primary is asked for."""
+
+import msgspec
+import pytest
+
+from consensus.messages import ViewChange
+from consensus.pace import Pace
+
+from .stage import Stage, said
+
+A, B = b"block a", b"block b"
+
+
+def asked(effects: list) -> list[int]:  # type: ignore[type-arg]
+    """The views asked for among `effects`."""
+    return [message.view for message in said(ViewChange, effects)]
+
+
+def test_silence_while_work_waits_asks_for_the_next_view() -> None:
+    """6.1"""
+    stage = Stage(me=1)
+    stage.work()
+    assert not asked(stage.pass_time(1_900))
+    assert asked(stage.pass_time(300)) == [1]
+    assert stage.replica.status().suspicion == "no proposal from member-0"
+
+
+def test_silence_while_nothing_waits_is_peace() -> None:
+    """6.1"""
+    stage = Stage(me=1)
+    assert not asked(stage.pass_time(20_000, alive=(0, 2, 3)))
+
+
+def test_a_proposal_that_is_not_decided_in_time_accuses_too() -> None:
+    """6.1"""
+    stage = Stage(me=1)
+    stage.follow(A)
+    assert asked(stage.pass_time(2_200, alive=(0, 2, 3))) == [1]
+
+
+def test_the_primary_whose_proposal_finds_no_quorum_asks_too() -> None:
+    """6.1"""
+    stage = Stage(me=0)
+    stage.work()
+    stage.built(A)
+    assert asked(stage.pass_time(2_200)) == [1]
+
+
+def test_an_empty_block_that_is_overdue_is_work() -> None:
+    """6.1"""
+    stage = Stage(me=1, empty_block_interval_ms=3_000)
+    assert not asked(stage.pass_time(6_700, alive=(0, 2, 3)))
+    assert asked(stage.pass_time(500, alive=(0, 2, 3))) == [1]
+
+
+def test_a_decision_restarts_the_clock() -> None:
+    """6.1"""
+    stage = Stage(me=1)
+    stage.work()
+    for number in range(4):
+        assert not asked(stage.pass_time(1_500))
+        assert not asked(stage.decide(b"block %d" % number))
+
+
+def test_who_executes_accuses_nobody() -> None:
+    """6.2"""
+    stage = Stage(me=1)
+    stage.work()
+    effects = stage.receive(stage.pre_prepare(A))
+    assert not asked(stage.pass_time(10_000))
+    assert not asked(stage.checked(effects) + stage.pass_time(1_900))
+    assert asked(stage.pass_time(300)) == [1]
+
+
+def test_an_execution_without_end_is_no_excuse() -> None:
+    """6.2"""
+    stage = Stage(me=1)
+    stage.receive(stage.pre_prepare(A))
+    assert not asked(stage.pass_time(29_000))
+    assert set(asked(stage.pass_time(4_000))) == {1}
+
+
+def test_who_builds_accuses_nobody() -> None:
+    """6.2"""
+    stage = Stage(me=0)
+    stage.work()
+    assert not asked(stage.pass_time(10_000))
+
+
+def test_missing_heartbeats_of_the_primary_accuse_it_while_idle() -> None:
+    """6.3"""
+    stage = Stage(me=1)
+    stage.pass_time(1_000, alive=(0, 2, 3))
+    assert not asked(stage.pass_time(1_900, alive=(2, 3)))
+    assert asked(stage.pass_time(300, alive=(2, 3))) == [1]
+
+
+def test_who_hears_nobody_accuses_nobody_while_idle() -> None:
+    """6.3"""
+    stage = Stage(me=1)
+    stage.pass_time(1_000, alive=(0, 2, 3))
+    assert not asked(stage.pass_time(20_000))
+    assert not asked(stage.pass_time(20_000, alive=(3,)))
+
+
+def test_time_outs_double_up_to_a_cap() -> None:
+    """6.4"""
+    stage = Stage(me=0, base_timeout_ms=1_000, timeout_cap_ms=4_000)
+    assert [stage.config.timeout_ms(failed) for failed in range(5)] == [1_000, 2_000, 4_000, 4_000, 4_000]
+    assert stage.config.timeout_ms(10**9) == 4_000
+    assert stage.config.timeout_ms(-1) == 1_000
+    stage.work()
+    stage.built(None)
+    stage.receive(stage.ask(2, 2), stage.ask(3, 2))
+    stage.receive(stage.new_view(2, *(stage.ask(index, 2) for index in (1, 2, 3))))
+    assert not asked(stage.pass_time(3_900))
+    assert asked(stage.pass_time(300)) == [3]
+
+
+def test_the_view_asked_for_does_not_grow_without_a_quorum() -> None:
+    """6.5"""
+    stage = Stage(n=7, me=1)
+    stage.work()
+    assert asked(stage.pass_time(2_200)) == [1]
+    stage.receive(*(stage.ask(index, 1) for index in (2, 3, 4)))
+    repeated = asked(stage.pass_time(60_000))
+    assert set(repeated) == {1}
+
+
+def test_a_quorum_that_asks_starts_the_clock_of_the_new_primary() -> None:
+    """6.5"""
+    stage = Stage(me=0, base_timeout_ms=1_000)
+    stage.receive(stage.ask(2, 1), stage.ask(3, 1))
+    assert stage.replica.status().missing == ("member-1",)
+    assert 2 not in asked(stage.pass_time(1_900))
+    assert 2 in asked(stage.pass_time(300))
+
+
+def test_asks_for_higher_views_count_for_the_clock() -> None:
+    """6.5"""
+    stage = Stage(me=0, base_timeout_ms=1_000)
+    stage.receive(stage.ask(2, 1), stage.ask(3, 2**60))
+    assert stage.replica.status().asked == 1
+    assert 2 in asked(stage.pass_time(2_200))
+
+
+def test_f_plus_1_askers_are_followed_to_the_lowest_of_their_views() -> None:
+    """6.6"""
+    stage = Stage(n=7, me=0)
+    assert not asked(stage.receive(stage.ask(2, 2**62), stage.ask(3, 2**62)))
+    assert asked(stage.receive(stage.ask(4, 3))) == [3]
+
+
+def test_one_asker_moves_nobody_however_high() -> None:
+    """6.6"""
+    for n in (2, 3, 4):
+        stage = Stage(n=n, me=0)
+        assert not asked(stage.receive(stage.ask(1, 2**63 - 1)))
+
+
+def test_nobody_asks_beyond_the_last_view() -> None:
+    """11.4"""
+    stage = Stage(me=0)
+    assert not asked(stage.receive(stage.ask(2, 2**63 - 1), stage.ask(3, 2**63 - 1)))
+
+
+def test_a_view_change_on_a_wrong_or_unproven_state_is_not_counted() -> None:
+    """5.1"""
+    stage = Stage(me=0)
+    stage.receive(stage.ask(3, 1))
+    unproven = stage.prepared(A, 0, (0, 1))
+    for bad in (
+        msgspec.structs.replace(stage.ask(2, 1), signature=b"x" * 64),
+        stage.ask(2, 1, unproven),
+        stage.ask(2, 1, stage.prepared(A, 1)),
+        stage.ask(2, 0),
+        stage.ask(2, 1, decided=stage.prepared(A)),
+    ):
+        assert not asked(stage.receive(bad))
+    assert stage.replica.status().askers == (("member-3", 1),)
+
+
+def test_a_primary_that_passes_over_the_oldest_transaction_is_replaced() -> None:
+    """6.7"""
+    stage = Stage(me=1, passed_over_max=3)
+    for passed_over in range(3):
+        stage.work(passed_over=passed_over)
+        assert not asked(stage.pass_time(200))
+    stage.work(passed_over=3)
+    assert asked(stage.pass_time(200)) == [1]
+
+
+def test_what_an_earlier_primary_passed_over_is_not_held_against_the_next() -> None:
+    """6.7"""
+    stage = Stage(me=0, passed_over_max=3)
+    stage.work(passed_over=7)
+    stage.receive(stage.open(1))
+    assert not asked(stage.pass_time(200))
+    stage.work(passed_over=10)
+    assert asked(stage.pass_time(200)) == [2]
+
+
+def test_a_tick_that_jumped_restarts_the_clocks() -> None:
+    """6.9"""
+    stage = Stage(me=1)
+    stage.work()
+    stage.pass_time(1_500)
+    assert not asked(stage.jump(3_600_000))
+    assert not asked(stage.pass_time(1_900))
+    assert asked(stage.pass_time(300)) == [1]
+
+
+def test_a_paused_member_does_not_blame_the_primary_for_its_silence() -> None:
+    """6.9"""
+    stage = Stage(me=1)
+    stage.pass_time(1_000, alive=(0, 2, 3))
+    assert not asked(stage.jump(3_600_000))
+    assert not asked(stage.pass_time(1_500, alive=(2, 3)))
+
+
+def run_window(pace: Pace, now_ms: int, size: int, *, saturated: bool = True, checking: bool = False) -> bool:
+    """One window of a second under load in which `size` bytes are decided."""
+    slow = False
+    for step in range(11):
+        if step == 5:
+            pace.decided(size)
+        slow = slow or pace.tick(now_ms + step * 100, 100, saturated=saturated, checking=checking)
+    return slow
+
+
+def test_a_primary_at_under_half_of_the_best_throughput_is_slow() -> None:
+    """6.8"""
+    pace = Pace(1_000)
+    assert not run_window(pace, 0, 1_000)
+    assert not run_window(pace, 2_000, 600)
+    assert run_window(pace, 4_000, 400)
+
+
+@pytest.mark.parametrize(("saturated", "checking"), [(False, False), (True, True)])
+def test_a_light_load_or_a_busy_executor_proves_nothing(saturated: bool, checking: bool) -> None:
+    """6.8"""
+    pace = Pace(1_000)
+    run_window(pace, 0, 1_000)
+    assert not run_window(pace, 2_000, 1, saturated=saturated, checking=checking)
+
+
+def test_one_slow_primary_is_replaced_in_a_period_and_overload_raises_the_bar() -> None:
+    """6.8"""
+    pace = Pace(1_000)
+    run_window(pace, 0, 1_000)
+    assert run_window(pace, 2_000, 400)
+    pace.restart()
+    verdicts = [run_window(pace, 4_000 + 2_000 * step, 390) for step in range(8)]
+    assert not any(verdicts)
+
+
+def test_a_slow_primary_is_asked_to_go() -> None:
+    """6.8"""
+    stage = Stage(me=1, base_timeout_ms=400)
+    stage.work()
+    seen: list[int] = []
+    for number in range(40):
+        seen += asked(stage.decide(b"%d" % number * (200 if number < 20 else 1)) + stage.pass_time(300))
+        if seen:
+            break
+    assert seen == [1]
+    assert stage.replica.status().suspicion == "member-0 is slow"
