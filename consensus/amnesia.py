@@ -5,7 +5,7 @@ height of a quorum of *other* members; the highest is H0, and what it may have s
 below (README 9). Until those heights have passed it signs nothing and counts as faulty.
 """
 
-from consensus.effects import Memory
+from consensus.effects import Memory, ViewChangeRecord, VoteRecord
 from consensus.members import Members
 
 HEIGHT_MAX = 2**63 - 1
@@ -17,7 +17,11 @@ class Amnesia:
     def __init__(self, memory: Memory, started_time_ms: int) -> None:
         """What the disk remembers decides whether the memory is lost."""
         self.until = memory.abstain_until
-        self.lost = not (memory.never_voted or memory.voted or memory.records or memory.abstain_until)
+        # Only what this member signed is memory; certificates and new views of others come to whoever listens.
+        signed = any(isinstance(record, VoteRecord | ViewChangeRecord) for record in memory.records)
+        self.lost = not (memory.never_voted or memory.voted or signed or memory.abstain_until)
+        # Without any marker a durable promise would end the amnesia at the next start: `conclude` alone makes one.
+        self._blank = self.lost
         self._reason = "no record of earlier votes" if self.lost else ""
         self._shown_height = 0
         self._started_time_ms = started_time_ms
@@ -76,7 +80,8 @@ class Amnesia:
             self.lost = True
             self._reason = "a vote of this member is newer than its records"
         self._shown_height = max(self._shown_height, height)
-        self.until = max(self.until, min(height + 2, HEIGHT_MAX - 1))
+        if not self._blank:
+            self.until = max(self.until, min(height + 2, HEIGHT_MAX - 1))
         return self.until
 
     def stop(self) -> int:

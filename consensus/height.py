@@ -259,8 +259,8 @@ class HeightInWork:
         self._heard(message.member)
         if message.view < self.pledge.floor or self.outcome is not None:
             return
-        if self.me is not None:
-            self._context.emit(Persist(NewViewRecord(message)))
+        if self.me is not None and not self._context.amnesia.lost:
+            self._context.emit(Persist(NewViewRecord(message)))  # [9.7]
         self._enter(message.view, message)
         self.advance()
 

@@ -216,7 +216,8 @@ class Replica:
             self._lag.note_certificate(holders, work.height)
         # The votes may be on their way; and while our own executor has the block, it is likely the faster one.
         config = self._config
-        patience_ms = config.base_timeout_ms if work.checks.running else config.status_interval_ms
+        executing = work.checks.running and self._lag.is_news(work.height)
+        patience_ms = config.base_timeout_ms if executing else config.status_interval_ms
         effect = self._lag.catch_up(work.members, work.head.height, self._context.now_ms, patience_ms)
         if effect is not None:
             self._context.emit(effect)

@@ -209,7 +209,8 @@ class Moved(Event):
     creditor_entry: int
     creditor_balance: int
 
-    topics = ("account/{debtor}", "account/{creditor}", "uetr/{uetr}")
+    # Not by UETR: `movement` answers that from state, and an index entry for each would cost more than it saves.
+    topics = ("account/{debtor}", "account/{creditor}")
 
 
 class Repeated(Event):

@@ -273,7 +273,7 @@ class Node:
             self._look_for_work()
 
     def _on_applied(self, executed: ExecutedBlock, view: StoreView) -> None:
-        parameters, now_ms = self._parameters, self._clock.now_ms()
+        now_ms = self._clock.now_ms()
         transactions: list[Transaction] = []
         for wire_id, data in zip(executed.proposal.wire_ids, executed.body.transactions, strict=True):
             transaction = self._mempool.get(wire_id) or Transaction.decode(data)
@@ -285,8 +285,7 @@ class Node:
             executed.header.height,
             executed.header.time_ms,
             transactions,
-            parameters.block_calls_max - executed.calls,
-            parameters.block_bytes_max - executed.size_bytes,
+            *self._executor.room(executed),
         )
         if ended:
             self._driver.spawn(self._threads.write(self._store.end_pending, ended))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from consensus.codec import encode
-from consensus.effects import Memory, Record
+from consensus.effects import Memory, Record, ViewChangeRecord, VoteRecord
 from consensus.messages import Certificate, Evidence
 from node.errors import ConfigError, StoreError
 from node.ledger import BlockBody, CertifiedBlock, Ending, EventData, HeadRecord, Receipt
@@ -240,7 +240,9 @@ class Store:
                 rows += [(b"b" + digest, encode(body)), (marker, b"")]
         if abstain_until is not None:
             rows.append((META_ABSTAIN, number(max(abstain_until, self._abstain_until()))))
-        if changed and self._database.get(META_VOTED) is None:
+        # Only what this member signed makes it one that has voted; others' certificates and new views do not.
+        signed = any(isinstance(record, VoteRecord | ViewChangeRecord) for _, record in changed.values())
+        if signed and self._database.get(META_VOTED) is None:
             rows += [(META_VOTED, b"1"), (META_NEVER_VOTED, None)]
         if rows:
             self._database.write(rows)

@@ -1,7 +1,8 @@
 """Reads the ledger back through its queries and compares it with what plain loops expect."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
@@ -94,3 +95,13 @@ async def _balances(client: AsyncClient, owner: str) -> dict[str, tuple[str, int
         for _ in range(QUERIES_IN_FLIGHT):
             group.create_task(work())
     return found
+
+
+@asynccontextmanager
+async def node_clients(urls: Sequence[str]) -> AsyncIterator[list[AsyncClient]]:
+    """One client a node, each of which goes on with the other nodes when its own is down or busy."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(AsyncClient([*urls[place:], *urls[:place]], patience_s=60.0))
+            for place in range(len(urls))
+        ]

@@ -15,13 +15,13 @@ import click
 import msgspec
 from rich.console import Console
 
+from node.client import AsyncClient
 from node.errors import HansaError
 from scripts.localnet import failover, limits, processes
 from scripts.localnet.figures import Percentiles, Spread, percentiles_ms, spread
 from scripts.localnet.founding import found
-from scripts.localnet.generator import LoadReport, Shape, Traffic, one_at_a_time, run
+from scripts.localnet.generator import LoadReport, Shape, Traffic, one_at_a_time
 from scripts.localnet.layout import ROOT, Layout, TestnetError
-from scripts.localnet.loading import node_clients
 from scripts.localnet.nodes import Nodes
 from scripts.localnet.session import Session
 
@@ -89,15 +89,15 @@ class Bench:
     async def _load(self, traffic: Traffic, shape: Shape) -> Run:
         bodies = traffic.requests(shape)
         before = self._cpu_s()
-        report = await run(self._session.urls, bodies, shape)
+        report = await self._session.send(bodies, shape)
         return Run(report, self._cpu_s() - before, self._rss_mb())
 
     async def _idle(self, traffic: Traffic) -> Run:
         """One transaction at a time; the rates are what that comes to, and say little."""
-        async with node_clients(self._session.urls) as clients:
-            await one_at_a_time(clients[0], traffic, 3)
+        async with AsyncClient(self._session.urls) as client:
+            await one_at_a_time(client, traffic, 3)
             before = self._cpu_s()
-            latencies = await one_at_a_time(clients[0], traffic, IDLE_TRANSACTIONS)
+            latencies = await one_at_a_time(client, traffic, IDLE_TRANSACTIONS)
         rate = round(len(latencies) / sum(latencies), 1)
         report = LoadReport(
             offered_per_s=rate,

@@ -12,14 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import httpx
 import msgspec
 
-from consensus.codec import encode
 from node.client import AsyncClient, call, draft, sign
 from node.errors import HansaError
 from node.keys import SigningKey
 from node.ledger import Call
+from scripts.localnet.batches import BatchClient, Result, batch
 from scripts.localnet.figures import Percentiles, percentiles_ms
 from scripts.localnet.loading import Loader
 from scripts.localnet.plan import ExpectedCall, Group, Phase, bundles
@@ -28,8 +27,6 @@ ACCOUNTS_PER_MEMBER = 50
 FUNDING_CENTS = 10**12
 CURRENCY = "USD"
 SETUP_EXPIRES_MS = 30 * 60 * 1000
-FATE_TIMEOUT_S = 60
-CONNECTIONS_MAX = 240
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -49,7 +46,8 @@ class Shape(msgspec.Struct, frozen=True):
 class LoadReport(msgspec.Struct, frozen=True):
     """What came of it. `refused` counts refusals and fates but final by code; `failed_calls` outcomes but ok.
 
-    `without_fate`: neither final nor refused in time. `behind_ms`: how late requests left (p99).
+    `without_fate`: neither final nor refused in time. `seconds`: from the first request to the last answer.
+    `behind_ms`: how late requests left (p99).
     """
 
     offered_per_s: float
@@ -65,27 +63,6 @@ class LoadReport(msgspec.Struct, frozen=True):
     behind_ms: float
 
 
-class _Outcome(msgspec.Struct):
-    code: str
-
-
-class _Error(msgspec.Struct):
-    code: str
-
-
-class _Result(msgspec.Struct):
-    status: str | None = None
-    receipts: tuple[_Outcome, ...] = ()
-    error: _Error | None = None
-
-
-class _Answer(msgspec.Struct):
-    results: tuple[_Result, ...]
-
-
-_read = msgspec.json.Decoder(_Answer).decode
-
-
 class Traffic:
     """Transfers among load accounts, `L-<member>-<number>`, that have more money than any run moves."""
 
@@ -98,9 +75,9 @@ class Traffic:
         self._tag = secrets.token_hex(6)
         self._numbers = itertools.count()
 
-    async def prepare(self, clients: Sequence[AsyncClient]) -> None:
+    async def prepare(self, client: AsyncClient, batches: BatchClient) -> None:
         """The load accounts exist and are funded; raise RuntimeError when the network refuses them."""
-        missing = [owner for owner in self._members if not await _exists(clients[0], _account(owner, 0))]
+        missing = [owner for owner in self._members if not await _exists(client, _account(owner, 0))]
         accounts = [(owner, _account(owner, n)) for owner in missing for n in range(ACCOUNTS_PER_MEMBER)]
         opened = [
             _group(owner, "open_account", account=account, owner=owner, currency=CURRENCY)
@@ -112,7 +89,7 @@ class Traffic:
             for what, groups in (("accounts", opened), ("money", funded))
         ]
         expires_at_ms = time.time_ns() // 1_000_000 + SETUP_EXPIRES_MS
-        loader = Loader(clients, self._network, self._keys, expires_at_ms)
+        loader = Loader(batches, self._network, self._keys, expires_at_ms)
         figures = await loader.run(phases, lambda what, calls: None)
         if not figures.ok:
             raise RuntimeError(f"the load accounts could not be made: {figures.surprises or figures.without_fate}")
@@ -134,7 +111,7 @@ class Traffic:
     def requests(self, shape: Shape) -> list[bytes]:
         """The bodies of all requests of a run, signed."""
         return [
-            encode(tuple(self.transaction(shape.calls) for _ in range(shape.transactions_per_request)))
+            batch([self.transaction(shape.calls) for _ in range(shape.transactions_per_request)])
             for _ in range(shape.requests)
         ]
 
@@ -145,16 +122,16 @@ class Traffic:
         return call("settlement.transfer", {"debtor": debtor, "creditor": creditor, "amount": 1})
 
 
-async def run(urls: Sequence[str], bodies: Sequence[bytes], shape: Shape) -> LoadReport:
+async def run(batches: BatchClient, bodies: Sequence[bytes], shape: Shape) -> LoadReport:
     """Send the requests to the nodes in turn, each at its time, and report when all have their answers."""
-    run_ = _Run(urls, shape)
+    run_ = _Run(batches, shape)
     await run_.send(bodies)
     return run_.report(len(bodies) * shape.transactions_per_request)
 
 
 class _Run:
-    def __init__(self, urls: Sequence[str], shape: Shape) -> None:
-        self._urls = urls
+    def __init__(self, batches: BatchClient, shape: Shape) -> None:
+        self._batches = batches
         self._shape = shape
         self._latencies: list[float] = []
         self._behind: list[float] = []
@@ -162,40 +139,27 @@ class _Run:
         self._without_fate = 0
         self._calls_ok = 0
         self._calls_failed = 0
-        self._last_final = 0.0
+        self._last_answer = 0.0
         self._started = 0.0
 
     async def send(self, bodies: Sequence[bytes]) -> None:
         interval = self._shape.transactions_per_request / self._shape.rate
-        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX)
-        timeout = httpx.Timeout(FATE_TIMEOUT_S + 10)
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=timeout) as http:
-            self._started = time.perf_counter()
-            async with asyncio.TaskGroup() as group:
-                for number, body in enumerate(bodies):
-                    due = self._started + number * interval
-                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                    group.create_task(self._post(http, self._urls[number % len(self._urls)], body, due))
+        self._started = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number, body in enumerate(bodies):
+                due = self._started + number * interval
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                group.create_task(self._post(number, body, due))
 
-    async def _post(self, http: httpx.AsyncClient, url: str, body: bytes, due: float) -> None:
+    async def _post(self, place: int, body: bytes, due: float) -> None:
         self._behind.append(time.perf_counter() - due)
-        try:
-            response = await http.post(
-                f"{url}/v1/transactions",
-                params={"wait": "final", "timeout_s": str(FATE_TIMEOUT_S)},
-                content=body,
-                headers={"content-type": "application/msgpack"},
-            )
-            answer = _read(response.content)
-        except (httpx.TransportError, msgspec.DecodeError) as error:
-            self._refused[type(error).__name__] += self._shape.transactions_per_request
-            return
+        results = await self._batches.post(place, body, self._shape.transactions_per_request)
         now = time.perf_counter()
-        for result in answer.results:
+        for result in results:
             self._count(result, now - due)
-        self._last_final = max(self._last_final, now)
+        self._last_answer = max(self._last_answer, now)
 
-    def _count(self, result: _Result, latency: float) -> None:
+    def _count(self, result: Result, latency: float) -> None:
         if result.error is not None:
             self._refused[result.error.code] += 1
         elif result.status == "pending":
@@ -209,7 +173,8 @@ class _Run:
             self._calls_failed += len(result.receipts) - ok
 
     def report(self, sent: int) -> LoadReport:
-        seconds = max(self._last_final - self._started, 1e-9)
+        # A run lasts at least as long as its requests were spread over, the last one's interval included.
+        seconds = max(self._last_answer - self._started, sent / self._shape.rate)
         return LoadReport(
             offered_per_s=round(self._shape.rate, 1),
             sent=sent,

@@ -1,17 +1,16 @@
 """Carries out phases of work through the nodes' HTTP interfaces and keeps account of every outcome."""
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
 
-from node.client import AsyncClient, Fate, sign
-from node.errors import HansaError
+from node.client import sign
 from node.keys import SigningKey
+from scripts.localnet.batches import BatchClient, Result
 from scripts.localnet.figures import Percentiles, percentiles_ms
 from scripts.localnet.plan import Bundle, Phase
 
@@ -19,8 +18,7 @@ OnProgress: TypeAlias = Callable[[str, int], None]
 """Is told the phase and the number of its calls that ended just now."""
 
 IN_FLIGHT_MAX = 8
-IN_FLIGHT_SINGLES_MAX = 192
-FATE_TIMEOUT_S = 120.0
+SINGLES_PER_REQUEST = 50
 SURPRISES_SHOWN_MAX = 20
 
 
@@ -58,10 +56,10 @@ class Loader:
     """Submits bundles to all nodes in turn and waits for their fates, some at a time."""
 
     def __init__(
-        self, clients: Sequence[AsyncClient], network: str, keys: Mapping[str, SigningKey], expires_at_ms: int
+        self, batches: BatchClient, network: str, keys: Mapping[str, SigningKey], expires_at_ms: int
     ) -> None:
         """`keys` holds the key of every sender. The same work with the same expiry makes the same transactions."""
-        self._clients = clients
+        self._batches = batches
         self._network = network
         self._keys = keys
         self._expires_at_ms = expires_at_ms
@@ -85,41 +83,42 @@ class Loader:
         return LoadFigures(tuple(done), total, dict(self._codes), tuple(self._surprises), tuple(self._without_fate))
 
     async def _run_phase(self, phase: Phase, on_progress: OnProgress) -> None:
-        waiting = iter(enumerate(phase.bundles))
-        singles = phase.calls == len(phase.bundles)
-        workers = IN_FLIGHT_SINGLES_MAX if singles else IN_FLIGHT_MAX
+        size = SINGLES_PER_REQUEST if phase.calls == len(phase.bundles) else 1
+        requests = [phase.bundles[start : start + size] for start in range(0, len(phase.bundles), size)]
+        waiting = iter(enumerate(requests))
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(workers, len(phase.bundles))):
+            for _ in range(min(IN_FLIGHT_MAX, len(requests))):
                 group.create_task(self._work(waiting, lambda calls: on_progress(phase.what, calls)))
 
-    async def _work(self, waiting: Iterator[tuple[int, Bundle]], on_done: Callable[[int], None]) -> None:
-        for number, bundle in waiting:
-            await self._settle(self._clients[number % len(self._clients)], bundle)
-            on_done(len(bundle.calls))
+    async def _work(
+        self, waiting: Iterator[tuple[int, tuple[Bundle, ...]]], on_done: Callable[[int], None]
+    ) -> None:
+        for number, request in waiting:
+            await self._settle(number, request)
+            on_done(sum(len(bundle.calls) for bundle in request))
 
-    async def _settle(self, client: AsyncClient, bundle: Bundle) -> None:
-        """The bundle has its fate, or is noted as a surprise."""
-        body = bundle.body(self._network, self._expires_at_ms)
-        transaction = sign(body, [self._keys[bundle.sender]])
+    async def _settle(self, place: int, request: tuple[Bundle, ...]) -> None:
+        """The bundles have their fates; what is not as expected is noted as a surprise."""
+        transactions = [
+            sign(bundle.body(self._network, self._expires_at_ms), [self._keys[bundle.sender]]) for bundle in request
+        ]
         started = time.perf_counter()
-        try:
-            fate = await client.submit_and_wait(transaction, FATE_TIMEOUT_S)
-        except HansaError as error:
-            self._surprise(f"{bundle.request_id}: {error}")
-            return
-        self._latencies.append(time.perf_counter() - started)
-        if fate.status == "pending":
-            self._without_fate.append(transaction.tx_id.hex())
-        elif fate.status != "final":
-            self._surprise(f"{bundle.request_id}: {fate.status} {fate.code or ''}".rstrip())
-        else:
-            self._compare(bundle, fate)
+        results = await self._batches.settle(place, [transaction.data for transaction in transactions])
+        seconds = time.perf_counter() - started
+        for bundle, transaction, result in zip(request, transactions, results, strict=True):
+            if result.status == "final":
+                self._latencies.append(seconds)
+                self._compare(bundle, result)
+            elif result.is_open:
+                self._without_fate.append(transaction.tx_id.hex())
+            else:
+                self._surprise(f"{bundle.request_id}: {result.error.code if result.error else result.status}")
 
-    def _compare(self, bundle: Bundle, fate: Fate) -> None:
-        self._codes.update(outcome.code for outcome in fate.receipts)
-        if len(fate.receipts) != len(bundle.calls):
-            self._surprise(f"{bundle.request_id}: {len(fate.receipts)} receipts for {len(bundle.calls)} calls")
-        for call, outcome in zip(bundle.calls, fate.receipts, strict=False):
+    def _compare(self, bundle: Bundle, result: Result) -> None:
+        self._codes.update(outcome.code for outcome in result.receipts)
+        if len(result.receipts) != len(bundle.calls):
+            self._surprise(f"{bundle.request_id}: {len(result.receipts)} receipts for {len(bundle.calls)} calls")
+        for call, outcome in zip(bundle.calls, result.receipts, strict=False):
             if outcome.code != call.code:
                 self._surprise(
                     f"{bundle.request_id}: {call.contract}.{call.method} {call.args}: "
@@ -141,13 +140,3 @@ def _figures(what: str, transactions: int, calls: int, seconds: float, latencies
         calls_per_s=round(calls / max(seconds, 1e-9), 1),
         finality_ms=percentiles_ms(latencies),
     )
-
-
-@contextlib.asynccontextmanager
-async def node_clients(urls: Sequence[str]) -> AsyncIterator[list[AsyncClient]]:
-    """One client a node, each of which goes on with the other nodes when its own is down or busy."""
-    async with contextlib.AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(AsyncClient([*urls[place:], *urls[:place]], patience_s=60.0))
-            for place in range(len(urls))
-        ]

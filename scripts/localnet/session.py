@@ -8,14 +8,16 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from node.client import AsyncClient
 from node.config import load_network
 from node.keys import SigningKey, find_passphrase, read_key_file
-from scripts.localnet.audit import Audit, audit
+from scripts.localnet.audit import Audit, audit, node_clients
+from scripts.localnet.batches import batch_client
 from scripts.localnet.founding import key_file
 from scripts.localnet.generator import LoadReport, Shape, Traffic, run
 from scripts.localnet.journal import Entry, Journal
 from scripts.localnet.layout import Layout
-from scripts.localnet.loading import Loader, LoadFigures, OnProgress, node_clients
+from scripts.localnet.loading import Loader, LoadFigures, OnProgress
 from scripts.localnet.nodes import MemberStatus, Nodes
 from scripts.localnet.replay import Cast, Replay, data_name, make_replay, senders
 
@@ -79,8 +81,8 @@ class Session:
     async def prepare_traffic(self) -> Traffic:
         """Transfers by the members' own principals, whose accounts exist and are funded."""
         traffic = Traffic(self._nodes.network.network, self._keys(self._cast.members), self._cast.issuers["USD"])
-        async with node_clients(self.urls) as clients:
-            await traffic.prepare(clients)
+        async with AsyncClient(self.urls) as client, batch_client(self.urls) as batches:
+            await traffic.prepare(client, batches)
         return traffic
 
     async def traffic(self, shape: Shape) -> LoadReport:
@@ -89,7 +91,12 @@ class Session:
         with self._console.status(f"signing {shape.requests * shape.transactions_per_request:,} transactions"):
             bodies = traffic.requests(shape)
         with self._console.status(f"sending for {shape.seconds:.0f} s"):
-            return await run(self.urls, bodies, shape)
+            return await self.send(bodies, shape)
+
+    async def send(self, bodies: list[bytes], shape: Shape) -> LoadReport:
+        """The signed requests, sent to all nodes in turn."""
+        async with batch_client(self.urls) as batches:
+            return await run(batches, bodies, shape)
 
     def _work(self, replay: Replay, entry: Entry) -> LoadFigures:
         keys = self._keys(senders(replay.phases))
@@ -112,8 +119,8 @@ class Session:
     async def _submit(
         self, replay: Replay, entry: Entry, keys: dict[str, SigningKey], on_progress: OnProgress
     ) -> LoadFigures:
-        async with node_clients(self.urls) as clients:
-            loader = Loader(clients, self._nodes.network.network, keys, entry.expires_at_ms)
+        async with batch_client(self.urls) as batches:
+            loader = Loader(batches, self._nodes.network.network, keys, entry.expires_at_ms)
             return await loader.run(replay.phases, on_progress)
 
     async def _audit(self, replays: list[Replay]) -> Audit:

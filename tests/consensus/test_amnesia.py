@@ -3,7 +3,17 @@
 import msgspec
 
 from consensus.amnesia import HEIGHT_MAX
-from consensus.effects import Accuse, Head, Memory, PersistAbstention, Synced, VoteRecord
+from consensus.effects import (
+    Accuse,
+    Head,
+    Memory,
+    NewViewRecord,
+    Persist,
+    PersistAbstention,
+    PreparedRecord,
+    Synced,
+    VoteRecord,
+)
 from consensus.members import Members, Validator
 from consensus.messages import (
     Decided,
@@ -185,6 +195,15 @@ def test_an_unknown_view_change_of_ours_is_an_unknown_statement() -> None:
     assert of(PersistAbstention, stage.receive(stage.ask(1, 5), peer=2))
 
 
+def test_what_others_signed_is_no_memory() -> None:
+    """9.7"""
+    before = Stage(me=1)
+    records = (NewViewRecord(before.open(2)), PreparedRecord(before.prepared(A)))
+    stage = Stage(me=1, memory=Memory(False, False, 0, records))
+    assert not said(Vote, stage.follow(A, view=2) + stage.pass_time(5_000))
+    assert "no record" in stage.replica.status().abstaining
+
+
 def test_a_chain_older_than_the_records_is_a_lost_memory() -> None:
     """9.4"""
     before = Stage(me=1)
@@ -266,3 +285,20 @@ def test_a_view_change_sent_again_is_no_evidence() -> None:
     effects = stage.receive(stage.ask(3, 1), stage.ask(3, 1), stage.ask(3, 1, prepared), stage.ask(3, 2, prepared))
     assert not of(Accuse, effects)
     assert stage.replica.status().askers == (("member-3", 2),)
+
+
+def test_who_lost_its_memory_records_nothing_that_a_restart_could_take_for_one() -> None:
+    """9.7"""
+    stage = Stage(me=1, memory=LOST)
+    effects = stage.receive(stage.new_view(2, *(stage.ask(index, 2) for index in (0, 2, 3))))
+    assert stage.replica.status().view == 2
+    assert not of(Persist, effects)
+
+
+def test_without_markers_an_unknown_vote_of_ours_promises_nothing_before_a_quorum_was_heard() -> None:
+    """9.7"""
+    stage = Stage(me=1, memory=LOST)
+    assert not of(PersistAbstention, stage.receive(LatestVote(stage.prepare(1, A, height=7)), peer=2))
+    assert of(PersistAbstention, stage.receive(*(stage.status(index) for index in (0, 2, 3)))) == [
+        PersistAbstention(9)
+    ]

@@ -59,6 +59,7 @@ def test_nothing_is_signed_at_a_decided_height() -> None:
     stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
     assert not said(Vote, stage.checked(effects))
     assert not said(ViewChange, stage.work() + stage.pass_time(10_000))
+    assert not said(ViewChange, stage.receive(stage.ask(2, 1), stage.ask(3, 1)))
 
 
 def test_messages_of_the_next_height_are_judged_after_this_one_is_applied() -> None:

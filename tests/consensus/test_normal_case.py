@@ -198,6 +198,17 @@ def test_a_decided_block_is_not_refused_for_what_only_a_first_proposal_is() -> N
     assert of(Decide, stage.checked(effects))
 
 
+def test_a_verdict_on_a_first_proposal_does_not_count_against_the_decided_block() -> None:
+    """3.5, 3.3"""
+    stage = Stage(me=1)
+    first = stage.receive(stage.pre_prepare(A))
+    assert not stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
+    effects = stage.checked(first, valid=False)
+    [check] = of(CheckPayload, effects)
+    assert not check.first
+    assert of(Decide, stage.checked(effects))
+
+
 def test_a_forged_vote_is_not_counted() -> None:
     """2.2"""
     stage = Stage(me=1)

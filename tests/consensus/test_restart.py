@@ -196,6 +196,18 @@ def test_a_start_view_is_asked_for_when_the_wait_ends() -> None:
     stage = Stage(me=1, head=head, memory=Memory(False, True, 0, ()))
     assert not said(ViewChange, stage.first_effects)
     assert [asked.view for asked in said(ViewChange, confirmed(stage))] == [2]
+    stage = Stage(me=1, head=head, memory=Memory(False, True, 0, ()))
+    assert 2 in [asked.view for asked in said(ViewChange, stage.pass_time(2_100))]
+
+
+def test_a_second_new_view_of_one_view_is_never_signed() -> None:
+    """2.4, 5.2, 8.3"""
+    before = Stage(me=1)
+    stage = Stage(me=1, memory=remembering(NewViewRecord(before.open(1))))
+    confirmed(stage)
+    asks = tuple(stage.ask(index, 1) for index in (0, 2, 3))
+    assert stage.replica._work.pledge.open(1, asks) is None
+    assert stage.replica._work.pledge.open(5, asks) is not None
 
 
 def test_a_lone_validator_restarts_at_once() -> None:

@@ -1,73 +1,19 @@
 """Four real processes: loaded, used, killed, restarted, wiped, and always in agreement again."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from node.client import Client, Fate, call, draft, sign
+from node.client import call, draft, sign
 from node.errors import HansaError
-from node.keys import SigningKey, find_passphrase, read_key_file
-from node.ledger import Transaction
-from scripts.localnet.founding import key_file
-from scripts.localnet.layout import Layout
-from tests.e2e.conftest import Testnet, agreed
+from node.keys import SigningKey
+from tests.e2e.conftest import Bank, Testnet, agreed
 
 pytestmark = pytest.mark.slow
 
 NEXT_BLOCK_S = 5.0
-
-
-class Bank:
-    """bank-a with an account of its own, talking to the nodes over HTTP."""
-
-    def __init__(self, testnet: Testnet) -> None:
-        layout = Layout(testnet.directory)
-        network = layout.load()
-        phrase = find_passphrase({}, layout.passphrase_file)
-        self._key: SigningKey = read_key_file(key_file(layout, "bank-a"), phrase)[1]
-        self.network = network.network
-        self.urls = {member.id: member.api for member in network.members}
-
-    def client(self, *members: str) -> Client:
-        """A client of these members' nodes; of all, when none is named."""
-        urls = [self.urls[member] for member in members or self.urls]
-        return Client(urls, sender="bank-a", signers=[self._key], network=self.network)
-
-    def payment(self, request_id: str, amount: int = 1) -> Transaction:
-        """A signed transfer from T-1 to T-2."""
-        args = {"debtor": "T-1", "creditor": "T-2", "amount": amount}
-        body = draft(self.network, "bank-a", [call("settlement.transfer", args)], request_id=request_id)
-        return sign(body, [self._key])
-
-    def balance(self, account: str, member: str = "bank-a") -> int:
-        """What the member's node says is on the account."""
-        with self.client(member) as client:
-            value: int = client.query("settlement.balance", {"account": account}).value["balance"]
-            return value
-
-    def fates(self, transactions: Sequence[Transaction], members: Sequence[str]) -> list[Fate]:
-        """The fate of each transaction at each member, waited for."""
-        found: list[Fate] = []
-        for member in members:
-            with self.client(member) as client:
-                found += [client.wait(transaction.tx_id.hex()) for transaction in transactions]
-        return found
-
-    def primary(self) -> str:
-        """The primary of the height in work."""
-        with self.client() as client:
-            return client.status().primary
-
-    def height(self, member: str) -> int:
-        """The last applied height of the member's node."""
-        with self.client(member) as client:
-            return client.status().height
-
-    def others(self, *members: str) -> list[str]:
-        """All members but these."""
-        return [member for member in self.urls if member not in members]
 
 
 @pytest.fixture(scope="module")

@@ -103,10 +103,9 @@ class Checks:
         slot = (vote.kind, vote.view, vote.height)
         where = f"{name} {vote.kind.name} h{vote.height} v{vote.view} {vote.digest.hex()[:8]}"
         self.require("own signature", vote.member == member and self._vote_signed(vote), where)
-        if slot in conduct.slots:
-            self.require(
-                "one vote per slot", conduct.slots[slot] == vote.digest, where, "after", conduct.slots[slot].hex()
-            )
+        known = conduct.slots.get(slot)
+        self.require("one vote per slot", known in (None, vote.digest), where, "after", (known or b"").hex())
+        if known is not None:
             return
         self.require("vote above an applied block", vote.height <= disk.height + 1, where, "at head", disk.height)
         self.require(

@@ -72,8 +72,10 @@ class Disk:
 
     def write(self, record: Record, body: bytes | None) -> None:
         """`record` is durable; `body` is the payload of the digest that it names, where it is at hand."""
-        if record not in self.records:
-            self.records.append(record)
+        slot, view = _slot_of(record)
+        known = [other for other in self.records if _slot_of(other)[0] == slot]
+        if _height_of(record) > self.height and not any(_slot_of(other)[1] > view for other in known):
+            self.records = [other for other in self.records if other not in known] + [record]
         self.never_voted = False
         self.voted = True
         digest = _digest_named(record)
@@ -115,6 +117,16 @@ class Disk:
         self.never_voted = False
         self.voted = False
         self.abstain_until = 0
+
+
+def _slot_of(record: Record) -> tuple[tuple[object, ...], int]:
+    """(slot, view): of one slot only the highest view is kept, as the node's store does it."""
+    height = _height_of(record)
+    if isinstance(record, VoteRecord):
+        vote = record.vote
+        return (VoteRecord, height, vote.kind, vote.view), vote.view
+    view = record.certificate.view if isinstance(record, PreparedRecord) else record.message.view
+    return (type(record), height), view
 
 
 def _height_of(record: Record) -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MOMENTS = ("VoteRecord", "PreparedRecord", "ViewChangeRecord", "NewViewRecord", *KINDS, "Decide", "applied")
+KINDS_OF_FAULTY = ("wipe", "wipe", "restore", "restore", "rollback", "twin", "liar", "liar")
 SIZES = (4,) * 9 + (7,) * 4 + (5, 5, 6, 6, 1)
 
 
@@ -31,7 +32,7 @@ class Plan(NamedTuple):
     faults_end_us: int
     fault_every_us: int
     faulty: tuple[str, ...]
-    """One word for each member that may be faulty: "wipe", "restore", "twin" or "liar"; at most f of them."""
+    """One of `KINDS_OF_FAULTY` for each member that may be faulty; at most f of them."""
 
 
 class Faults:
@@ -160,11 +161,11 @@ class Faults:
 
     def _forget(self) -> None:
         """A member of the faulty ones loses its disk or its votes, often just after a vote."""
-        chosen = [machine for machine in self.world.machines if machine.faulty in ("wipe", "restore")]
+        chosen = [machine for machine in self.world.machines if machine.faulty in ("wipe", "restore", "rollback")]
         if not chosen:
             return
         machine = chosen[self.world.pick(0, len(chosen))]
-        if machine.faulty == "restore" and self.world.chance(300):
+        if machine.faulty != "wipe" and self.world.chance(300):
             self._count("backup", machine.name)
             self._backups[machine.name] = machine.disk.copy()
         elif machine.up and self.world.chance(500):
@@ -177,10 +178,14 @@ class Faults:
         self._count(machine.faulty, machine.name)
         if machine.up:
             machine.crash()
-        backup = None
-        if machine.faulty == "restore":
-            backup = self._backups.pop(machine.name, None) or machine.disk.copy()
-        machine.wipe(backup)
+        backup = None if machine.faulty == "wipe" else self._backups.pop(machine.name, None) or machine.disk.copy()
+        if backup is not None and machine.faulty == "rollback":
+            machine.disk = backup
+        else:
+            machine.wipe(backup)
+        if self.world.chance(400):  # once more, before it has learnt what it must not do
+            moment = MOMENTS[self.world.pick(0, len(MOMENTS))]
+            machine.crash_at = (moment, False, lambda: self._crash(machine))
         if self.world.chance(500):
             self.world.after(self.world.pick(100, 20_000), None, self._restart, machine)
         else:
@@ -307,7 +312,7 @@ def draw_plan(world: "World") -> Plan:
     faulty = []
     for _ in range(f):
         if world.chance(700):
-            faulty.append(("wipe", "wipe", "restore", "twin", "liar", "liar")[world.pick(0, 6)])
+            faulty.append(KINDS_OF_FAULTY[world.pick(0, len(KINDS_OF_FAULTY))])
     calm = world.chance(200)
     return Plan(
         n=n,

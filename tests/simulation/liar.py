@@ -6,6 +6,7 @@ import msgspec
 
 from consensus.messages import (
     Certificate,
+    Decided,
     Message,
     NewView,
     PrePrepare,
@@ -79,7 +80,10 @@ class Liar(Machine):
         if self.world.chance(200):
             return None
         if isinstance(message, Vote):
-            return self._vote(message.kind, message.view, message.height, self._other_digest(message.digest))
+            other = self._other_digest(message.digest)
+            if self.world.chance(250):
+                return Decided(self._forge(VoteKind.COMMIT, message.view, message.height, other))
+            return self._vote(message.kind, message.view, message.height, other)
         if isinstance(message, PrePrepare):
             return self._other_proposal(message)
         if isinstance(message, ViewChange):
@@ -105,13 +109,28 @@ class Liar(Machine):
                 msgspec.structs.replace(block, time_ms=block.time_ms + 1, requests=block.requests[1:])
             )
         vote = self._vote(VoteKind.PREPARE, message.vote.view, message.vote.height, digest_of(payload))
-        return msgspec.structs.replace(message, vote=vote, payload=payload)
+        parent = message.parent
+        if parent is not None and self.world.chance(200):
+            parent = self._forge(VoteKind.COMMIT, message.vote.view, parent.height, parent.digest)
+        return msgspec.structs.replace(message, vote=vote, payload=payload, parent=parent)
 
     def _other_view_change(self, message: ViewChange) -> ViewChange:
-        view = (message.view, message.view + 1, message.view + 7, HEIGHT_MAX)[self.world.pick(0, 4)]
+        view = (message.view, message.view + 1, message.view + 7, 2**62)[self.world.pick(0, 4)]
         prepared: Certificate | None = message.prepared if self.world.chance(300) else None
+        if message.view > 0 and self.world.chance(300):
+            digest = self._other_digest(message.prepared.digest if message.prepared is not None else b"")
+            prepared = self._forge(VoteKind.PREPARE, message.view - 1, message.height, digest)
         change = msgspec.structs.replace(message, view=view, prepared=prepared)
         return msgspec.structs.replace(change, signature=self._sign(view_change_bytes(NETWORK, change)))
+
+    def _forge(self, kind: VoteKind, view: int, height: int, digest: bytes) -> Certificate:
+        """A certificate without a quorum: the own signature beside invented ones, or alone, or many times."""
+        own = self._vote(kind, view, height, digest).signature
+        quorum = self.world.members.quorum
+        how = self.world.pick(0, 3)
+        indices = range(quorum) if how < 2 else (self.member,)
+        signatures = tuple((index, own if how == 1 or index == self.member else bytes(64)) for index in indices)
+        return Certificate(kind, view, height, digest, signatures)
 
     def _vote(self, kind: VoteKind, view: int, height: int, digest: bytes) -> Vote:
         signature = self._sign(vote_bytes(NETWORK, kind, view, height, digest))

@@ -51,14 +51,18 @@ class Machine:
     """
 
     def __init__(self, world: "World", name: str, member: int, factory: ReplicaFactory, faulty: str = "") -> None:
-        """`faulty`: "", or what befalls it: "wipe" and "restore" leave it honest, "twin" and "liar" not."""
+        """`faulty`: "" or what befalls this member.
+
+        "wipe" and "restore" (an older chain, votes forgotten, both known) leave it honest. "rollback" (an older
+        image of the whole disk, which nothing on it tells), "twin" (two processes, one key) and "liar" do not.
+        """
         self.world = world
         self.name = name
         self.member = member
         self.id = world.members.id(member)
         self.factory = factory
         self.faulty = faulty
-        self.honest = faulty not in ("twin", "liar")
+        self.honest = faulty not in ("rollback", "twin", "liar")
         self.disk = Disk(initialised=True)
         self.conduct = Conduct(votes_above=0)
         self.lost_memory = False

@@ -101,7 +101,7 @@ def without_memory(config: object, head: Head, memory: Memory, *rest: object) ->
 
 def with_faulty(n: int, *kinds: str) -> Callable[[World], Plan]:
     def plan(world: World) -> Plan:
-        return draw_plan(world)._replace(n=n, faulty=kinds)
+        return draw_plan(world)._replace(n=n, faulty=kinds, request_every_us=100_000)
 
     return plan
 

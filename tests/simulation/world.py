@@ -22,6 +22,7 @@ from tests.simulation.signing import Signer
 STEPS_MAX = 200_000
 HEIGHTS_AFTER_HEALING = 5
 PASSED_OVER_MAX = 4
+UNSHOWN = ("signature", "signatures", "payload", "members", "decided_by")
 
 
 class Failure(NamedTuple):
@@ -201,10 +202,19 @@ class World:
 
     @property
     def bound_ms(self) -> int:
-        """How long healing may take at most, in virtual ms."""
-        cap = self.plan.timeout_cap_ms
-        f = self.members.f
-        return 2 * cap * (f + 2) + 10_000
+        """How long healing may take at most, in virtual ms, from the lossless network on.
+
+        What was lost is said again after the longest back-off of resends (8 status intervals) and of catch-up
+        (8 s). Then views: one that is under way when all can hear each other again, one for each of f faulty
+        primaries, one that honest members enter at different times; each of them costs at most two capped
+        time-outs (for the silence, for the new view). Then each height up to the target: a faulty primary may
+        use up its time-out, and executing, writing and catching up take less than a second.
+        """
+        plan = self.plan
+        heal_ms = 8 * plan.status_interval_ms + 8_000
+        views_ms = 2 * plan.timeout_cap_ms * (self.members.f + 2)
+        heights_ms = HEIGHTS_AFTER_HEALING * (plan.base_timeout_ms + 1_000)
+        return heal_ms + views_ms + heights_ms
 
     def on_healed(self) -> None:
         """From now on nothing fails: every honest member must reach the target within the bound."""
@@ -279,9 +289,5 @@ def brief(value: object) -> str:
     fields = getattr(value, "__struct_fields__", None)
     if fields is None:
         return repr(value) if not hasattr(value, "name") else str(getattr(value, "name"))  # noqa: B009
-    shown = [
-        f"{name}={brief(getattr(value, name))}"
-        for name in fields
-        if name not in ("signature", "signatures", "payload")
-    ]
+    shown = [f"{name}={brief(getattr(value, name))}" for name in fields if name not in UNSHOWN]
     return f"{type(value).__name__}({', '.join(shown)})"
