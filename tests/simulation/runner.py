@@ -1,5 +1,6 @@
 """Many seeds on several processes, one seed with its trace, and the report of either."""
 
+import argparse
 import json
 import multiprocessing
 import sys
@@ -145,17 +146,22 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(arguments: list[str]) -> Any:
-    import argparse
-
     parser = argparse.ArgumentParser(
         prog="scripts/simulate", description="Run the consensus under faults, from seeds."
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seed", type=int, help="run this seed and print its trace")
-    what.add_argument("--seeds", type=int, help="run this many seeds")
-    parser.add_argument("--until", type=int, default=STEPS_MAX, help="with --seed: stop after this step")
+    what.add_argument("--seeds", type=_positive, help="run this many seeds")
+    parser.add_argument("--until", type=_positive, default=STEPS_MAX, help="with --seed: stop after this step")
     parser.add_argument("--quiet", action="store_true", help="with --seed: no trace")
     parser.add_argument("--first", type=int, default=0, help="with --seeds: the first of them")
-    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="how many processes")
+    parser.add_argument("--jobs", type=_positive, default=multiprocessing.cpu_count(), help="how many processes")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

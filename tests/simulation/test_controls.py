@@ -129,7 +129,10 @@ def first_failure(
     ],
 )
 def test_a_planted_bug_is_found(factory: ReplicaFactory, rules: tuple[str, ...]) -> None:
-    assert first_failure(factory, rules=rules).rule in rules
+    failure = first_failure(factory, rules=rules)
+    assert failure.rule in rules
+    # The replay line shows the very same failure again.
+    assert World(failure.seed, factory=factory).run(failure.step).failure == failure
 
 
 def test_a_member_that_lost_its_disk_and_votes_at_once_is_found() -> None:

@@ -1,5 +1,6 @@
 """A thousand networks under faults: every rule of consensus holds at every step, and all of them recover."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def test_a_run_stops_at_the_step_it_is_told() -> None:
     assert outcome.steps == 200
     assert outcome.failure is None
     assert lines
+
+
+def test_the_report_for_scripts_counts_seeds_steps_faults_and_rules() -> None:
+    command = [sys.executable, "scripts/simulate", "--seeds", "4", "--first", "7", "--jobs", "1", "--json"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    report = json.loads(finished.stdout)
+    assert (report["seeds"], report["failed"]) == (4, [])
+    assert report["steps"] > 1_000
+    assert report["faults"]
+    assert report["rules"]["agreement"] > 0
 
 
 def _trace_in_process(hash_seed: str) -> str:

@@ -151,6 +151,9 @@ class World:
         except Violation as violation:
             failure = Failure(self.seed, self.steps, violation.rule, violation.detail)
             self.note(None, f"BROKEN {violation}")
+        except Exception as error:
+            error.add_note(f"in the simulator itself: scripts/simulate --seed {self.seed} --until {self.steps}")
+            raise
         for kind, count in self.network.counts.items():
             self.faults[f"message {kind}"] += count
         recovered = self._recovered_us if self._recovered_us is not None else self.now_us
