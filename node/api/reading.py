@@ -43,6 +43,7 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def ledger_routes(service: NodeService) -> list[HTTPRouteHandler]:
     """The handlers under /v1/blocks, /v1/contracts and /v1/query."""
+    # Over 70 lines because each handler in it is documented for the page of operations.
 
     @get(
         "/blocks/{height:str}",

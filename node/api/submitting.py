@@ -68,6 +68,7 @@ def media_type(request: Request[None, None, State]) -> str:
 
 def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
     """The handlers under /v1/transactions and /v1/dry-run. Long: they are closures over the service."""
+    # Over 70 lines because each handler in it is documented for the page of operations.
 
     @post(
         "/transactions",
