@@ -271,13 +271,6 @@ class CurrencySupply(Value):
     outstanding: int
 
 
-class OwnedAccount(Value):
-    """One row of a list of accounts."""
-
-    account: str
-    currency: str
-
-
 class Statement(Value):
     """The entries of an account in a range of heights, with the balances before the first and after the last.
 
@@ -648,12 +641,12 @@ class Settlement(Contract):
     @query
     def accounts_of(
         self, owner: PrincipalId, after: AccountId | None = None, limit: int = 100
-    ) -> tuple[OwnedAccount, ...]:
+    ) -> tuple[AccountBalance, ...]:
         """The owner's accounts, closed ones too, in the order of their ids and after the id `after`."""
         require(1 <= limit <= PAGE_MAX, "limit_out_of_range")
         start = None if after is None else (owner, after)
         found = self.owned.scan(prefix=(owner,), after=start, limit=limit)
-        return tuple([OwnedAccount(key[1], currency) for key, currency in found])
+        return tuple([self.balance(key[1]) for key, _ in found])
 
     @query
     def statement(

@@ -10,7 +10,6 @@ from node.client import AsyncClient
 from scripts.localnet.replay import Replay
 
 PAGE = 500
-QUERIES_IN_FLIGHT = 4
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -76,25 +75,15 @@ async def audit(
 
 async def _balances(client: AsyncClient, owner: str) -> dict[str, tuple[str, int]]:
     """Account -> (currency, balance) of all accounts of `owner`."""
-    accounts: list[str] = []
-    while True:
-        args = {"owner": owner, "limit": PAGE} | ({"after": accounts[-1]} if accounts else {})
-        page = (await client.query("settlement.accounts_of", args)).value
-        accounts += [row["account"] for row in page]
-        if len(page) < PAGE:
-            break
     found: dict[str, tuple[str, int]] = {}
-    waiting = iter(accounts)
-
-    async def work() -> None:
-        for account in waiting:
-            value = (await client.query("settlement.balance", {"account": account})).value
-            found[account] = (value["currency"], value["balance"])
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(QUERIES_IN_FLIGHT):
-            group.create_task(work())
-    return found
+    after: str | None = None
+    while True:
+        args = {"owner": owner, "limit": PAGE} | ({} if after is None else {"after": after})
+        page = (await client.query("settlement.accounts_of", args)).value
+        found |= {row["account"]: (row["currency"], row["balance"]) for row in page}
+        if len(page) < PAGE:
+            return found
+        after = page[-1]["account"]
 
 
 @asynccontextmanager

@@ -62,13 +62,18 @@ class Session:
         if figures.ok:
             self._journal.put(msgspec.structs.replace(entry, figures=figures))
         self._nodes.wait_agreement()
-        return Loaded(self._nodes.statuses(), figures, asyncio.run(self._audit([replay])))
+        return self._audited(figures, [replay])
 
     def check(self) -> Loaded:
         """The nodes agree, and every balance and payout was read back and compared with what was loaded."""
         self._nodes.wait_agreement()
         replays = [self._replay(entry) for entry in self._journal.entries.values() if entry.figures is not None]
-        return Loaded(self._nodes.statuses(), None, asyncio.run(self._audit(replays)))
+        return self._audited(None, replays)
+
+    def _audited(self, figures: LoadFigures | None, replays: list[Replay]) -> Loaded:
+        with self._console.status("reading every account back"):
+            found = asyncio.run(self._audit(replays))
+        return Loaded(self._nodes.statuses(), figures, found)
 
     def _replay(self, entry: Entry) -> Replay:
         return make_replay(Path(entry.payments), Path(entry.claims), self._cast, entry.transfers_max, entry.singles)

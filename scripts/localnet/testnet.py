@@ -134,8 +134,7 @@ def status(layout: Layout, as_json: bool) -> None:
 def audit(layout: Layout, as_json: bool) -> None:
     """Read every balance and payout back, and compare them with supply and with what was loaded."""
     console = _console(as_json)
-    with console.status("reading every account"):
-        checked = Session(layout, Nodes(layout), console).check()
+    checked = Session(layout, Nodes(layout), console).check()
     _show_loaded(console, layout, checked, as_json)
     if not checked.ok:
         sys.exit(1)
@@ -243,7 +242,6 @@ def _run_nodes(layout: Layout, count: int | None, base_port: int, console: Conso
 def _show_loaded(console: Console, layout: Layout, loaded: Loaded, as_json: bool) -> None:
     if as_json:
         _document(loaded)
-        return
     if loaded.figures is not None:
         show.figures_table(console, loaded.figures)
     if loaded.audit is None:

@@ -67,9 +67,10 @@ def test_an_account_is_opened_by_its_owner_and_listed(world: World, a: Actor, b:
     a.call(Settlement.open_account, account="A2", owner="bank-a/desk", currency="JPY")
     world.as_("bank-a").call(Settlement.open_account, account="A3", owner="bank-a/desk", currency="USD")
     rows = world.query(Settlement.accounts_of, owner="bank-a/desk", limit=2)
-    assert rows == [{"account": "A", "currency": "USD"}, {"account": "A2", "currency": "JPY"}]
+    assert rows[0] == {"account": "A", "currency": "USD", "balance": 1_000, "held": 0, "available": 1_000}
+    assert [(row["account"], row["currency"], row["balance"]) for row in rows[1:]] == [("A2", "JPY", 0)]
     rows = world.query(Settlement.accounts_of, owner="bank-a/desk", after="A2")
-    assert rows == [{"account": "A3", "currency": "USD"}]
+    assert [row["account"] for row in rows] == ["A3"]
     with reverts("not_authorized"):
         b.call(Settlement.open_account, account="A4", owner="bank-a/desk", currency="USD")
     with reverts("account_exists"):

@@ -3,7 +3,7 @@
 import copy
 from typing import NamedTuple
 
-from consensus.effects import Head, Memory, PreparedRecord, Record, VoteRecord
+from consensus.effects import Head, Memory, PreparedRecord, Record, ViewChangeRecord, VoteRecord
 from consensus.members import Members
 from consensus.messages import Certificate, VoteKind
 from tests.simulation.block import Block
@@ -76,8 +76,9 @@ class Disk:
         known = [other for other in self.records if _slot_of(other)[0] == slot]
         if _height_of(record) > self.height and not any(_slot_of(other)[1] > view for other in known):
             self.records = [other for other in self.records if other not in known] + [record]
-        self.never_voted = False
-        self.voted = True
+        if isinstance(record, VoteRecord | ViewChangeRecord):  # what others signed makes nobody one that has voted
+            self.never_voted = False
+            self.voted = True
         digest = _digest_named(record)
         if body is not None and digest is not None:
             self.bodies[digest] = body
