@@ -54,11 +54,12 @@ class HeightInWork:
         self.height = head.height + 1
         self.pledge = Pledge(context, self.members, self.height)
         self.me = self.pledge.me
-        # The view that is open: its proposals are looked at. `new_view` opened it, or (None) the certificate of
-        # the height before did; `required` is the block that must be proposed again in it.
+        # The view that is open: its proposals are looked at. `new_view` opened it, or else `parent` did, a
+        # certificate of the height before, maybe another than ours; `required` must be proposed again in it.
         self.first_view = head.certificate.view if head.certificate is not None else 0
         self.view = self.first_view
         self.new_view: NewView | None = None
+        self.parent = head.certificate
         self.required: Certificate | None = None
         self.entered_ms = context.now_ms
         self.asks: dict[int, ViewChange] = {}
@@ -95,7 +96,12 @@ class HeightInWork:
             self.asks[self.pledge.view_change.member] = self.pledge.view_change
         view = max(self.view, self.pledge.voted_view or 0, new_view.view if new_view is not None else 0)
         if view > self.view:
-            self._enter(view, new_view if new_view is not None and new_view.view == view else None)
+            parent = self.pledge.parent
+            self._enter(
+                view,
+                new_view if new_view is not None and new_view.view == view else None,
+                parent if parent is not None and parent.view == view else None,
+            )
         for vote in self.pledge.votes.values():
             if self.book.wants(vote):
                 self.book.add(vote)
@@ -144,7 +150,7 @@ class HeightInWork:
             return
         if vote.view > self.view:
             if self._opens_by_parent(message.parent, vote.view):
-                self._enter(vote.view, None)
+                self._enter(vote.view, None, message.parent)
             else:
                 held = self._ahead.get(vote.member)
                 if held is None or held.vote.view < vote.view:
@@ -168,9 +174,7 @@ class HeightInWork:
         ):
             if answer.digest is not None and answer.payload is not None:
                 self.checks.note_built(answer.digest, answer.payload)
-                self._propose(
-                    answer.digest, answer.payload, self.head.certificate if self.new_view is None else None
-                )
+                self._propose(answer.digest, answer.payload, self.parent)
             else:
                 context.nothing_built()
         self.advance()
@@ -202,7 +206,7 @@ class HeightInWork:
                 self._close(certificate)
                 self.advance()
         elif certificate.view > self.view and self._opens_by_parent(certificate, certificate.view):
-            self._enter(certificate.view, None)
+            self._enter(certificate.view, None, certificate)
             self.advance()
 
     # --- view change [5] ----------------------------------------------------------------------------------
@@ -261,7 +265,7 @@ class HeightInWork:
             return
         if self.me is not None and not self._context.amnesia.lost:
             self._context.emit(Persist(NewViewRecord(message)))  # [9.7]
-        self._enter(message.view, message)
+        self._enter(message.view, message, None)
         self.advance()
 
     def quorum_asks(self) -> bool:
@@ -320,10 +324,11 @@ class HeightInWork:
             and gives_right(parent, view, self.head, self._context.verifier)
         )
 
-    def _enter(self, view: int, new_view: NewView | None) -> None:
-        """Open `view`: forget the proposal of the view before, keep what is prepared."""
+    def _enter(self, view: int, new_view: NewView | None, parent: Certificate | None) -> None:
+        """Open `view` by `new_view` or by `parent`: forget the view before, keep what is prepared."""
         self.view = view
         self.new_view = new_view
+        self.parent = parent if new_view is None else None
         self.required = highest_prepared(new_view.view_changes) if new_view is not None else None
         self.proposal = None
         self.verdict = None
@@ -496,5 +501,5 @@ class HeightInWork:
         message = self.pledge.open(view, view_changes) if view_changes is not None else None
         if message is not None:
             self._context.emit(Broadcast(message))
-            self._enter(view, message)
+            self._enter(view, message, None)
             self.advance()

@@ -272,8 +272,8 @@ class Replica:
             return
         if work.new_view is not None:
             self._send(peer, work.new_view)
-        elif work.head.certificate is not None:
-            self._send(peer, Decided(work.head.certificate))
+        elif work.parent is not None:
+            self._send(peer, Decided(work.parent))
         self._send_own(peer)
 
     # --- messages -----------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Where transactions and payloads are found: in the mempool, in recent blocks, or at those who have them."""
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 
 from node.errors import HansaError, InvalidBlock, RejectedTransaction
 from node.executor import Executor
-from node.gossip import Gossip
+from node.gossip import Gossip, wire_id_of
 from node.ledger import Transaction, transaction_signing_bytes
 from node.mempool import Mempool, Work
 from node.peers import Transport
@@ -97,6 +98,18 @@ class Bodies:
         if self._transport is None:
             return None
         return await fetch_payload(self._transport, height, digest, holders, timeout_s, self._report, refused)
+
+    async def verified(self, data: Sequence[bytes]) -> list[Transaction]:
+        """The transactions with these bytes, in order; those that wait here have been verified before.
+
+        Raise RejectedTransaction for the first that is malformed or has a bad signature.
+        """
+        waiting = [self._mempool.get(wire_id_of(item)) for item in data]
+        decoded = await asyncio.to_thread(
+            lambda: [known or Transaction.decode(item) for known, item in zip(waiting, data, strict=True)]
+        )
+        await self.verify([item for known, item in zip(waiting, decoded, strict=True) if known is None])
+        return decoded
 
     async def verify(self, transactions: Sequence[Transaction]) -> None:
         """Every signature of `transactions` verifies; raise RejectedTransaction("bad_signature") otherwise."""

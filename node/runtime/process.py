@@ -19,8 +19,10 @@ NODE_FILE = "node.toml"
 SWITCH_INTERVAL_S = 0.001
 """How long a busy thread may keep the event loop from running: votes come before executions."""
 
-GC_ALLOCATIONS = 100_000
-"""Almost everything here dies by its reference count; the collector's walks are for the rare cycle."""
+GC_THRESHOLDS = (50_000, 20, 200)
+"""Almost everything here dies by its reference count; walks for the rare cycle are rare, and full ones very rare:
+a full walk over a loaded node's memory holds up votes for a good part of a second.
+"""
 
 
 def run(directory: Path, passphrase: Callable[[], str]) -> int:
@@ -36,7 +38,7 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     _, voting_key = read_key_file(config.keys_dir / "voting.key", secret, kind="voting", id=config.member)
     _, tls_key = read_key_file(config.keys_dir / "tls.key", secret, kind="tls", id=config.member)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.set_threshold(GC_ALLOCATIONS)
+    gc.set_threshold(*GC_THRESHOLDS)
 
     async def main() -> int:
         return await Node(config, network, voting_key, tls_key).run()

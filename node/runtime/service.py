@@ -36,7 +36,7 @@ from node.client.rendering import outcomes, plain_json
 from node.config import NetworkConfig
 from node.errors import HansaError, NotFound
 from node.executor import Executor
-from node.ledger import Transaction
+from node.ledger import Receipt, Transaction
 from node.mempool import Mempool
 from node.peers import Transport
 from node.runtime.bodies import Bodies
@@ -44,7 +44,7 @@ from node.runtime.clock import Clock
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.state import VALUE_SIZE_MAX, ExecutedBlock
-from node.store import Store, StoreView
+from node.store import ReceiptsRecord, Store, StoreView
 from node.store.reading import read_receipt
 
 EVENT_BLOCKS_MAX = 200
@@ -84,6 +84,7 @@ class Service:
         self._view: StoreView = store.snapshot()
         self._waiters: dict[bytes, set[asyncio.Future[None]]] = {}
         self._moved = asyncio.Event()
+        self._receipts_read: tuple[int, ReceiptsRecord] | None = None
 
     # --- told by the runtime ---------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class Service:
                 tx_id=tx_id.hex(),
                 status="final",
                 height=height,
-                receipts=outcomes(self._store.receipt(height, position)),
+                receipts=outcomes(self._receipt(height, position)),
             )
         if self._mempool.waiting(tx_id) is not None:
             return Fate(tx_id=tx_id.hex(), status="pending")
@@ -149,6 +150,12 @@ class Service:
         if ending is not None:
             return Fate(tx_id=tx_id.hex(), status=ending.status, height=ending.height, code=ending.code)
         return Fate(tx_id=tx_id.hex(), status="unknown")
+
+    def _receipt(self, height: int, position: int) -> Receipt:
+        """The receipt at a place; whoever waits for a batch asks for many of one block, which is read once."""
+        if self._receipts_read is None or self._receipts_read[0] != height:
+            self._receipts_read = (height, self._store.receipts(height))
+        return read_receipt(self._receipts_read[1].receipts, height, position)
 
     def transaction(self, tx_id: bytes) -> bytes | None:
         """The raw transaction, pending or final, or None when this node does not have it."""

@@ -4,7 +4,7 @@ from consensus.effects import Broadcast, BuildPayload, CheckPayload, Head, NewVi
 from consensus.messages import Decided, NewView, PrePrepare, ViewChange, Vote, VoteKind
 from consensus.view_change import highest_prepared, jump_target
 
-from .stage import Stage, digest_of, of, recorded, said
+from .stage import Stage, digest_of, of, recorded, said, sent
 
 A, B = b"block a", b"block b"
 
@@ -228,6 +228,17 @@ def test_the_certificate_alone_opens_its_view() -> None:
     other = stage.certificate(VoteKind.COMMIT, A, (0, 2, 3), view=2, height=1)
     stage.receive(Decided(other), peer=2)
     assert stage.replica.status().view == 2
+
+
+def test_a_primary_proposes_by_the_certificate_that_opened_its_view_and_shows_it_to_lower_views() -> None:
+    """5.5, 7.3"""
+    stage = Stage(me=1)
+    stage.decide(A)
+    other = stage.certificate(VoteKind.COMMIT, A, (0, 2, 3), view=1, height=1)
+    stage.receive(Decided(other), peer=2)
+    assert sent(Decided, stage.receive(stage.status(3, height=2)), "member-3") == [Decided(other)]
+    stage.work()
+    assert said(PrePrepare, stage.built(B, 1)) == [stage.pre_prepare(B, 1, other)]
 
 
 def test_the_certificate_of_a_view_below_the_one_asked_for_opens_nothing() -> None:

@@ -215,6 +215,8 @@ class Checks:
         elif message.parent is not None:
             right = self._decided(message.parent, vote.height - 1) and message.parent.view == vote.view
             self.require("right to propose", right, where)
+            if message.parent.view != conduct.decided_view.get(vote.height - 1):
+                self.reached["proposed by a certificate of another view than its own"] += 1
         else:
             self.require("right to propose", (vote.height, vote.view) == (1, 0), where)
 

@@ -326,7 +326,7 @@ def draw_plan(world: "World") -> Plan:
         duplicate_permille=world.pick(0, 60),
         late_permille=0 if calm else world.pick(0, 60),
         request_every_us=world.pick(200_000, 1_500_000),
-        faults_end_us=base * 1000 * world.pick(4, 14),
-        fault_every_us=base * 1000 * world.pick(2, 12) // 10,
+        faults_end_us=base * 1000 * world.pick(5, 15),
+        fault_every_us=base * 1000 * world.pick(2, 10) // 10,
         faulty=tuple(faulty),
     )
