@@ -37,8 +37,8 @@ from node.store import Store, StoreView
 
 FETCH_TIMEOUT_S = 5.0
 AHEAD_WAIT_MS_MAX = 60_000
-GATHER_MS = 30
-"""How long after a block of more than GATHER_ABOVE transactions the next one is gathered before it is built.
+GATHER_MS_MAX = 100
+"""After a block of more than GATHER_ABOVE transactions comes a pause of twice the time that it took, at most this.
 
 Why: a block costs every member some milliseconds however small it is. A busy network spends them on fuller blocks;
 whoever sends one transaction at a time into a quiet one never waits.
@@ -74,6 +74,7 @@ class Chain:
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
         self._head = head_of(store.head)
+        self._begun_ms = 0
         self._gather_until_ms = 0
         self._log = structlog.get_logger("chain")
 
@@ -92,7 +93,7 @@ class Chain:
             nothing = PayloadBuilt(effect.height, effect.view, None, None)
             if (effect.height, effect.parent) != (self._head.height + 1, self._head.digest):
                 return nothing
-            started_ms = self._clock.now_ms()
+            self._begun_ms = started_ms = self._clock.now_ms()
             executed = await self._threads.execute(
                 self._executor.build,
                 self._clock.time_ms(),
@@ -287,7 +288,8 @@ class Chain:
         view = await self._threads.execute(self._advance, executed)
         self._head = head_of(record)
         if len(executed.proposal.wire_ids) > GATHER_ABOVE:
-            self._gather_until_ms = self._clock.now_ms() + GATHER_MS
+            now_ms = self._clock.now_ms()
+            self._gather_until_ms = now_ms + min(2 * (now_ms - self._begun_ms), GATHER_MS_MAX)
         self._executed.clear()
         self._suspects.clear()
         self._misfits.clear()
