@@ -46,6 +46,19 @@ def test_a_plain_value_comes_back_from_its_bytes(value: Any) -> None:
     assert unpack(data, size_max=len(data)) == (value,)
 
 
+@given(value=PLAIN)
+def test_the_package_msgpack_writes_the_same_bytes(value: Any) -> None:
+    """Two libraries agree on the canonical form, so it is MessagePack and not one library's habit."""
+    assert encode((value,)) == msgpack.packb([_ordered(value)])
+
+
+def _ordered(value: Any) -> Any:
+    """The value with its maps' keys in ascending order."""
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    return [_ordered(item) for item in value] if isinstance(value, tuple | list) else value
+
+
 @given(PLAIN, st.randoms(use_true_random=False))
 def test_maps_have_one_order(value: Any, random: Any) -> None:
     def shuffled(plain: Any) -> Any:
