@@ -31,17 +31,23 @@ class Checks:
         self._good: dict[bytes, bytes | None] = {}
         # Something was not available: ask again when `retry` is called, not before.
         self.unavailable = False
+        # What was once not available: waiting for its bytes is no execution, and excuses nobody.
+        self._starved: set[tuple[int, bytes]] = set()
 
     @property
     def running(self) -> bool:
-        """Whether any execution has no answer yet."""
-        return bool(self._running)
+        """Whether our executor is at work, as far as we know: a block whose bytes never came keeps it idle."""
+        return any(slot not in self._starved for slot in self._running)
 
     @property
     def excuses(self) -> bool:
         """Whether our own executor is at work, within patience: then we accuse nobody."""
         patience_ms = PATIENCE_TIMEOUTS * self._context.config.timeout_cap_ms
-        return any(self._context.now_ms - check.started_ms < patience_ms for check in self._running.values())
+        return any(
+            self._context.now_ms - check.started_ms < patience_ms
+            for slot, check in self._running.items()
+            if slot not in self._starved
+        )
 
     def is_running(self, digest: bytes) -> bool:
         """Whether the block `digest` is being executed."""
@@ -108,4 +114,5 @@ class Checks:
             self.unavailable = self.unavailable or payload is None
         elif answer.valid is None:
             self.unavailable = True
+            self._starved.add((answer.view, answer.digest))
         return check

@@ -96,12 +96,7 @@ class HeightInWork:
             self.asks[self.pledge.view_change.member] = self.pledge.view_change
         view = max(self.view, self.pledge.voted_view or 0, new_view.view if new_view is not None else 0)
         if view > self.view:
-            parent = self.pledge.parent
-            self._enter(
-                view,
-                new_view if new_view is not None and new_view.view == view else None,
-                parent if parent is not None and parent.view == view else None,
-            )
+            self._enter(view, new_view if new_view and new_view.view == view else None, self.pledge.parent)
         for vote in self.pledge.votes.values():
             if self.book.wants(vote):
                 self.book.add(vote)
@@ -328,7 +323,7 @@ class HeightInWork:
         """Open `view` by `new_view` or by `parent`: forget the view before, keep what is prepared."""
         self.view = view
         self.new_view = new_view
-        self.parent = parent if new_view is None else None
+        self.parent = parent if new_view is None and parent is not None and parent.view == view else None
         self.required = highest_prepared(new_view.view_changes) if new_view is not None else None
         self.proposal = None
         self.verdict = None

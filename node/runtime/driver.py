@@ -85,6 +85,7 @@ class Driver:
         self._queue: deque[Effect] = deque()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._started = False
         self._stopped = False
         self._log = structlog.get_logger("consensus")
 
@@ -94,6 +95,7 @@ class Driver:
 
     def start(self) -> None:
         """The replica's first effects are under way and time runs for it."""
+        self._started = True
         self._enqueue(self._replica.start())
         self.spawn(self._perform_all())
         self.spawn(self._tick())
@@ -107,8 +109,8 @@ class Driver:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def give(self, given: Input) -> None:
-        """The replica has taken `given` and its effects are queued."""
-        if self._stopped:
+        """The replica has taken `given` and its effects are queued; nothing is given to one without its records."""
+        if self._stopped or not self._started:
             return
         try:
             self._enqueue(self._replica.step(given))

@@ -4,6 +4,7 @@ Invariant: what a client was told is accepted lies synced in the journal and in 
 of this node and reaches the others when it is back.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from node.client.answers import FateStatus, Submission
@@ -43,6 +44,7 @@ class Intake:
         self._clock = clock
         self._on_work = on_work
         self._gossip: Gossip | None = None
+        self._readmissions: deque[Transaction] = deque()
 
     def connect(self, gossip: Gossip) -> None:
         """Accepted transactions are told through `gossip` from now on."""
@@ -52,6 +54,7 @@ class Intake:
         """Judge raw transactions from clients; one outcome each, in order."""
         outcomes: list[Submission | HansaError] = []
         fresh: list[Transaction] = []
+        promised: list[Transaction] = []
         for transaction in await self._judge(transactions):
             if isinstance(transaction, HansaError):
                 outcomes.append(transaction)
@@ -69,12 +72,16 @@ class Intake:
             )
             if added in (Added.NEW, Added.MERGED):
                 fresh.append(transaction)
+            if added is not Added.FINAL:
+                promised.append(transaction)
         if fresh:
             # Told at once, so that the way through the network and the sync run side by side; answered after both.
             if self._gossip is not None:
                 self._gossip.publish(fresh)
             self._on_work()
-            await self._threads.write(self._store.put_pending, [(item.tx_id, item.data) for item in fresh])
+        if promised:
+            # Also what was known: it may have come from a peer, or its first sync may not have ended yet.
+            await self._threads.write(self._store.put_pending, [(item.tx_id, item.data) for item in promised])
         return outcomes
 
     async def from_peer(self, peer: str, transactions: Sequence[bytes]) -> list[Verdict]:
@@ -99,27 +106,44 @@ class Intake:
     async def restore(self) -> int:
         """What the journal holds waits again; returns how many.
 
-        Only another final use of its request id ends a transaction here. One that looks expired may lie in a block
-        that this node has not caught up with: its end is learnt from decided headers, as always.
+        Only decided headers and another final use of its request id end a transaction here. One that the clock
+        calls expired may lie in a block that this node has not caught up with.
         """
+        head = self._store.head
         ended: dict[bytes, Ending] = {}
-        restored: list[Transaction] = []
+        final: list[bytes] = []
         for transaction in await self._judge(await self._threads.write(self._store.pending)):
             if isinstance(transaction, HansaError):
                 continue
             try:
                 if self._executor.admission(transaction, self._clock.time_ms()) is not None:
+                    final.append(transaction.tx_id)
                     continue
             except RejectedTransaction as error:
                 if error.code == "request_conflict":
-                    ended[transaction.tx_id] = Ending("dropped", error.code, self._store.head.height)
+                    ended[transaction.tx_id] = Ending("dropped", error.code, head.height)
                     continue
-            if self._mempool.add(transaction, self._clock.now_ms()) is not Added.FINAL:
-                restored.append(transaction)
+            if transaction.body.expires_at_ms <= head.time_ms:
+                ended[transaction.tx_id] = Ending("expired", "expired", head.height)
+            else:
+                self._readmissions.append(transaction)
+        await self._threads.write(self._store.forget_pending, final)
         await self._threads.write(self._store.end_pending, ended)
-        if restored and self._gossip is not None:
-            self._gossip.publish(restored)
-        return len(restored)
+        restored = len(self._readmissions)
+        self.readmit()
+        return restored - len(self._readmissions)
+
+    def readmit(self) -> None:
+        """Journalled transactions wait again as far as there is room for them; the rest is tried again later."""
+        while self._readmissions:
+            try:
+                self._mempool.add(self._readmissions[0], self._clock.now_ms())
+            except Unavailable:
+                return
+            except RejectedTransaction:
+                # Another one waits under its request id; whichever is decided ends the other.
+                pass
+            self._readmissions.popleft()
 
     async def _judge(self, transactions: Sequence[bytes]) -> list[Transaction | HansaError]:
         """Each transaction decoded and with good signatures, or what is wrong with it."""

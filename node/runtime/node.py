@@ -197,13 +197,13 @@ class Node:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stopping.set)
         try:
+            # First what is remembered, then whoever may ask about it: a replica without its records takes its own
+            # votes for somebody else's, and a journal read late finds its places taken.
+            restored = await self._intake.restore()
+            self._gossip.start()
+            self._driver.start()
             await self._peers.start()
             await self._api.start()
-            self._gossip.start()
-            restored = await self._intake.restore()
-            self._driver.start()
-            for peer in self._peers.connected:
-                self._router.on_connected(peer)
             self._log.info(
                 "running",
                 network=self._network.network_id,
@@ -222,10 +222,10 @@ class Node:
         return self._exit_code()
 
     async def _close(self) -> None:
-        """Votes end first, then what feeds them, then the disk."""
+        """Catch-up ends first, or it might apply what the driver was applying; then votes, feeders and the disk."""
+        await self._catching_up.close()
         await self._driver.close()
         await self._api.stop()
-        await self._catching_up.close()
         await self._block_server.close()
         await self._gossip.close()
         await self._peers.close()
@@ -290,6 +290,7 @@ class Node:
         if ended:
             self._driver.spawn(self._threads.write(self._store.end_pending, ended))
         self._metrics.on_applied(executed)
+        self._intake.readmit()
         self._health.on_applied()
         self._service.on_applied(executed, view, tuple(ended))
         self._look_for_work()

@@ -281,10 +281,18 @@ class Store:
         """The transactions, (tx_id, bytes), survive a crash until they are final or dropped. One sync for all."""
         rows: _Rows = []
         for tx_id, data in transactions:
-            rows.append((b"p" + tx_id, data))
+            if tx_id not in self._journaled and self._database.get(b"x" + tx_id) is None:
+                rows.append((b"p" + tx_id, data))
         if rows:
             self._database.write(rows)
             self._journaled.update(key[1:] for key, _ in rows)
+
+    def forget_pending(self, tx_ids: Iterable[bytes]) -> None:
+        """The transactions, final ones, are out of the journal."""
+        known = [tx_id for tx_id in tx_ids if tx_id in self._journaled]
+        if known:
+            self._database.write([(b"p" + tx_id, None) for tx_id in known])
+            self._journaled.difference_update(known)
 
     def end_pending(self, endings: Mapping[bytes, Ending]) -> None:
         """The transactions (by tx_id) are out of the journal and `ending` tells what became of them."""

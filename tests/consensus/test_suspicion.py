@@ -80,6 +80,19 @@ def test_an_execution_without_end_is_no_excuse() -> None:
     assert set(asked(stage.pass_time(4_000))) == {1}
 
 
+def test_a_block_whose_bytes_nobody_sends_excuses_nobody() -> None:
+    """6.2"""
+    stage = Stage(me=1)
+    stage.work()
+    effects = stage.receive(stage.pre_prepare(A))
+    views: list[int] = []
+    for _ in range(10):
+        # Each time the executor looks for the bytes for a second, finds none, and is asked again.
+        effects = stage.pass_time(1_000) + stage.checked(effects, valid=None)
+        views += asked(effects)
+    assert views[:1] == [1]
+
+
 def test_who_builds_accuses_nobody() -> None:
     """6.2"""
     stage = Stage(me=0)
