@@ -1,6 +1,6 @@
 """Ledger values as answers: bytes become lower-case hex, tuples become lists, Structs become objects."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,20 +19,24 @@ from node.client.answers import (
 from node.errors import HansaError
 from node.ledger import CertifiedBlock, Header, Receipt, Transaction
 
+_AS_IS: Final = frozenset({str, int, bool, type(None)})
+
 
 def plain_json(value: object) -> Any:
     """`value` (plain types and Structs) as JSON can hold it, with bytes as hex."""
-    if value is None or isinstance(value, str | int):
+    if type(value) in _AS_IS:
         return value
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): plain_json(item) for key, item in value.items()}
+        # Events come by the thousand and hold mostly what JSON holds: those values are not asked one by one.
+        return {
+            key if isinstance(key, str) else str(key): item if type(item) in _AS_IS else plain_json(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [plain_json(item) for item in value]
-    if isinstance(value, msgspec.Struct):
-        return plain_json(msgspec.to_builtins(value, builtin_types=(bytes,)))
-    raise TypeError(f"{type(value).__name__} has no place in an answer")
+    return plain_json(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 def outcomes(receipt: Receipt) -> tuple[CallOutcome, ...]:

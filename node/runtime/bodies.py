@@ -66,6 +66,10 @@ class Bodies:
         """The transactions that a builder may choose from, in its order."""
         return self._mempool.candidates(self._candidates_max)
 
+    def waiting_count(self) -> int:
+        """How many transactions wait."""
+        return len(self._mempool)
+
     def work(self) -> Work:
         """Whether a non-empty block could be built now, and how often the oldest was passed over."""
         return self._mempool.work(lambda item: self._executor.obstacle(item, self._clock.time_ms()) is None)

@@ -41,7 +41,7 @@ GATHER_MS_MAX = 100
 """After a block of more than GATHER_ABOVE transactions comes a pause of twice the time that it took, at most this.
 
 Why: a block costs every member some milliseconds however small it is. A busy network spends them on fuller blocks;
-whoever sends one transaction at a time into a quiet one never waits.
+whoever sends one transaction at a time into a quiet one never waits, nor does anybody once as many wait as it had.
 """
 GATHER_ABOVE = 4
 
@@ -76,6 +76,7 @@ class Chain:
         self._head = head_of(store.head)
         self._begun = (b"", 0)
         self._gather_until_ms = 0
+        self._gather_for = 0
         self._log = structlog.get_logger("chain")
 
     @property
@@ -87,8 +88,9 @@ class Chain:
 
     async def build(self, effect: BuildPayload) -> PayloadBuilt:
         """A block on the head, at hand under its digest; without digest when there is nothing to build."""
-        if self._gather_until_ms > (now_ms := self._clock.now_ms()):
-            await asyncio.sleep((self._gather_until_ms - now_ms) * 0.001)
+        pause_ms = self._gather_until_ms - self._clock.now_ms()
+        if pause_ms > 0 and self._bodies.waiting_count() < self._gather_for:
+            await asyncio.sleep(pause_ms * 0.001)
         async with self._turn:
             nothing = PayloadBuilt(effect.height, effect.view, None, None)
             if (effect.height, effect.parent) != (self._head.height + 1, self._head.digest):
@@ -289,8 +291,10 @@ class Chain:
         view = await self._threads.execute(self._advance, executed)
         self._head = head_of(record)
         digest, begun_ms = self._begun
-        if digest == executed.digest and len(executed.proposal.wire_ids) > GATHER_ABOVE:
+        count = len(executed.proposal.wire_ids)
+        if digest == executed.digest and count > GATHER_ABOVE:
             now_ms = self._clock.now_ms()
+            self._gather_for = count
             self._gather_until_ms = now_ms + min(2 * (now_ms - begun_ms), GATHER_MS_MAX)
         self._executed.clear()
         self._suspects.clear()
