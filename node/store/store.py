@@ -153,7 +153,8 @@ class Store:
         rows += [(b"p" + tx_id, None) for tx_id in final]
         pruned = [key for key in self._records if key[1:9] <= height]
         rows += [(key, None) for key in pruned]
-        for key, _ in self._database.scan(b"w", b"w" + number(header.height + 1)):
+        # From this height on: lower ones went with their blocks, and LevelDB would walk over all their graves.
+        for key, _ in self._database.scan(b"w" + height, b"w" + number(header.height + 1)):
             rows.append((key, None))
             if key[9:] != executed.digest:
                 rows.append((b"b" + key[9:], None))

@@ -1,6 +1,7 @@
 """README 11: whatever peers say, a step returns, keeps within bounds and breaks no promise."""
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,7 @@ def judge_promises(stage: Stage, effects: list[Effect], floor: dict[int, int], s
             floor[made.height] = made.view
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(INPUTS, max_size=40), st.sampled_from([1, 2, 4, 4, 4]))
 def test_no_input_makes_a_step_raise_or_break_a_promise(given_inputs: list[Input], n: int) -> None:
@@ -120,6 +122,7 @@ def test_no_input_makes_a_step_raise_or_break_a_promise(given_inputs: list[Input
         assert isinstance(stage.replica.status(), ReplicaStatus)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(PEERS, messages()), max_size=30))
 def test_unsigned_noise_changes_nothing_that_counts(noise: list[tuple[str, Message]]) -> None:

@@ -60,6 +60,7 @@ keys = st.integers(0, 400).map(lambda number: b"key%d" % number)
 changes = st.dictionaries(keys, st.one_of(st.none(), st.binary(max_size=4)), max_size=200)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(changes, max_size=6), st.booleans(), st.sampled_from([0, 3_000, 10**6]))
 def test_every_history_leads_to_the_root_of_the_values_that_are_left(
