@@ -60,6 +60,8 @@ class Database(_Reading):
                 create_if_missing=True,
                 paranoid_checks=True,
                 bloom_filter_bits=10,
+                # Most of it is hashes and signatures: compressing them costs every compaction and saves little.
+                compression=None,
                 write_buffer_size=WRITE_BUFFER_BYTES,
                 lru_cache_size=CACHE_BYTES,
                 max_open_files=OPEN_FILES_MAX,
