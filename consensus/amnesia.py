@@ -7,6 +7,7 @@ below (README 9). Until those heights have passed it signs nothing and counts as
 
 from consensus.effects import Memory, ViewChangeRecord, VoteRecord
 from consensus.members import Members
+from consensus.status import Abstention
 
 HEIGHT_MAX = 2**63 - 1
 
@@ -22,7 +23,7 @@ class Amnesia:
         self.lost = not (memory.never_voted or memory.voted or signed or memory.abstain_until)
         # Without any marker a durable promise would end the amnesia at the next start: `conclude` alone makes one.
         self._blank = self.lost
-        self._reason = "no record of earlier votes" if self.lost else ""
+        self._reason = "no record of earlier votes" if self.lost else ""  # [9.1]
         self._shown_height = 0
         self._started_time_ms = started_time_ms
         # A disk image may be older than our last vote without any other sign of it: before the first signature
@@ -40,6 +41,16 @@ class Amnesia:
     def allows(self, height: int) -> bool:
         """Whether this member may sign at `height`."""
         return not self.lost and not self.unconfirmed and height > self.until
+
+    def state(self, height: int) -> Abstention:
+        """Which rule of this guard forbids a signature at `height`."""
+        if self.stopped:
+            return Abstention.KEY_TWICE
+        if self.lost:
+            return Abstention.LOST
+        if self.unconfirmed:
+            return Abstention.CONFIRMING
+        return Abstention.UNTIL if height <= self.until else Abstention.NONE
 
     def why(self, height: int) -> str:
         """Why nothing is signed at `height`; empty when signing is allowed."""
@@ -59,7 +70,7 @@ class Amnesia:
             return False
         if member != me and members.index(member) is not None:
             self._confirmed_by[member] = None
-        self.unconfirmed = len(self._confirmed_by) < members.quorum - 1
+        self.unconfirmed = len(self._confirmed_by) < members.quorum - 1  # [9.3]
         return not self.unconfirmed
 
     def waited_enough(self) -> bool:
@@ -73,12 +84,12 @@ class Amnesia:
 
         Before this process has voted it means a lost memory; after that, another process with our key.
         """
-        if voted_since_start:
+        if voted_since_start:  # [9.4]
             self.until = HEIGHT_MAX
             return self.until
         if not self.lost:
             self.lost = True
-            self._reason = "a vote of this member is newer than its records"
+            self._reason = "a vote of this member is newer than its records"  # [9.4]
         self._shown_height = max(self._shown_height, height)
         if not self._blank:
             self.until = max(self.until, min(height + 2, HEIGHT_MAX - 1))
@@ -86,8 +97,12 @@ class Amnesia:
 
     def stop(self) -> int:
         """Learn that two different votes of ours exist in one slot; return the new `until`."""
-        self.until = HEIGHT_MAX
+        self.until = HEIGHT_MAX  # [9.5]
         return self.until
+
+    def clock_shows(self, time_ms: int) -> None:
+        """Our wall clock shows less than at the start: it was wrong then, and what is said from now on is new."""
+        self._started_time_ms = min(self._started_time_ms, time_ms)
 
     def claimed(self, member: str, height: int, time_ms: int) -> None:
         """Another member says that `height` is decided there. Its first word since this start counts."""
@@ -119,5 +134,5 @@ class Amnesia:
             return None
         highest = max(*heights, self._shown_height, 0)
         self.until = max(self.until, min(highest + 2, HEIGHT_MAX - 1))
-        self.lost = False
+        self.lost = False  # [9.2]
         return self.until

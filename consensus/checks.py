@@ -37,11 +37,13 @@ class Checks:
     @property
     def running(self) -> bool:
         """Whether our executor is at work, as far as we know: a block whose bytes never came keeps it idle."""
-        return any(slot not in self._starved for slot in self._running)
+        return bool(self._running) and any(slot not in self._starved for slot in self._running)
 
     @property
     def excuses(self) -> bool:
         """Whether our own executor is at work, within patience: then we accuse nobody."""
+        if not self._running:
+            return False
         patience_ms = PATIENCE_TIMEOUTS * self._context.config.timeout_cap_ms
         return any(
             self._context.now_ms - check.started_ms < patience_ms
@@ -81,7 +83,7 @@ class Checks:
         holders: tuple[int, ...],
     ) -> None:
         """Have a block executed, unless that is under way or was answered with `not available` since `retry`."""
-        if (view, digest) in self._running or self.unavailable:
+        if (view, digest) in self._running or self.unavailable:  # [11.3]
             return
         self._running[(view, digest)] = Check(first, payload, self._context.now_ms)
         self._context.emit(

@@ -32,6 +32,7 @@ class Context:
         self.effects: list[Effect] = []
         # Work: what WorkWaiting said last, and whether it spoke since the last BuildPayload.
         self.waiting = False
+        self.full = False
         self.told_since_build = False
         self.passed_over = 0
         # The one BuildPayload without an answer: (height, view).
@@ -43,9 +44,18 @@ class Context:
         self.newest_votes: dict[str, Vote] = {}
         self.voted_since_start = False
         self.key_is_ours = True
+        # Why the caller lets nothing be signed; empty: it does not forbid it.
+        self.withheld = ""
         self.suspicion = ""
+        # Kept across heights, for people: the primary that was suspected last, why, and when.
+        self.last_suspicion: tuple[str, str, int] | None = None
         self.refusal = ""
         self._accused: dict[tuple[str, str, int, int], None] = {}
+
+    def suspect(self, primary: str, reason: str) -> None:
+        """Remember for whoever asks why that `primary` was suspected now."""
+        self.suspicion = reason
+        self.last_suspicion = (primary, reason, self.now_ms)
 
     def emit(self, *effects: Effect) -> None:
         """Append effects, in order, to those of the step in work."""
@@ -53,7 +63,7 @@ class Context:
 
     def may_sign(self, height: int) -> bool:
         """Whether memory and key allow a signature at `height`."""
-        return self.key_is_ours and self.amnesia.allows(height)
+        return self.key_is_ours and not self.withheld and self.amnesia.allows(height)
 
     def block_applied(self) -> None:
         """Restart the clock of the empty block; a builder that had nothing may have something now."""
@@ -61,9 +71,10 @@ class Context:
         interval_ms = self.config.empty_block_interval_ms
         self.empty_due_ms = self.now_ms + interval_ms if interval_ms > 0 else None
 
-    def work_announced(self, waiting: bool, passed_over: int) -> None:
+    def work_announced(self, waiting: bool, passed_over: int, *, full: bool) -> None:
         """Take what `WorkWaiting` says."""
         self.waiting = waiting
+        self.full = full
         self.passed_over = passed_over
         if waiting:
             self.told_since_build = True
@@ -76,7 +87,7 @@ class Context:
     def nothing_built(self) -> None:
         """The builder made no block: ask it again when work is announced, at a new head, or a little later."""
         if not self.told_since_build:
-            self.build_after_ms = self.now_ms + self.config.status_interval_ms
+            self.build_after_ms = self.now_ms + self.config.status_interval_ms  # [3.2]
 
     def wants_block(self) -> bool:
         """Whether there is a reason to build now, and the builder is free."""

@@ -88,6 +88,7 @@ class Memory(msgspec.Struct, frozen=True):
     voted: bool
     abstain_until: int
     records: tuple[Record, ...]
+    withheld: str = ""
 
 
 # --- inputs ----------------------------------------------------------------------------------------------
@@ -116,11 +117,13 @@ class Connected(msgspec.Struct, frozen=True):
 class WorkWaiting(msgspec.Struct, frozen=True):
     """Whether this node could build a non-empty block now.
 
-    `passed_over` counts decided, non-full blocks that left out the oldest includable transaction.
+    `passed_over` counts decided, non-full blocks that left out the oldest includable transaction. `full`: at least
+    as much waits as the last block held.
     """
 
     waiting: bool
     passed_over: int
+    full: bool = False
 
 
 class PayloadBuilt(msgspec.Struct, frozen=True):
@@ -160,7 +163,18 @@ class Synced(msgspec.Struct, frozen=True):
     head: Head
 
 
-Input: TypeAlias = Tick | Received | Connected | WorkWaiting | PayloadBuilt | PayloadChecked | Applied | Synced
+class Withhold(msgspec.Struct, frozen=True):
+    """This node must sign nothing, for `reason` (its execution or its code differs); empty: it may again.
+
+    Silence promises nothing: what was signed stays recorded, so lifting it needs no waiting.
+    """
+
+    reason: str
+
+
+Input: TypeAlias = (
+    Tick | Received | Connected | WorkWaiting | PayloadBuilt | PayloadChecked | Applied | Synced | Withhold
+)
 
 # --- effects ---------------------------------------------------------------------------------------------
 

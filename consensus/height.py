@@ -100,7 +100,7 @@ class HeightInWork:
         for vote in self.pledge.votes.values():
             if self.book.wants(vote):
                 self.book.add(vote)
-        self._context.emit(*(Broadcast(message) for message in self.own_messages()))
+        self._context.emit(*(Broadcast(message) for message in self.own_messages()))  # [8.2]
         prepare = self.pledge.votes.get(VoteKind.PREPARE)
         if prepare is not None:
             # Its block lies on the disk; its outcome has to be computed again.
@@ -111,7 +111,7 @@ class HeightInWork:
     def begin(self) -> None:
         """Ask for the start view if it lies above the open one, then do what is possible [4]."""
         if self.head.start_view > self.view:
-            self.ask(self.head.start_view, "voted in that view at the height before")
+            self.ask(self.head.start_view, "voted in that view at the height before")  # [4.2]
         self.advance()
 
     def own_messages(self) -> list[Message]:
@@ -145,7 +145,7 @@ class HeightInWork:
             return
         if vote.view > self.view:
             if self._opens_by_parent(message.parent, vote.view):
-                self._enter(vote.view, None, message.parent)
+                self._enter(vote.view, None, message.parent)  # [5.5]
             else:
                 held = self._ahead.get(vote.member)
                 if held is None or held.vote.view < vote.view:
@@ -189,7 +189,7 @@ class HeightInWork:
                 # A first proposal may be refused for its clock or proposer; a decided block for neither.
                 self.diverged = self.diverged or not check.first
             elif judged:
-                self.ask(self.view + 1, f"invalid proposal: {self._context.refusal}")
+                self.ask(self.view + 1, f"invalid proposal: {self._context.refusal}")  # [3.6]
         self.advance()
 
     def on_certificate(self, certificate: Certificate) -> None:
@@ -197,29 +197,30 @@ class HeightInWork:
         if certificate.height == self.height:
             verifier = self._context.verifier
             if self.outcome is None and verifier.certificate(certificate, VoteKind.COMMIT, self.members):
-                self.pledge.shown_certificate(certificate)
+                self.pledge.shown_certificate(certificate)  # [7.4]
                 self._close(certificate)
                 self.advance()
         elif certificate.view > self.view and self._opens_by_parent(certificate, certificate.view):
-            self._enter(certificate.view, None, certificate)
+            self._enter(certificate.view, None, certificate)  # [5.5]
             self.advance()
 
     # --- view change [5] ----------------------------------------------------------------------------------
 
     def ask(self, view: int, reason: str) -> None:
         """Ask for `view`, durably, if it is above every view we know; from now on nothing is signed below it."""
+        suspect = self.primary(self.view if self.pledge.asked is None else max(self.view, self.pledge.asked))
         message = self.pledge.ask(view, self.head.certificate) if view > self.view else None
         if message is None:
             return
         self.asks[message.member] = message
-        self._context.suspicion = reason
+        self._context.suspect(self.members.id(suspect), reason)
         self._context.emit(Broadcast(message))
         self._open_as_primary()
 
     def on_view_change(self, message: ViewChange) -> None:
         """Note that a member asks for a view; follow when f + 1 do; open it when a quorum asks us."""
         known = self.asks.get(message.member)
-        if known is not None and known.view >= message.view:
+        if known is not None and known.view >= message.view:  # [10.2]
             return
         if fault_of_view_change(message, self.height, self.head.digest):
             return
@@ -234,7 +235,7 @@ class HeightInWork:
             self.pledge.shown_certificate(message.prepared)
         target = jump_target([asked.view for asked in self.asks.values()], self.members)
         if target is not None:
-            self.ask(target, "other members ask for it")
+            self.ask(target, "other members ask for it")  # [6.6]
         self._open_as_primary()
 
     def on_new_view(self, message: NewView) -> None:
@@ -256,11 +257,11 @@ class HeightInWork:
             if known != view_change and not verifier.view_change(view_change, self.members):
                 return
         self._heard(message.member)
-        if message.view < self.pledge.floor or self.outcome is not None:
+        if message.view < self.pledge.floor or self.outcome is not None:  # [5.6]
             return
         if self.me is not None and not self._context.amnesia.lost:
-            self._context.emit(Persist(NewViewRecord(message)))  # [9.7]
-        self._enter(message.view, message, None)
+            self._context.emit(Persist(NewViewRecord(message)))  # [5.2]
+        self._enter(message.view, message, None)  # [9.7]
         self.advance()
 
     def quorum_asks(self) -> bool:
@@ -302,7 +303,7 @@ class HeightInWork:
         self._heard(vote.member)
         self._context.remember_vote(vote, self.members)
         contradicted = self.book.add(vote)
-        if contradicted is not None:
+        if contradicted is not None:  # [2.3, 10.1]
             member, kind = self.members.id(vote.member), vote.kind.name.lower()
             self._context.accuse(member, kind, self.height, vote.view, VoteEquivocation(contradicted, vote))
         return True
@@ -341,13 +342,13 @@ class HeightInWork:
         if self.proposal is not None:
             return
         verifier = self._context.verifier
-        if self.new_view is None and not gives_right(message.parent, self.view, self.head, verifier):
+        if self.new_view is None and not gives_right(message.parent, self.view, self.head, verifier):  # [5.5]
             return
         if self.required is not None and self.required.digest != message.vote.digest:
-            self._context.refusal = "the primary did not propose the prepared block again"
+            self._context.refusal = "the primary did not propose the prepared block again"  # [5.3]
             self.ask(self.view + 1, self._context.refusal)
             return
-        self.proposal = message
+        self.proposal = message  # [5.4]
         self.verdict = None
 
     def _compare(self, message: NewView) -> None:
@@ -357,7 +358,7 @@ class HeightInWork:
             return
         if known.view_changes == message.view_changes or not self._context.verifier.new_view(message, self.members):
             return
-        member = self.members.id(message.member)
+        member = self.members.id(message.member)  # [10.1]
         self._context.accuse(member, "new_view", self.height, message.view, NewViewEquivocation(known, message))
         if message.member == self.me:
             self._context.own_key_equivocates()
@@ -365,7 +366,7 @@ class HeightInWork:
     def _close(self, certificate: Certificate) -> None:
         """The height is decided: nothing more is signed at it."""
         self.outcome = certificate
-        self.pledge.closed = True
+        self.pledge.closed = True  # [4.3]
 
     # --- what has become possible: the parts of `advance` -------------------------------------------------
 
@@ -375,11 +376,12 @@ class HeightInWork:
         if proposal is None or proposal.vote.member == self.me:
             return
         vote = proposal.vote
-        first = self.required is None
+        judged = (self.required, self.pledge.prepared, self.pledge.votes.get(VoteKind.PREPARE))
+        first = all(known is None or known.digest != vote.digest for known in judged)
         if self.verdict is None and not first and self.checks.is_good(vote.digest):
             self.verdict = True
         if self.verdict is None:
-            holders = self.book.voters(VoteKind.PREPARE, vote.view, vote.digest)
+            holders = self.book.voters(VoteKind.PREPARE, vote.view, vote.digest)  # [3.3]
             self.checks.ask(
                 vote.digest, vote.view, proposal.payload, first=first, proposer=vote.member, holders=holders
             )
@@ -388,35 +390,33 @@ class HeightInWork:
 
     def _commit(self) -> None:
         """Note the prepared certificate of the open view, and vote commit once its block is at hand."""
-        for view, digest in self.book.slots(VoteKind.PREPARE):
-            certificate = self.book.certificate(VoteKind.PREPARE, view, digest)
-            if certificate is not None and view == self.view:
-                self.pledge.note_prepared(certificate)
         prepared = self.pledge.prepared
+        if prepared is None or prepared.view < self.view:
+            for certificate in self.book.certificates(VoteKind.PREPARE):
+                if certificate.view == self.view:
+                    self.pledge.note_prepared(certificate)
+            prepared = self.pledge.prepared
         if prepared is None or prepared.view != self.view:
             return
         digest = prepared.digest
         if self.checks.is_good(digest):
-            self._vote(VoteKind.COMMIT, digest)
+            self._vote(VoteKind.COMMIT, digest)  # [8.4]
         elif self.proposal is None or self.proposal.vote.digest != digest:
             proposer = self.primary(self.view)
             self.checks.ask(digest, self.view, None, first=False, proposer=proposer, holders=prepared.signers)
 
     def _find_outcome(self) -> None:
         """A commit certificate of any view decides."""
-        for view, digest in self.book.slots(VoteKind.COMMIT):
-            certificate = self.book.certificate(VoteKind.COMMIT, view, digest)
-            if certificate is not None:
-                self._close(certificate)
-                return
+        for certificate in self.book.certificates(VoteKind.COMMIT)[:1]:
+            self._close(certificate)
 
     def _decide(self, certificate: Certificate) -> None:
         """Hand the decided block over, once it is at hand."""
         digest = certificate.digest
         if self.checks.is_good(digest) and not self.decided:
-            self.decided = True
+            self.decided = True  # [3.5]
             start_view = max(certificate.view, self.pledge.voted_view or 0)
-            self._context.emit(Decide(self.height, digest, certificate, start_view))
+            self._context.emit(Decide(self.height, digest, certificate, start_view))  # [4.1]
         elif not (self.decided or self.diverged or self.checks.is_running(digest)):
             proposal = self.proposal
             payload = proposal.payload if proposal is not None and proposal.vote.digest == digest else None
@@ -448,18 +448,18 @@ class HeightInWork:
         if required is not None:
             payload = self.checks.payload(required.digest)
             if payload is not None:
-                self._propose(required.digest, payload, None)
+                self._propose(required.digest, payload, None)  # [5.3]
             else:
-                holders = required.signers
+                holders = required.signers  # [5.7]
                 self.checks.ask(required.digest, self.view, None, first=False, proposer=self.me, holders=holders)
             return
         context = self._context
         if context.wants_block():
             context.building = (self.height, self.view)
-            context.told_since_build = False
+            context.told_since_build = False  # [3.1]
             failed = self.failed_views(self.view)
             quarantine = failed >= QUARANTINE_AFTER_VIEWS
-            context.emit(
+            context.emit(  # [3.7]
                 BuildPayload(self.height, self.view, self.head.digest, failed, context.empty_is_due(), quarantine)
             )
 
@@ -468,7 +468,7 @@ class HeightInWork:
         if vote is None:
             return
         self.book.add(vote)
-        self._publish(PrePrepare(vote, payload, parent))
+        self._publish(PrePrepare(vote, payload, parent))  # [1.2]
         self.advance()
 
     def _publish(self, proposal: PrePrepare) -> None:
@@ -485,7 +485,7 @@ class HeightInWork:
         if payload is None:
             self.checks.ask(own.digest, own.view, None, first=False, proposer=own.member, holders=())
         else:
-            self._publish(PrePrepare(own, payload, self.pledge.parent))
+            self._publish(PrePrepare(own, payload, self.pledge.parent))  # [8.2]
 
     def _open_as_primary(self) -> None:
         """Send the new view that a quorum asks us for, durably, once; then propose in it."""

@@ -9,11 +9,12 @@ from consensus.members import Members
 from consensus.messages import VALIDATORS_MAX, Message, NewView, PrePrepare, ViewChange, Vote
 
 CATCH_UP_CAP_MS = 8_000
+_OF_ONE_HEIGHT = (Vote, ViewChange, NewView)
 
 
 def height_of(message: Message) -> int | None:
     """The height that a protocol message speaks about; None for a status, an answer or a proof."""
-    if isinstance(message, Vote | ViewChange | NewView):
+    if isinstance(message, _OF_ONE_HEIGHT):
         return message.height
     if isinstance(message, PrePrepare):
         return message.vote.height
@@ -65,6 +66,7 @@ class Lag:
         """The first request is repeated after `interval_ms`, later ones less and less often."""
         self._interval_ms = interval_ms
         self._working_on: dict[str, int] = {}
+        self._highest = 0  # nobody ever worked above it
         self._certified = 0
         self._certified_by: tuple[str, ...] = ()
         self._behind_since_ms: int | None = None
@@ -73,7 +75,8 @@ class Lag:
 
     def note(self, peer: str, height: int) -> None:
         """A member's peer works on `height`."""
-        self._working_on[peer] = height
+        self._working_on[peer] = height  # [7.6]
+        self._highest = max(self._highest, height)
 
     def is_news(self, height: int) -> bool:
         """Whether a certificate of `height` would say more than those seen before."""
@@ -90,6 +93,8 @@ class Lag:
 
         A certificate proves it; so do f + 1 members that work above it, one of whom is honest.
         """
+        if max(self._highest - 1, self._certified) <= head_height:
+            return None
         heights = sorted(
             (height for peer, height in self._working_on.items() if members.index(peer) is not None), reverse=True
         )
@@ -112,7 +117,7 @@ class Lag:
             due_ms = self._behind_since_ms + (patience_ms if target == head_height + 1 else 0)
         if now_ms < due_ms:
             return None
-        self._next_ms = now_ms + self._delay_ms
+        self._next_ms = now_ms + self._delay_ms  # [7.5]
         self._delay_ms = min(self._delay_ms * 2, CATCH_UP_CAP_MS)
         peers = [peer for peer, height in self._working_on.items() if height > head_height + 1]
         if self._certified > head_height:

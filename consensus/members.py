@@ -19,7 +19,7 @@ class Validator(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 class Members:
     """The ordered list of validators that decides one height. A member's index is its place in the list."""
 
-    __slots__ = ("_index", "validators")
+    __slots__ = ("_f", "_index", "_n", "_quorum", "validators")
 
     def __init__(self, validators: tuple[Validator, ...]) -> None:
         """Raise ValueError when the list is empty or names one id or one key twice."""
@@ -31,30 +31,34 @@ class Members:
             raise ValueError("a validator id appears twice")
         if len({validator.voting_key for validator in validators}) != len(validators):
             raise ValueError("a voting key appears twice")
+        # Asked for at every message, so computed once.
+        self._n = len(validators)
+        self._f = (self._n - 1) // 3
+        self._quorum = (self._n + self._f) // 2 + 1
 
     @property
     def n(self) -> int:
         """How many members vote."""
-        return len(self.validators)
+        return self._n
 
     @property
     def f(self) -> int:
         """How many faulty members the list tolerates."""
-        return (self.n - 1) // 3
+        return self._f
 
     @property
     def quorum(self) -> int:
         """How many votes decide. Plain 2f + 1 would fork at n = 5 and 6."""
-        return (self.n + self.f) // 2 + 1
+        return self._quorum
 
     @property
     def weak_quorum(self) -> int:
         """How many members contain at least one honest one: f + 1."""
-        return self.f + 1
+        return self._f + 1
 
     def primary(self, height: int, view: int, rotation_heights: int) -> int:
         """The index of the member that proposes at `height` in `view`."""
-        return (view + height // rotation_heights) % self.n
+        return (view + height // rotation_heights) % self._n
 
     def index(self, member: str) -> int | None:
         """The index of the member named `member`, or None for a stranger."""

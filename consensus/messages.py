@@ -12,6 +12,8 @@ import msgspec
 
 from consensus.codec import encode
 
+INSTANCE_SIZE = 16
+"""Bytes that a process draws at its start to be told apart from any other."""
 VALIDATORS_MAX = 128
 PAYLOAD_SIZE_MAX = 4 * 1024 * 1024
 
@@ -20,6 +22,7 @@ View: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Height: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 TimeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Digest: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Instance: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=INSTANCE_SIZE, max_length=INSTANCE_SIZE)]
 Signature: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Payload: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_SIZE_MAX)]
 
@@ -124,7 +127,31 @@ class LatestVote(_Message, frozen=True, tag=7):
     vote: Vote | None
 
 
-Message: TypeAlias = Vote | ViewChange | NewView | PrePrepare | Status | Decided | LatestVote
+class KnownInstance(_Message, frozen=True, tag=8):
+    """The process of the receiver's member that the sender met last (None: none yet). Sent on every connect.
+
+    Every process draws its instance at its start. The answer is a Presence.
+    """
+
+    instance: Instance | None
+
+
+class Presence(_Message, frozen=True, tag=9):
+    """The process `instance` of `member` lives, and lived after the process `met` of that member had started.
+
+    None can be shown an instance before it was drawn, so two processes that have each met the other lived at the
+    same time. `met` is None where no other process was shown.
+    """
+
+    instance: Instance
+    met: Instance | None
+    member: Index
+    signature: Signature
+
+
+Message: TypeAlias = (
+    Vote | ViewChange | NewView | PrePrepare | Status | Decided | LatestVote | KnownInstance | Presence
+)
 
 
 class VoteEquivocation(_Message, frozen=True, tag=1):
@@ -141,18 +168,81 @@ class NewViewEquivocation(_Message, frozen=True, tag=2):
     second: NewView
 
 
-Evidence: TypeAlias = VoteEquivocation | NewViewEquivocation
+class TwoInstances(_Message, frozen=True, tag=3):
+    """Two processes with one member's key, each of which lived after the other had started."""
+
+    first: Presence
+    second: Presence
+
+
+Evidence: TypeAlias = VoteEquivocation | NewViewEquivocation | TwoInstances
+
+
+class _SignedVote(msgspec.Struct, frozen=True, array_like=True):
+    """What a vote signs: a Struct and not a tuple, because the codec looks into every item of a tuple."""
+
+    domain: str
+    network: str
+    kind: int
+    view: int
+    height: int
+    digest: bytes
+
+
+class _SignedViewChange(msgspec.Struct, frozen=True, array_like=True):
+    """What a view change signs."""
+
+    domain: str
+    network: str
+    height: int
+    view: int
+    decided: Certificate | None
+    prepared: Certificate | None
+    member: int
+
+
+class _SignedNewView(msgspec.Struct, frozen=True, array_like=True):
+    """What a new view signs."""
+
+    domain: str
+    network: str
+    height: int
+    view: int
+    view_changes: tuple[ViewChange, ...]
+    member: int
+
+
+class _SignedStatus(msgspec.Struct, frozen=True, array_like=True):
+    """What a status signs."""
+
+    domain: str
+    network: str
+    height: int
+    view: int
+    head: bytes
+    time_ms: int
+    member: int
+
+
+class _SignedPresence(msgspec.Struct, frozen=True, array_like=True):
+    """What a presence signs."""
+
+    domain: str
+    network: str
+    instance: bytes
+    met: bytes | None
+    member: int
 
 
 def vote_bytes(network: str, kind: VoteKind, view: int, height: int, digest: bytes) -> bytes:
     """The bytes that a vote signs."""
-    return encode(("hansa/vote", network, int(kind), view, height, digest))
+    return encode(_SignedVote("hansa/vote", network, int(kind), view, height, digest))
 
 
 def view_change_bytes(network: str, message: ViewChange) -> bytes:
     """The bytes that a view change signs: everything but the signature."""
     return encode(
-        (
+        _SignedViewChange(
             "hansa/view-change",
             network,
             message.height,
@@ -166,19 +256,22 @@ def view_change_bytes(network: str, message: ViewChange) -> bytes:
 
 def new_view_bytes(network: str, message: NewView) -> bytes:
     """The bytes that a new view signs: everything but the signature."""
-    return encode(("hansa/new-view", network, message.height, message.view, message.view_changes, message.member))
+    return encode(
+        _SignedNewView(
+            "hansa/new-view", network, message.height, message.view, message.view_changes, message.member
+        )
+    )
 
 
 def status_bytes(network: str, message: Status) -> bytes:
     """The bytes that a status signs: everything but the signature."""
     return encode(
-        (
-            "hansa/status",
-            network,
-            message.height,
-            message.view,
-            message.head,
-            message.time_ms,
-            message.member,
+        _SignedStatus(
+            "hansa/status", network, message.height, message.view, message.head, message.time_ms, message.member
         )
     )
+
+
+def presence_bytes(network: str, message: Presence) -> bytes:
+    """The bytes that a presence signs: everything but the signature."""
+    return encode(_SignedPresence("hansa/presence", network, message.instance, message.met, message.member))

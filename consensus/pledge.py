@@ -58,7 +58,8 @@ class Pledge:
     @property
     def floor(self) -> int:
         """Nothing is signed below this view."""
-        return max(self.asked or 0, self.voted_view or 0)
+        asked, voted = self.view_change, self.voted_view or 0
+        return voted if asked is None or asked.view < voted else asked.view
 
     @property
     def may_sign(self) -> bool:
@@ -76,7 +77,7 @@ class Pledge:
                         self.votes[vote.kind] = vote
                         if vote.kind == VoteKind.PREPARE:
                             self.parent = record.parent
-                    self.voted_view = max(vote.view, self.voted_view or 0)
+                    self.voted_view = max(vote.view, self.voted_view or 0)  # [8.3]
                 case PreparedRecord(certificate=certificate) if certificate.height == self._height:
                     if self.prepared is None or self.prepared.view < certificate.view:
                         self.prepared = certificate
@@ -97,12 +98,14 @@ class Pledge:
         if self.prepared is None or self.prepared.view < certificate.view:
             self.prepared = certificate
             if self.me is not None:
-                self._context.emit(Persist(PreparedRecord(certificate)))
+                self._context.emit(Persist(PreparedRecord(certificate)))  # [3.4]
 
     def may_vote(self, kind: VoteKind, view: int) -> bool:
         """Whether the rules above allow a vote of `kind` in `view`."""
         own = self.votes.get(kind)
-        return self.may_sign and view >= self.floor and (own is None or own.view < view)
+        if view < self.floor:  # [2.4]
+            return False
+        return (own is None or own.view < view) and self.may_sign
 
     def vote(
         self, kind: VoteKind, view: int, digest: bytes, *, proposed: bool = False, parent: Certificate | None = None
@@ -110,14 +113,14 @@ class Pledge:
         """Sign and record a vote; None when a rule forbids it."""
         if self.me is None or not self.may_vote(kind, view):
             return None
-        message = vote_bytes(self._context.config.network, kind, view, self._height, digest)
+        message = vote_bytes(self._context.config.network, kind, view, self._height, digest)  # [2.1]
         vote = Vote(kind, view, self._height, digest, self.me, self._context.sign(message))
         self.votes[kind] = vote
         if kind == VoteKind.PREPARE:
             self.parent = parent
         self.voted_view = view
         self._context.voted_since_start = True
-        self._context.emit(Persist(VoteRecord(vote, proposed, parent)))
+        self._context.emit(Persist(VoteRecord(vote, proposed, parent)))  # [8.1]
         return vote
 
     def ask(self, view: int, decided: Certificate | None) -> ViewChange | None:
@@ -129,7 +132,7 @@ class Pledge:
         unsigned = ViewChange(self._height, view, decided, self.prepared, self.me, UNSIGNED)
         signature = self._context.sign(view_change_bytes(self._context.config.network, unsigned))
         message = ViewChange(self._height, view, decided, self.prepared, self.me, signature)
-        self.view_change = message
+        self.view_change = message  # [5.1]
         self._context.emit(Persist(ViewChangeRecord(message)))
         return message
 
@@ -143,7 +146,7 @@ class Pledge:
         signature = self._context.sign(new_view_bytes(self._context.config.network, unsigned))
         message = NewView(self._height, view, view_changes, self.me, signature)
         self.new_view = message
-        self._context.emit(Persist(NewViewRecord(message)))
+        self._context.emit(Persist(NewViewRecord(message)))  # [5.2]
         return message
 
     # --- what others show us of ourselves -----------------------------------------------------------------

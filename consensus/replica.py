@@ -27,17 +27,21 @@ from consensus.effects import (
     Synced,
     Tick,
     VoteRecord,
+    Withhold,
     WorkWaiting,
 )
 from consensus.height import HeightInWork
+from consensus.instances import Instances
 from consensus.lag import Held, Lag, height_of
 from consensus.messages import (
     Certificate,
     Decided,
+    KnownInstance,
     LatestVote,
     Message,
     NewView,
     PrePrepare,
+    Presence,
     Status,
     ViewChange,
     Vote,
@@ -71,6 +75,8 @@ class Replica:
         """`verify(key, message, signature)`; `now_ms` monotonic, `time_ms` wall clock. Nothing happens yet."""
         self._config = config
         self._context = Context(config, Verifier(config.network, verify), sign, Amnesia(memory, time_ms), now_ms)
+        self._context.withheld = memory.withheld
+        self._instances = Instances(self._context)
         self._verify = verify
         self._records = memory.records
         self._time_ms = time_ms
@@ -116,23 +122,26 @@ class Replica:
         match input_:
             case Tick():
                 self._on_tick(input_)
-            case Received(peer=peer, message=message):
-                self._on_message(peer, message)
+            case Received():
+                self._on_message(input_.peer, input_.message)
             case Connected(peer=peer):
                 self._on_connected(peer)
-            case WorkWaiting(waiting=waiting, passed_over=passed_over):
-                self._context.work_announced(waiting, passed_over)
+            case WorkWaiting():
+                self._context.work_announced(input_.waiting, input_.passed_over, full=input_.full)
                 self._work.advance()
             case PayloadBuilt():
                 if self._context.building == (input_.height, input_.view):
                     self._context.building = None
                     self._work.on_built(input_)
-            case PayloadChecked():
+            case PayloadChecked():  # [4.5]
                 if input_.height == self._work.height:
                     self._work.on_checked(input_)
                     self._catch_up()
             case Applied(head=head) | Synced(head=head):
                 self._on_head(head)
+            case Withhold(reason=reason):
+                self._context.withheld = reason  # [9.9]
+                self._work.begin()
         return self._take_effects()
 
     def status(self) -> ReplicaStatus:
@@ -143,7 +152,7 @@ class Replica:
             for name in sorted(self._peers)
         )
         target = self._lag.target(self._work.members, self._work.head.height)
-        return report(self._context, self._work, self._suspicion.next_event(), peers, target)
+        return report(self._context, self._work, self._suspicion.next_event(self._work), peers, target)
 
     # --- time [6, 7] --------------------------------------------------------------------------------------
 
@@ -152,8 +161,9 @@ class Replica:
         passed_ms = max(0, tick.now_ms - context.now_ms)
         context.now_ms += passed_ms
         self._time_ms = tick.time_ms
+        context.amnesia.clock_shows(tick.time_ms)
         if passed_ms >= max(self._config.base_timeout_ms // 2, 1):
-            self._suspicion.restart()
+            self._suspicion.restart()  # [6.9]
         if context.now_ms >= self._status_due_ms:
             self._send_status()
         if context.now_ms >= self._retry_due_ms:
@@ -172,7 +182,7 @@ class Replica:
         self._status_due_ms = self._context.now_ms + self._config.status_interval_ms
         status = self._own_status()
         if status is not None:
-            self._context.emit(Broadcast(status))
+            self._context.emit(Broadcast(status))  # [7.1]
 
     def _own_status(self) -> Status | None:
         """Our heartbeat; an abstaining member sends it too: a status promises nothing."""
@@ -198,7 +208,7 @@ class Replica:
         if self._context.amnesia.lost or self._context.amnesia.unconfirmed:
             # Ask the others again what they know of us: our question is their reminder.
             self._context.emit(Broadcast(LatestVote(None)))
-        self._context.emit(*(Broadcast(message) for message in work.own_messages()))
+        self._context.emit(*(Broadcast(message) for message in work.own_messages()))  # [7.2]
         proposal = work.own_proposal()
         if proposal is not None:
             voted = work.book.voters(VoteKind.PREPARE, proposal.vote.view, proposal.vote.digest)
@@ -227,6 +237,7 @@ class Replica:
     def _on_connected(self, peer: str) -> None:
         """Say again, to `peer` alone, what it may have missed, and show it its own newest vote."""
         self._show_latest_vote(peer)
+        self._instances.on_connected(peer, self._work.members)
         status = self._own_status()
         if status is not None:
             self._send(peer, status)
@@ -263,7 +274,7 @@ class Replica:
         """Prove to `peer` that its height is decided; the block comes by catch-up."""
         certificate = self._work.head.certificate
         if certificate is not None and self._may_answer(peer):
-            self._send(peer, Decided(certificate))
+            self._send(peer, Decided(certificate))  # [7.3]
 
     def _answer_lower_view(self, peer: str) -> None:
         """Prove to `peer`, which is in a lower view of this height, that ours is open; and say our part again."""
@@ -271,9 +282,9 @@ class Replica:
         if work.outcome is not None or not self._may_answer(peer):
             return
         if work.new_view is not None:
-            self._send(peer, work.new_view)
+            self._send(peer, work.new_view)  # [7.3]
         elif work.parent is not None:
-            self._send(peer, Decided(work.parent))
+            self._send(peer, Decided(work.parent))  # [7.3]
         self._send_own(peer)
 
     # --- messages -----------------------------------------------------------------------------------------
@@ -288,6 +299,10 @@ class Replica:
             self._on_decided(peer, message.certificate)
         elif isinstance(message, LatestVote):
             self._on_latest_vote(peer, message)
+        elif isinstance(message, KnownInstance):
+            self._instances.on_known(peer, message, self._work.members, self._work.me)
+        elif isinstance(message, Presence):
+            self._instances.on_presence(peer, message, self._work.members, self._work.me)
         self._conclude_amnesia()
 
     def _on_protocol(self, peer: str, message: Message, height: int) -> None:
@@ -302,7 +317,7 @@ class Replica:
             if work.members.index(peer) is not None:
                 self._lag.note(peer, height)
                 if height == work.height + 1 and self._is_from(peer, message):
-                    self._held.keep(peer, message)
+                    self._held.keep(peer, message)  # [4.4]
             for certificate in _commit_certificates(message):
                 self._on_decided(peer, certificate)
             return
@@ -329,14 +344,19 @@ class Replica:
 
         Only the vote in a proposal is signed; somebody else could put another payload beside a genuine vote.
         """
-        return not isinstance(message, PrePrepare) or self._work.members.index(peer) == message.vote.member
+        foreign = isinstance(message, PrePrepare) and self._work.members.index(peer) != message.vote.member
+        return not foreign  # [2.5]
 
     def _on_status(self, peer: str, status: Status) -> None:
         work = self._work
         members = work.members
-        if peer == self._config.member or members.index(peer) != status.member:
+        index = members.index(peer)
+        if peer == self._config.member or index is None:
             return
-        if not self._context.verifier.status(status, members):
+        # Who works on another height may have another place in its list; it is its key that says who it is.
+        if status.height == work.height and status.member != index:
+            return
+        if not self._context.verifier.status(status, members.key(index)):
             return
         now_ms = self._context.now_ms
         self._context.heard_ms[peer] = now_ms
@@ -381,8 +401,10 @@ class Replica:
             self._show_latest_vote(peer)
 
     def _conclude_amnesia(self) -> None:
+        if not self._context.amnesia.lost:
+            return
         member = self._config.member
-        if member is not None and self._context.amnesia.lost:
+        if member is not None:
             until = self._context.amnesia.conclude(self._work.head.height, self._work.members, member)
             if until is not None:
                 self._context.emit(PersistAbstention(until))
@@ -394,9 +416,10 @@ class Replica:
         work = self._work
         if head.height < work.height:
             return
+        proposal = work.proposal
+        followed = head.height == work.height and proposal is not None and proposal.vote.digest == head.digest
+        self._suspicion.decided(followed=followed)
         if head.height == work.height:
-            if work.proposal is not None and work.proposal.vote.digest == head.digest:
-                self._suspicion.decided(len(work.proposal.payload))
             # Catch-up may have applied the very block that we voted for: our votes keep their weight.
             start_view = max(head.start_view, work.pledge.voted_view or 0)
             decided_by = head.decided_by or work.members
@@ -405,8 +428,9 @@ class Replica:
         self._context.block_applied()
         self._context.suspicion = ""
         self._context.refusal = ""
-        self._work = self._open(head)
+        self._work = self._open(head)  # [1.3]
         self._context.forget_strangers(head.members)
+        self._instances.forget_strangers(head.members)
         self._lag.moved()
         self._lag.forget_strangers(head.members)
         self._work.begin()
@@ -435,7 +459,7 @@ class Replica:
         if key != self._checked_key:
             self._checked_key = key
             probe = vote_bytes(self._config.network, VoteKind.PREPARE, 0, 0, head.digest)
-            self._context.key_is_ours = self._verify(key, probe, self._context.sign(probe))
+            self._context.key_is_ours = self._verify(key, probe, self._context.sign(probe))  # [9.6]
 
     def _take_effects(self) -> list[Effect]:
         effects = self._context.effects

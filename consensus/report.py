@@ -3,7 +3,7 @@
 from consensus.context import Context
 from consensus.height import HeightInWork
 from consensus.messages import VoteKind
-from consensus.status import PeerStatus, Phase, ReplicaStatus
+from consensus.status import Abstention, LastSuspicion, PeerStatus, Phase, ReplicaStatus
 
 
 def report(
@@ -47,6 +47,8 @@ def report(
         peers=peers,
         next_event=event,
         next_event_in_ms=max(0, event_ms - context.now_ms) if event_ms is not None else None,
+        abstention=_abstention(context, work),
+        last_suspicion=_last_suspicion(context),
     )
 
 
@@ -98,7 +100,26 @@ def _abstaining(context: Context, work: HeightInWork) -> str:
         return "an observer has no vote"
     if not context.key_is_ours:
         return "the member list names another voting key for this member"
+    if context.withheld and not context.amnesia.stopped:
+        return context.withheld
     return context.amnesia.why(work.height)
+
+
+def _abstention(context: Context, work: HeightInWork) -> Abstention:
+    if work.me is None:
+        return Abstention.OBSERVER
+    if not context.key_is_ours:
+        return Abstention.OTHER_KEY
+    if context.withheld and not context.amnesia.stopped:
+        return Abstention.WITHHELD
+    return context.amnesia.state(work.height)
+
+
+def _last_suspicion(context: Context) -> LastSuspicion | None:
+    if context.last_suspicion is None:
+        return None
+    primary, reason, at_ms = context.last_suspicion
+    return LastSuspicion(primary, reason, max(0, context.now_ms - at_ms))
 
 
 def _empty_block(context: Context, work: HeightInWork) -> tuple[str, int | None]:

@@ -19,6 +19,27 @@ class Phase(StrEnum):
     CATCH_UP = "catch_up"  # others are ahead
 
 
+class Abstention(StrEnum):
+    """Why this member signs nothing."""
+
+    NONE = ""  # it signs
+    OBSERVER = "observer"  # it has no vote
+    OTHER_KEY = "other_key"  # the member list names another voting key
+    KEY_TWICE = "key_twice"  # its key was seen alive in another place
+    WITHHELD = "withheld"  # the caller forbids it: its execution or its code differs
+    LOST = "lost"  # its memory is lost: it asks which heights are decided
+    CONFIRMING = "confirming"  # just started: the others show its newest vote
+    UNTIL = "until"  # it may have signed up to `abstain_until` and does not know what
+
+
+class LastSuspicion(msgspec.Struct, frozen=True):
+    """The primary that this member last asked to be replaced, why, and how long ago."""
+
+    primary: str
+    reason: str
+    ms_ago: int
+
+
 class PeerStatus(msgspec.Struct, frozen=True):
     """The last status that a member sent, and when. `clock_offset_ms` is its clock minus ours."""
 
@@ -34,7 +55,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     """Where the replica stands; immutable.
 
     `missing` names the members whose message the phase waits for. `asked` is the view this member asked for at
-    this height (None: none) and `askers` who asks for which. `abstaining` is empty or says why nothing is signed.
+    this height (None: none) and `askers` who asks for which. `abstaining` is empty or says why nothing is signed,
+    `abstention` says the same as a code. `last_suspicion` outlives its height (None: nobody yet).
     `suspicion` is empty or says why a view was asked for last. `refusal` is empty or says why the last proposal
     or decided block was not accepted. `next_event` happens by itself in `next_event_in_ms` (None: nothing will).
     """
@@ -64,3 +86,5 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     peers: tuple[PeerStatus, ...]
     next_event: str
     next_event_in_ms: int | None
+    abstention: Abstention
+    last_suspicion: LastSuspicion | None

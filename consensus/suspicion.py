@@ -4,8 +4,9 @@ from consensus.context import Context
 from consensus.height import HeightInWork
 from consensus.pace import Pace
 
-PACE_WINDOW_TIMEOUTS = 5
 HEARTBEATS_MISSED = 4
+PASSES_OVER = "passes over the oldest transaction"
+SLOW = "is slow"
 
 
 class Suspicion:
@@ -20,7 +21,7 @@ class Suspicion:
         self._quiet_since_ms = context.now_ms
         self._primary: str | None = None
         self._passed_over_base = 0
-        self._pace = Pace(PACE_WINDOW_TIMEOUTS * context.config.base_timeout_ms)
+        self._pace = Pace(context.config.base_timeout_ms)
 
     def restart(self) -> None:
         """Start every clock afresh: this process was paused, so the silence it sees is its own."""
@@ -30,13 +31,17 @@ class Suspicion:
         self._quiet_since_ms = now_ms
         self._pace.restart()
 
-    def decided(self, size_bytes: int) -> None:
-        """A block with so many payload bytes was decided."""
-        self._pace.decided(size_bytes)
+    def decided(self, *, followed: bool) -> None:
+        """A height was decided. `followed`: this member saw its proposal, so it knows something of the pace."""
+        if followed:
+            self._pace.decided(self._context.now_ms)
+        else:
+            self._pace.restart()
 
     def judge(self, work: HeightInWork, passed_ms: int) -> tuple[int, str] | None:
         """Return the view to ask for and the reason, or None. Call on every tick."""
-        slot = (work.height, work.view, work.pledge.asked)
+        asked = work.pledge.view_change
+        slot = (work.height, work.view, asked.view if asked is not None else None)
         if slot != self._slot:
             self._slot = slot
             self._silence_ms = None
@@ -45,19 +50,19 @@ class Suspicion:
         if primary != self._primary:
             self._primary = primary
             self._passed_over_base = self._context.passed_over
-            self._pace.restart()
+            self._pace.replaced()
         # What was passed over may have been decided meanwhile: then counting starts below.
         self._passed_over_base = min(self._passed_over_base, self._context.passed_over)
         if work.outcome is not None or not work.pledge.may_sign:
             return None
-        return self._judge_change(work) if work.changing else self._judge_view(work, passed_ms)
+        return self._judge_change(work) if work.changing else self._judge_view(work, primary, passed_ms)
 
-    def next_event(self) -> tuple[str, int] | None:
-        """What happens by itself next, and when (monotonic ms)."""
-        if self._new_view_ms is not None:
-            return ("ask for the next view", self._new_view_ms)
+    def next_event(self, work: HeightInWork) -> tuple[str, int] | None:
+        """What this member does by itself next, and when (monotonic ms)."""
+        if self._new_view_ms is not None and work.pledge.asked is not None:
+            return _asking(work, work.pledge.asked + 1), self._new_view_ms
         if self._silence_ms is not None:
-            return ("ask for another primary", self._silence_ms)
+            return _asking(work, work.view + 1), self._silence_ms
         return None
 
     def _judge_change(self, work: HeightInWork) -> tuple[int, str] | None:
@@ -72,32 +77,39 @@ class Suspicion:
             return None
         if now_ms < self._new_view_ms:
             return None
-        return asked + 1, f"{work.members.id(work.primary(asked))} did not open view {asked}"
+        return asked + 1, f"{work.members.id(work.primary(asked))} did not open view {asked}"  # [6.5]
 
-    def _judge_view(self, work: HeightInWork, passed_ms: int) -> tuple[int, str] | None:
+    def _judge_view(self, work: HeightInWork, primary: str, passed_ms: int) -> tuple[int, str] | None:
         context = self._context
-        primary = work.members.id(work.primary(work.view))
-        following = work.primary(work.view) != work.me
-        slow = self._pace.tick(context.now_ms, passed_ms, saturated=context.waiting, checking=work.checks.running)
+        following = primary != context.config.member
+        slow = self._pace.tick(
+            context.now_ms,
+            passed_ms,
+            full=context.full,
+            waiting=context.waiting and work.proposal is None and not work.checks.running,
+            checking=work.checks.running,
+        )
+        if not following:
+            self._pace.restart()
         reason = ""
-        if work.checks.excuses or context.building is not None:
+        if work.checks.excuses or context.building is not None:  # [6.2]
             # Our own executor is busy: whatever is late may be late because of us.
             self._silence_ms = None
         elif self._is_work_in_hand(work):
             if self._silence_ms is None:
                 self._silence_ms = context.now_ms + context.config.timeout_ms(work.failed_views(work.view))
-            elif context.now_ms >= self._silence_ms:
+            elif context.now_ms >= self._silence_ms:  # [6.1]
                 reason = f"no decision in time under {primary}" if work.proposal else f"no proposal from {primary}"
         else:
             self._silence_ms = None
             if following and self._misses_heartbeats(work, primary):
-                reason = f"no heartbeat from {primary}"
+                reason = f"no heartbeat from {primary}"  # [6.3]
         if not reason and following:
             if context.passed_over - self._passed_over_base >= context.config.passed_over_max:
                 self._passed_over_base = context.passed_over
-                reason = f"{primary} passes over the oldest transaction"
+                reason = f"{primary} {PASSES_OVER}"  # [6.7]
             elif slow:
-                reason = f"{primary} is slow"
+                reason = f"{primary} {SLOW}"  # [6.8]
         return (work.view + 1, reason) if reason else None
 
     def _is_work_in_hand(self, work: HeightInWork) -> bool:
@@ -126,3 +138,7 @@ class Suspicion:
             if validator.id != config.member and heard_ms is not None and context.now_ms - heard_ms < patience_ms:
                 alive += 1
         return alive >= work.members.quorum
+
+
+def _asking(work: HeightInWork, view: int) -> str:
+    return f"ask for view {view} with primary {work.members.id(work.primary(view))}"

@@ -10,11 +10,13 @@ from consensus.members import Members
 from consensus.messages import (
     Certificate,
     NewView,
+    Presence,
     Status,
     ViewChange,
     Vote,
     VoteKind,
     new_view_bytes,
+    presence_bytes,
     status_bytes,
     view_change_bytes,
     vote_bytes,
@@ -34,9 +36,10 @@ class Verifier:
 
     def vote(self, vote: Vote, members: Members) -> bool:
         """Whether the member that `vote` names signed it."""
-        return vote.member < members.n and self._signed(
-            members.key(vote.member), vote.kind, vote.view, vote.height, vote.digest, vote.signature
-        )
+        if vote.member >= members.n:
+            return False
+        message = vote_bytes(self._network, vote.kind, vote.view, vote.height, vote.digest)
+        return self._signed(members.key(vote.member), message, vote.signature)
 
     def certificate(self, certificate: Certificate, kind: VoteKind, members: Members) -> bool:
         """Whether a quorum of `members` signed exactly what `certificate` says, and it is of `kind`."""
@@ -48,12 +51,8 @@ class Verifier:
             if not last < index < members.n:
                 return False
             last = index
-        return all(
-            self._signed(
-                members.key(index), kind, certificate.view, certificate.height, certificate.digest, signature
-            )
-            for index, signature in signatures
-        )
+        message = vote_bytes(self._network, kind, certificate.view, certificate.height, certificate.digest)
+        return all(self._signed(members.key(index), message, signature) for index, signature in signatures)
 
     def view_change(self, message: ViewChange, members: Members) -> bool:
         """Whether the member that `message` names signed it, and its prepared certificate is genuine.
@@ -74,16 +73,19 @@ class Verifier:
             members.key(message.member), new_view_bytes(self._network, message), message.signature
         )
 
-    def status(self, message: Status, members: Members) -> bool:
+    def status(self, message: Status, key: bytes) -> bool:
+        """Whether the owner of `key` signed it."""
+        return self._verify(key, status_bytes(self._network, message), message.signature)
+
+    def presence(self, message: Presence, members: Members) -> bool:
         """Whether the member that `message` names signed it."""
         return message.member < members.n and self._verify(
-            members.key(message.member), status_bytes(self._network, message), message.signature
+            members.key(message.member), presence_bytes(self._network, message), message.signature
         )
 
-    def _signed(self, key: bytes, kind: VoteKind, view: int, height: int, digest: bytes, signature: bytes) -> bool:
-        message = vote_bytes(self._network, kind, view, height, digest)
+    def _signed(self, key: bytes, message: bytes, signature: bytes) -> bool:
         entry = (key, message, signature)
-        if entry in self._good:
+        if entry in self._good:  # [2.2]
             return True
         if not self._verify(key, message, signature):
             return False

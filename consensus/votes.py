@@ -46,7 +46,7 @@ class VoteBook:
 
     def enter(self, view: int) -> None:
         """Move to a higher view: its votes that came early count now, votes below it are forgotten."""
-        self._view = view
+        self._view = view  # [11.2]
         for kind, ahead in self._ahead.items():
             self._current[kind] = {member: vote for member, vote in ahead.items() if vote.view == view}
             self._ahead[kind] = {member: vote for member, vote in ahead.items() if vote.view > view}
@@ -70,12 +70,20 @@ class VoteBook:
                 found[(vote.view, vote.digest)] = None
         return sorted(found)
 
+    def certificates(self, kind: VoteKind) -> list[Certificate]:
+        """Every certificate of `kind` that the kept votes make, in ascending order of view."""
+        enough = self._members.quorum
+        if len(self._current[kind]) < enough and len(self._ahead[kind]) < enough:
+            return []
+        made = [self.certificate(kind, view, digest) for view, digest in self.slots(kind)]
+        return [certificate for certificate in made if certificate is not None]
+
     def certificate(self, kind: VoteKind, view: int, digest: bytes) -> Certificate | None:
         """A certificate for `digest` in the slot, if a quorum voted so; made of verified votes."""
         voters = self.voters(kind, view, digest)
         if len(voters) < self._members.quorum:
             return None
-        votes = (self._current if view == self._view else self._ahead)[kind]
+        votes = (self._current if view == self._view else self._ahead)[kind]  # [1.1, 2.1]
         return Certificate(
             kind=kind,
             view=view,

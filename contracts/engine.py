@@ -334,16 +334,16 @@ class Engine:
         ]
 
     def contracts_hash(self) -> bytes:
-        """Return the digest of all that decides outcomes; members with the same one execute alike.
+        """Return the digest of all that decides outcomes; members with the same one execute alike."""
+        return manifest_hash(self.manifest())
 
-        `module_digests` names each source's digest, to say which module differs.
-        """
-        lines = [
+    def manifest(self) -> tuple[str, ...]:
+        """Return the lines whose digest is the contracts hash, to say which contract or module differs."""
+        return (
             f"hansa/contracts {SEMANTICS_VERSION} python {sys.version_info.major}.{sys.version_info.minor}",
             *(f"{contract.name} {contract.version}" for contract in self.contracts),
             *(f"{name} {digest.hex()}" for name, digest in sorted(self.module_digests.items())),
-        ]
-        return hashlib.sha256("\n".join(lines).encode()).digest()
+        )
 
     def _find(self, contract: str, method: str, kinds: tuple[str, ...]) -> Method:
         found = self._methods.get((contract, method))
@@ -352,6 +352,11 @@ class Engine:
         if contract not in self._contracts:
             raise CallError("unknown_contract", f"no contract is called {contract!r}")
         raise CallError("unknown_method", f"{contract} has no {kinds[0]} {method!r}")
+
+
+def manifest_hash(lines: Sequence[str]) -> bytes:
+    """Return the contracts hash of a manifest, whoever sent it."""
+    return hashlib.sha256("\n".join(lines).encode()).digest()
 
 
 @contextmanager

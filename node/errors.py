@@ -157,6 +157,14 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "A key file is encrypted and no passphrase was given.",
         "Set HANSA_PASSPHRASE_FILE or HANSA_PASSPHRASE, or start it from a terminal.",
     ),
+    "bundle_unreadable": ErrorEntry(
+        "The file is no diagnostics bundle, is damaged, or may not be read.",
+        "Have it made again with `hansa why --bundle FILE`, and copy it as it is.",
+    ),
+    "bundle_not_written": ErrorEntry(
+        "The diagnostics bundle could not be written to the file.",
+        "Name a file that does not exist yet, in a directory that exists and has room.",
+    ),
     "key_file_unreadable": ErrorEntry(
         "The key file does not exist or may not be read.",
         "Check the path and its owner; `hansa keys` makes a new key.",
@@ -290,6 +298,15 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "bad_catch_up": ErrorEntry(
         "A peer answered a request for blocks with something else, or with blocks that were not decided.",
         "Nothing here: blocks are fetched from another member. Ask its operator which version runs there.",
+    ),
+    "bad_proof": ErrorEntry(
+        "A peer's account of what a block did does not have the block's certified roots.",
+        "Nothing here: another member is asked. Ask its operator which version runs there.",
+    ),
+    "diverged": ErrorEntry(
+        "This node computes another outcome of a block than the network certified; it neither votes nor goes on.",
+        "Send the request to another node. Here: `hansa why` names the block, the transaction and the state key.",
+        retryable=True,
     ),
     # --- store (disk) ---
     "data_dir_in_use": ErrorEntry(

@@ -6,7 +6,7 @@ because a decided block's time reached its expiry, or because another one used i
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 
 import msgspec
@@ -158,6 +158,13 @@ class Mempool:
         """Return how a transaction left without becoming final; of the last 20,000 such."""
         return self._endings.get(tx_id)
 
+    def remember(self, ended: Mapping[bytes, Ending]) -> None:
+        """`ending` tells of these transactions, by tx_id, how they ended; they do not wait here."""
+        for tx_id, ending in ended.items():
+            if len(self._endings) >= ENDINGS_MAX:
+                self._endings.popitem(last=False)
+            self._endings[tx_id] = ending
+
     def candidates(self, limit: int) -> list[Transaction]:
         """Return up to `limit` transactions for a block: always one of the sender with the fewest calls so far.
 
@@ -228,10 +235,7 @@ class Mempool:
             if tx_id in self._entries:
                 self._remove(tx_id)
                 ended[tx_id] = Ending("expired", "expired", height)
-        for tx_id, ending in ended.items():
-            if len(self._endings) >= ENDINGS_MAX:
-                self._endings.popitem(last=False)
-            self._endings[tx_id] = ending
+        self.remember(ended)
         oldest = None if self._oldest is None else self._entries.get(self._oldest)
         # What came while the block was in the making may not have reached the proposer.
         if oldest is not None and oldest.head_height + 1 < height:

@@ -217,6 +217,10 @@ class Overlay:
         """Return a mark to which `rollback` can return."""
         return len(self._journal)
 
+    def written_since(self, savepoint: int) -> list[bytes]:
+        """Return the keys written since `savepoint` and not rolled back, in order, some of them repeatedly."""
+        return [key for key, _, _ in self._journal[savepoint:]]
+
     def rollback(self, savepoint: int) -> None:
         """Undo every write since `savepoint`."""
         journal, writes = self._journal, self._writes

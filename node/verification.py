@@ -96,7 +96,7 @@ def _replay_block(store: Store, replay: Store, executor: Executor, verifier: Ver
     ]
     _require(all(verify_many(signatures)), "a transaction's signature is wrong")
     wire_ids = tuple([transaction.wire_id for transaction in transactions])
-    executed = executor.check(Proposal(body.header, wire_ids, body.quarantined), transactions)
+    executed = executor.check(Proposal(body.header, wire_ids, body.quarantined), transactions, decided=True)
     stored = store.head_at(height)
     _require(store.receipts(height) == ReceiptsRecord(executed.scheduled, executed.receipts), "the receipts differ")
     for position, tx_id in enumerate(executed.tx_ids):

@@ -17,11 +17,12 @@ from typing import Annotated, Final, TypeAlias, cast, get_args
 import msgspec
 
 from consensus.codec import CodecError, decode, encode
-from consensus.messages import PAYLOAD_SIZE_MAX, VALIDATORS_MAX, Digest, Height, Payload
+from consensus.messages import PAYLOAD_SIZE_MAX, VALIDATORS_MAX, Digest, Height, Instance, Payload, Signature
 from consensus.messages import Message as ConsensusContent
 from node.config import BLOCK_BYTES_LIMIT
 from node.errors import InvalidFrame
 from node.ledger import TRANSACTION_SIZE_MAX, Hash, NetworkId
+from node.report import REPORT_SIZE_MAX
 
 PROTOCOL_VERSION: Final = 1
 LENGTH_SIZE: Final = 4
@@ -38,6 +39,11 @@ BLOCK_SIZE_MAX: Final = BLOCK_BYTES_LIMIT + 1024 * 1024
 """Bytes of one encoded ledger.CertifiedBlock."""
 BLOCKS_BYTES_MAX: Final = BLOCK_SIZE_MAX
 """Bytes of all blocks in one message together: one block of any allowed size always fits."""
+ROWS_MAX: Final = 20_000
+"""Receipts and written values of a block in one message."""
+ROWS_TOTAL_MAX: Final = 2**32 - 1
+MANIFEST_LINES_MAX: Final = 256
+MANIFEST_LINE_LENGTH_MAX: Final = 200
 REASON_LENGTH_MAX: Final = 300
 GREETING_SIZE_MAX: Final = 2048
 """Bytes of a frame before the greeting was accepted."""
@@ -52,6 +58,9 @@ RequestNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 TransactionBytes: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=TRANSACTION_SIZE_MAX)]
 TransactionTuple: TypeAlias = Annotated[tuple[TransactionBytes, ...], msgspec.Meta(max_length=BATCH_COUNT_MAX)]
 WireIds: TypeAlias = Annotated[tuple[Hash, ...], msgspec.Meta(max_length=IDS_MAX)]
+RowNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=ROWS_TOTAL_MAX)]
+Row: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=BLOCKS_BYTES_MAX)]
+ManifestLine: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,200}\Z")]
 BlockBytes: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=BLOCK_SIZE_MAX)]
 
 
@@ -68,13 +77,17 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class _Introduction(_Wire, frozen=True):
-    """Who speaks. Version, network and genesis must agree; another contracts hash limits voting, never sync."""
+    """Who speaks. Version, network and genesis must agree; another contracts hash limits voting, never sync.
+
+    `instance` was drawn by this process at its start: two of one member are two processes, or one after a restart.
+    """
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
     network: NetworkId
     genesis_hash: Hash
     member: MemberId
     contracts_hash: Hash
+    instance: Instance
 
 
 class Hello(_Introduction, frozen=True, tag=1):
@@ -170,8 +183,51 @@ class Blocks(_Wire, frozen=True, tag=14):
     head: Height
 
 
-Request: TypeAlias = FetchTransactions | FetchPayload | FetchBlocks
-Reply: TypeAlias = Transactions | PayloadReply | Blocks
+class MemberReport(_Wire, frozen=True, tag=15):
+    """What `member` says about itself (bytes of report.Report), under its voting key; any member may pass it on."""
+
+    member: MemberId
+    report: Annotated[bytes, msgspec.Meta(max_length=REPORT_SIZE_MAX)]
+    signature: Signature
+
+
+class FetchExecution(_Wire, frozen=True, tag=16):
+    """Asks what the decided block `height` did, from its row `first` on; answered by Execution."""
+
+    request: RequestNumber
+    height: Height
+    first: RowNumber
+
+
+class Execution(_Wire, frozen=True, tag=17):
+    """What a block did, row by row: `receipts` rows ("", encoded receipt), then (state key, value after or None).
+
+    `rows` counts all of them (0: the sender does not have the block), `items` are as many as fit. `whole`: the
+    written values are among them; of old blocks they are no longer kept.
+    """
+
+    request: RequestNumber
+    receipts: RowNumber
+    rows: RowNumber
+    whole: bool
+    items: Annotated[tuple[tuple[Row, Row | None], ...], msgspec.Meta(max_length=ROWS_MAX)]
+
+
+class FetchManifest(_Wire, frozen=True, tag=18):
+    """Asks which code decides outcomes at the receiver; answered by Manifest."""
+
+    request: RequestNumber
+
+
+class Manifest(_Wire, frozen=True, tag=19):
+    """The lines whose digest is the sender's contracts hash: one for each contract and source that counts."""
+
+    request: RequestNumber
+    lines: Annotated[tuple[ManifestLine, ...], msgspec.Meta(max_length=MANIFEST_LINES_MAX)]
+
+
+Request: TypeAlias = FetchTransactions | FetchPayload | FetchBlocks | FetchExecution | FetchManifest
+Reply: TypeAlias = Transactions | PayloadReply | Blocks | Execution | Manifest
 WireMessage: TypeAlias = (
     Hello
     | Welcome
@@ -187,6 +243,11 @@ WireMessage: TypeAlias = (
     | Transactions
     | PayloadReply
     | Blocks
+    | MemberReport
+    | FetchExecution
+    | Execution
+    | FetchManifest
+    | Manifest
 )
 
 # A new view carries a view change of every validator, each with two certificates of all validators.
@@ -214,6 +275,11 @@ _KINDS: Final[Mapping[type[WireMessage], tuple[TrafficClass, int]]] = MappingPro
         Transactions: (TrafficClass.CONTROL, _BATCH_SIZE_MAX),  # a member waits for them to vote
         PayloadReply: (TrafficClass.CONTROL, PAYLOAD_SIZE_MAX),
         Blocks: (TrafficClass.BULK, BLOCKS_BYTES_MAX + BLOCKS_MAX * 5),
+        MemberReport: (TrafficClass.BULK, REPORT_SIZE_MAX),
+        FetchExecution: (TrafficClass.CONTROL, 0),
+        Execution: (TrafficClass.BULK, BLOCKS_BYTES_MAX + ROWS_MAX * 11),
+        FetchManifest: (TrafficClass.CONTROL, 0),
+        Manifest: (TrafficClass.BULK, MANIFEST_LINES_MAX * (MANIFEST_LINE_LENGTH_MAX + 3)),
     }
 )
 _GREETINGS: Final = (Hello, Welcome, Refusal)

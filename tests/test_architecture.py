@@ -16,6 +16,7 @@ PURE = sorted(
             ROOT / "node" / name
             for name in (
                 "ledger.py",
+                "report.py",
                 "state.py",
                 "state_tree.py",
                 "executor.py",

@@ -135,7 +135,20 @@ def node_routes(service: NodeService) -> list[HTTPRouteHandler]:
     def evidence() -> tuple[EvidenceItem, ...]:
         return service.evidence()
 
-    return [status, members, why, evidence]
+    @get(
+        "/diagnostics",
+        summary="What to send to somebody who looks into a fault",
+        description="A zip with why, status, versions, parameters and a recording of the consensus inputs."
+        " It holds no keys, no transactions and none of their arguments.",
+        tags=["node"],
+        media_type="application/zip",
+    )
+    async def diagnostics() -> Response[bytes]:
+        bundle = await service.diagnostics()
+        headers = {"content-disposition": 'attachment; filename="hansa-diagnostics.zip"'}
+        return Response(bundle, media_type="application/zip", headers=headers)
+
+    return [status, members, why, evidence, diagnostics]
 
 
 def probe_routes(service: NodeService) -> list[HTTPRouteHandler]:

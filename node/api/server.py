@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from node.api.documents import document_routes
 from node.api.failures import EXCEPTION_HANDLERS, failure_bytes
 from node.api.intake import BodyIntake
+from node.api.marking import DivergenceMark
 from node.api.reading import ledger_routes, node_routes, probe_routes
 from node.api.service import NodeService
 from node.api.streaming import HEARTBEAT_S, EventStreams, event_routes
@@ -78,7 +79,8 @@ class ApiServer:
         """Requests are answered from now on; raise ConfigError when the address cannot be listened on."""
         self._listener = _listen(self._host, self._port)
         self._streams = EventStreams(self._limits.streams_max, self._limits.heartbeat_s)
-        app = BodyIntake(build_app(self._service, self._streams, self._version), self._limits.request_bytes_max)
+        routes = build_app(self._service, self._streams, self._version)
+        app = BodyIntake(DivergenceMark(routes, self._service), self._limits.request_bytes_max)
         config = uvicorn.Config(
             app,
             http=_bounded_protocol(self._limits.connections_max),

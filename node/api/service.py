@@ -123,6 +123,9 @@ class NodeService(Protocol):
     def status(self) -> NodeStatus:
         """Where this node stands now."""
 
+    def diverged_at(self) -> int | None:
+        """The height of the block that this node executes otherwise than the network; None: there is none."""
+
     def members(self) -> tuple[MemberStatus, ...]:
         """The members of the network, in their order, as last heard."""
 
@@ -140,6 +143,12 @@ class NodeService(Protocol):
 
     def metrics(self) -> bytes:
         """Prometheus text exposition."""
+
+    async def diagnostics(self) -> bytes:
+        """The diagnostics bundle of this moment: a zip without keys, transactions or their arguments.
+
+        Raises Unavailable("node_busy") while another one is being made.
+        """
 
     async def dry_run(self, data: bytes) -> DryRun:
         """What the raw transaction would do on the head's state; nothing is changed, stored or gossiped.

@@ -6,6 +6,7 @@ import click
 
 from node.cli.options import output_option
 from node.cli.output import Output
+from node.diagnosis import CAUSES, cause_table
 from node.errors import CATALOGUE
 
 
@@ -25,6 +26,16 @@ def errors(output: Output, output_file: Path | None) -> None:
         click.echo(error_page(), nl=False)
     else:
         output_file.write_text(error_page())
+
+
+@docs.command()
+@output_option
+def causes(output: Output) -> None:
+    """The causes that `hansa why` knows, as the table in docs/operations.md, or JSON."""
+    if output.as_json:
+        output.document(dict(CAUSES))
+    else:
+        click.echo(cause_table(), nl=False)
 
 
 def error_page() -> str:

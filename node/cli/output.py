@@ -40,6 +40,10 @@ class Output:
         """A line for people."""
         self._console.print(Text(text))
 
+    def styled(self, text: Text) -> None:
+        """A line for people, in colour where the terminal has it."""
+        self._console.print(text)
+
     def facts(self, rows: Iterable[tuple[str, object]]) -> None:
         """Names and values in two aligned columns."""
         table = Table(box=None, show_header=False, pad_edge=False)

@@ -1,15 +1,18 @@
 """Commands that read from a node."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from node.cli.diagnosis import absent_node, show_diagnosis
+from node.cli.diagnostics import save_bundle
 from node.cli.options import Directory, connect, node_option, output_option
-from node.cli.output import Output, shown
+from node.cli.output import Output, show_failure, shown
 from node.client.answers import ContractAnswer, LedgerEvent, QueryAnswer
 from node.client.arguments import arguments_from_text, find_method
-from node.errors import ConfigError
+from node.errors import ConfigError, Unavailable
 
 
 @click.command()
@@ -32,6 +35,7 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
             ("ready", answer.ready),
             *(("", reason) for reason in answer.reasons),
             ("votes", answer.voting),
+            *([("diverged", answer.diverged.sentence)] if answer.diverged is not None else []),
             ("pending", f"{answer.pending_transactions} transactions, {answer.pending_bytes} bytes"),
         ]
     )
@@ -42,19 +46,38 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
 
 
 @click.command()
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write a diagnostics bundle to FILE, for whoever looks into it: no keys, no transactions.",
+)
 @node_option
 @output_option
-def why(nodes: Sequence[str], directory: Directory, output: Output) -> None:
-    """Why blocks are made or not made, and who is missing."""
-    with connect(nodes, directory) as client:
-        answer = client.why()
+def why(bundle: Path | None, nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """Why blocks are made or not made: who is missing, what comes next, what can safely be done.
+
+    Where the directory's own node does not answer, what its directory shows is told, and the exit code is 4.
+    """
+    answered = True
+    try:
+        with connect(nodes, directory) as client:
+            answer = client.why()
+    except Unavailable as error:
+        node = None if nodes else directory.node()
+        if node is None:
+            raise
+        show_failure(error, False)
+        answer, answered = absent_node(node), False
+    if answered and bundle is not None:
+        with connect(nodes, directory) as client:
+            save_bundle(client, bundle)
     if output.as_json:
         output.document(answer)
-        return
-    for sentence in answer.sentences:
-        output.text(sentence)
-    if answer.missing:
-        output.text(f"Missing: {', '.join(answer.missing)}.")
+    else:
+        show_diagnosis(output, answer)
+    if not answered:
+        click.get_current_context().exit(Unavailable.exit_code)
 
 
 @click.command()
@@ -163,6 +186,8 @@ def _show_value(output: Output, answer: QueryAnswer) -> None:
     else:
         output.text(shown(value))
     output.text(f"at height {answer.height}, {answer.age_ms} ms old")
+    if answer.diverged_at is not None:
+        output.text(f"this node diverged at height {answer.diverged_at} and does not follow the network beyond it")
 
 
 def _is_table(value: object) -> bool:

@@ -147,12 +147,15 @@ class QueryAnswer(_Answer, frozen=True):
     """A value read from the state after block `height`, whose root is `state_root`.
 
     `age_ms` is how long ago that block was made, by this node's clock; `value` is plain JSON, bytes as hex.
+    `diverged_at` is the height at which this node's execution differs from the network's (None: it does not): the
+    state is certified, but this node does not follow beyond it.
     """
 
     value: Any
     height: int
     state_root: str
     age_ms: int
+    diverged_at: int | None = None
 
 
 class HeaderAnswer(_Answer, frozen=True):
@@ -229,11 +232,40 @@ class PeerStatus(_Answer, frozen=True):
     height: int | None = None
 
 
+class DivergenceAnswer(_Answer, frozen=True):
+    """The certified block that the node executes otherwise than the network, and what a peer's proof showed of it.
+
+    `code` says which root differs. `tx_id`, `contract` and `method` name the first differing transaction (`exact`
+    False: the one named is the last that may be it), `our_code` and `their_code` its outcomes where they differ,
+    `key` a state key with the SHA-256 of its value here and there (None: absent). `compared_with` None: the proof
+    is still being fetched.
+    """
+
+    height: int
+    digest: str
+    code: str
+    since_time_ms: int
+    sentence: str
+    compared_with: str | None = None
+    tx_id: str | None = None
+    position: int | None = None
+    contract: str | None = None
+    method: str | None = None
+    our_code: str | None = None
+    their_code: str | None = None
+    key: tuple[str | int, ...] = ()
+    our_value_hash: str | None = None
+    their_value_hash: str | None = None
+    differing_keys: int = 0
+    exact: bool = False
+
+
 class NodeStatus(_Answer, frozen=True):
     """Where this node stands. `height`, `head` and `state_root` are those of the last applied block.
 
     `view` and `primary` are those of the height in work. `ready`: it follows the network and blocks can be made;
-    `reasons` says in sentences why not.
+    `reasons` says in sentences why not. `diverged`: it executes a certified block otherwise than the network and
+    stays at the block before.
     """
 
     member: str
@@ -253,6 +285,7 @@ class NodeStatus(_Answer, frozen=True):
     peers: tuple[PeerStatus, ...]
     pending_transactions: int
     pending_bytes: int
+    diverged: DivergenceAnswer | None = None
 
 
 class MemberStatus(_Answer, frozen=True):
@@ -300,20 +333,82 @@ class ContractAnswer(_Answer, frozen=True):
     codes: tuple[CodeDescription, ...] = ()
 
 
-class Diagnosis(_Answer, frozen=True):
-    """Why blocks are made or not made, in plain sentences, the most important first.
+class Culprit(_Answer, frozen=True):
+    """A member that keeps blocks from being made, or would with the next failure. `cause` is a stable code."""
 
+    member: str
+    cause: str
+    sentence: str
+
+
+class NextEvent(_Answer, frozen=True):
+    """What happens without anybody's help, and in how many milliseconds (None: nobody can know)."""
+
+    what: str = ""
+    in_ms: int | None = None
+
+
+class StepStatus(_Answer, frozen=True):
+    """Of the step that the height in work waits in: who has voted (or asked for the view), who is missing."""
+
+    voted: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+class MemberDiagnosis(_Answer, frozen=True):
+    """A member as its own signed report, its links and its clock show it; None: not known.
+
+    `reachable`: this node hears it now. `reached_by` names the others that hear it. `votes`: its vote counts here.
+    `clock_offset_ms` is its clock minus this node's. `report_age_ms` is the age of its last report; `report_old`
+    says that it is too old to speak of now. `cause` is "" or what is wrong with it.
+    """
+
+    id: str
+    role: str
+    reachable: bool
+    reached_by: tuple[str, ...] = ()
+    votes: bool = False
+    height: int | None = None
+    view: int | None = None
+    phase: str = ""
+    version: str = ""
+    clock_offset_ms: int | None = None
+    report_age_ms: int | None = None
+    report_old: bool = False
+    disk_free_bytes: int | None = None
+    link_error: str = ""
+    cause: str = ""
+
+
+class Diagnosis(_Answer, frozen=True):
+    """Why blocks are made or not made, in plain sentences, the most important first: the `headline`.
+
+    `since_ms` is for how long nothing moves (None: it moves). `culprits` are ordered by weight. `operator` says
+    what can safely be done, one line each. `height`, `view`, `phase` and `step` are those of the height in work.
     `missing` names the members that are waited for; `details` holds the numbers behind the sentences.
     """
 
     moving: bool
     sentences: tuple[str, ...]
+    headline: str = ""
+    since_ms: int | None = None
+    culprits: tuple[Culprit, ...] = ()
+    next: NextEvent = NextEvent()
+    operator: tuple[str, ...] = ()
+    height: int = 0
+    view: int = 0
+    phase: str = ""
+    step: StepStatus = StepStatus()
+    members: tuple[MemberDiagnosis, ...] = ()
     missing: tuple[str, ...] = ()
     details: dict[str, Any] = {}
 
 
 class EvidenceItem(_Answer, frozen=True):
-    """Proof that `member` signed two different things for one slot; `data` is its canonical bytes in hex."""
+    """Proof that `member` signed two different things for one slot, or that its key lives in two places.
+
+    `kind` is `vote`, `new_view` or `two_instances` (then without height and view); `data` is its canonical bytes.
+    """
 
     member: str
     kind: str

@@ -235,6 +235,10 @@ class AsyncClient:
         """Proofs of misbehaviour that the node holds."""
         return await self._run(operations.evidence())
 
+    async def diagnostics(self) -> bytes:
+        """The node's diagnostics bundle, a zip."""
+        return await self._run(operations.diagnostics())
+
     async def _run(self, operation: Operation[T]) -> T:
         attempts = Attempts(self._urls, self._preferred, self._patience_s)
         while True:

@@ -234,6 +234,10 @@ class Client:
         """Proofs of misbehaviour that the node holds."""
         return self._run(operations.evidence())
 
+    def diagnostics(self) -> bytes:
+        """The node's diagnostics bundle, a zip."""
+        return self._run(operations.diagnostics())
+
     def _run(self, operation: Operation[T]) -> T:
         attempts = Attempts(self._urls, self._preferred, self._patience_s)
         while True:

@@ -33,6 +33,8 @@ from node.errors import CATALOGUE, HansaError, NotFound, RejectedTransaction, Un
 
 T = TypeVar("T")
 
+DIAGNOSTICS_WAIT_S = 50.0
+
 _MSGPACK = {"content-type": "application/msgpack"}
 
 
@@ -225,3 +227,8 @@ def why() -> Operation[Diagnosis]:
 def evidence() -> Operation[tuple[EvidenceItem, ...]]:
     """List proofs of misbehaviour."""
     return Operation("GET", "/v1/evidence", reader(tuple[EvidenceItem, ...]))
+
+
+def diagnostics() -> Operation[bytes]:
+    """Fetch the diagnostics bundle, which takes the node a moment to make."""
+    return Operation("GET", "/v1/diagnostics", bytes, wait_s=DIAGNOSTICS_WAIT_S)

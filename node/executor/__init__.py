@@ -1,6 +1,7 @@
 """Everything that executes contracts: blocks, admission, dry runs, queries. Pure."""
 
+from node.executor.difference import Claim, Difference
 from node.executor.executor import DryRun, Executor
 from node.executor.run import Policy, Registry
 
-__all__ = ["DryRun", "Executor", "Policy", "Registry"]
+__all__ = ["Claim", "Difference", "DryRun", "Executor", "Policy", "Registry"]

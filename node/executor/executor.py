@@ -14,6 +14,7 @@ from consensus.codec import encode
 from contracts.engine import CallError, Engine, Environment, EventRecord, Revert
 from node.config import NetworkConfig
 from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, RejectedTransaction, StoreError
+from node.executor.difference import Claim, Difference, TracedRun, find_difference, verify_claim
 from node.executor.run import BlockRun, Registry, Rules, next_due_ms, obstacle, read_request
 from node.ledger import (
     BlockBody,
@@ -191,19 +192,57 @@ class Executor:
             raise InvalidBlock("block_behind_clock", f"the block is {now_ms - header.time_ms} ms old")
 
     def check(
-        self, proposal: Proposal, transactions: Sequence[Transaction], *, allow_quarantine: bool = True
+        self,
+        proposal: Proposal,
+        transactions: Sequence[Transaction],
+        *,
+        allow_quarantine: bool = True,
+        decided: bool = False,
     ) -> ExecutedBlock:
         """Return the executed block when `proposal` is what the rules make of its (verified) `transactions`.
 
         Raise InvalidBlock otherwise. No clock is judged: that is `judge_first`, for first proposals alone. Decided
-        blocks are replayed with `allow_quarantine`, for a certificate says that its height needed it.
+        blocks are replayed with `allow_quarantine`, for a certificate says that its height needed it, and as
+        `decided`: then other code may have made the block, if only this code comes to the same roots.
         """
-        header, parameters, view = proposal.header, self._rules.parameters, self._opened_view()
-        self._check_header(proposal, transactions, view.head)
+        header = proposal.header
+        run = BlockRun(self._rules, self._opened_view(), self._cache, header.height, header.time_ms)
+        executed = self._run(run, proposal, transactions, allow_quarantine, decided)
+        for code, ours, theirs in (
+            ("receipts_differ", executed.header.receipts_root, header.receipts_root),
+            ("state_differs", executed.header.state_root, header.state_root),
+            ("members_differ", executed.header.members_hash, header.members_hash),
+        ):
+            if ours != theirs:
+                raise InvalidBlock(code, f"block {header.height}: {ours.hex()} here, {theirs.hex()} in the header")
+        return executed
+
+    def compare(self, body: BlockBody, transactions: Sequence[Transaction], claim: Claim) -> Difference:
+        """Return where this node's execution of the certified block on the head parts from what it proves to do.
+
+        `claim` may come from a liar: raise InvalidFrame("bad_proof") unless it has exactly the header's roots.
+        """
+        wire_ids = tuple(transaction.wire_id for transaction in transactions)
+        proposal = Proposal(body.header, wire_ids, body.quarantined)
+        verify_claim(body.header, claim, lambda writes: self._opened_tree().stage(writes).root)
+        run = TracedRun(self._rules, self._opened_view(), body.header.height, body.header.time_ms)
+        executed = self._run(run, proposal, transactions, allow_quarantine=True, decided=True)
+        return find_difference(self._opened_view(), run, executed, transactions, claim)
+
+    def _run(
+        self,
+        run: BlockRun,
+        proposal: Proposal,
+        transactions: Sequence[Transaction],
+        allow_quarantine: bool,
+        decided: bool,
+    ) -> ExecutedBlock:
+        """Return what execution makes of the block; raise InvalidBlock where the rules forbid it."""
+        header, parameters = proposal.header, self._rules.parameters
+        self._check_header(proposal, transactions, self.head, decided)
         quarantined = proposal.quarantined
         if quarantined and not allow_quarantine:
             raise InvalidBlock("quarantine_refused", "fewer than two views have failed at this height")
-        run = BlockRun(self._rules, view, self._cache, header.height, header.time_ms)
         run.begin(lambda position, _: position in quarantined)
         for index, transaction in enumerate(transactions):
             if not fits(run, transaction, parameters.block_calls_max, parameters.block_bytes_max, 0):
@@ -225,17 +264,13 @@ class Executor:
             run.accept(transaction, attempt)
         if tuple(run.quarantined) != quarantined:
             raise InvalidBlock("quarantine_refused", "a quarantined position is out of order or names nothing")
-        executed = self._finish(run, transactions, self._opened_tree(), header.parent, header.proposer)
-        for code, ours, theirs in (
-            ("receipts_differ", executed.header.receipts_root, header.receipts_root),
-            ("state_differs", executed.header.state_root, header.state_root),
-            ("members_differ", executed.header.members_hash, header.members_hash),
-        ):
-            if ours != theirs:
-                raise InvalidBlock(code, f"block {header.height}: {ours.hex()} here, {theirs.hex()} in the header")
-        return executed
+        return self._finish(
+            run, transactions, self._opened_tree(), header.parent, header.proposer, code=header.contracts_hash
+        )
 
-    def _check_header(self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord) -> None:
+    def _check_header(
+        self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord, decided: bool
+    ) -> None:
         """Raise InvalidBlock for what can be refused without executing anything."""
         header, parameters = proposal.header, self._rules.parameters
         if header.network != self._rules.network:
@@ -246,7 +281,7 @@ class Executor:
             raise InvalidBlock("wrong_parent", f"block {header.height} stands on {header.parent.hex()}")
         if header.time_ms <= head.time_ms:
             raise InvalidBlock("time_not_after_parent", f"{header.time_ms} after {head.time_ms}")
-        if header.contracts_hash != self._contracts_hash:
+        if header.contracts_hash != self._contracts_hash and not decided:
             raise InvalidBlock("contracts_differ", f"contracts {header.contracts_hash.hex()} made the block")
         if len(transactions) > parameters.block_transactions_max:
             raise InvalidBlock("block_too_large", f"{len(transactions)} transactions in a block")
@@ -264,8 +299,9 @@ class Executor:
         parent: bytes,
         proposer: str,
         digest: bytes | None = None,
+        code: bytes | None = None,
     ) -> ExecutedBlock:
-        """Return the block that `run` has come to; its digest is its header's unless given."""
+        """Return the block that `run` has come to; digest and contracts hash are its own unless given."""
         members = run.members()
         writes = run.overlay.write_set()
         staged = tree.stage(writes.after)
@@ -280,7 +316,7 @@ class Executor:
             receipts_root=merkle_root(run.receipts),
             state_root=staged.root,
             members_hash=members_hash(members),
-            contracts_hash=self._contracts_hash,
+            contracts_hash=self._contracts_hash if code is None else code,
         )
         quarantined = tuple(run.quarantined)
         return ExecutedBlock(

@@ -112,6 +112,7 @@ class Link(asyncio.Protocol):
         self.peer: str | None = None
         self.proven: str | None = None
         self.contracts_hash: bytes | None = None
+        self.instance: bytes = b""
         self.certificate: bytes = b""
         self.remote = "?"
         self.opened_at = 0.0

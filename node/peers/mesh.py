@@ -1,9 +1,10 @@
 """The default transport: TLS 1.3 with pinned keys, one connection to every other member.
 
-Of two members the one with the higher id dials. Both prove their TLS keys in the handshake, and then that they
-run the same network in a greeting: Hello from the dialler, Welcome or a Refusal with its reason back. The key is
-compared with the *current* members after the handshake, because a TLS context does not forget. A newer
-connection of a member replaces the older one: the older may be half-open, and its member knows better.
+Of two members the one with the higher id dials; the other one does when it was not reached for a while, for the
+address in its peers' files may be wrong, or be that of another process with its key. Both prove their TLS keys in
+the handshake, and then that they run the same network in a greeting: Hello from the dialler, Welcome or a Refusal
+with its reason back. The key is compared with the *current* members after the handshake: a TLS context does not
+forget. A newer connection of a member replaces the older: that may be half-open, and its member knows better.
 """
 
 import asyncio
@@ -31,10 +32,14 @@ from node.wire import (
     PROTOCOL_VERSION,
     REASON_LENGTH_MAX,
     Blocks,
+    Execution,
     FetchBlocks,
+    FetchExecution,
+    FetchManifest,
     FetchPayload,
     FetchTransactions,
     Hello,
+    Manifest,
     PayloadReply,
     Ping,
     Pong,
@@ -55,7 +60,13 @@ CLOSE_S = 2.0
 """How long a stopping node waits for its connections to end."""
 
 _REPLY_TYPES: Final[Mapping[type[Request], type[Reply]]] = MappingProxyType(
-    {FetchTransactions: Transactions, FetchPayload: PayloadReply, FetchBlocks: Blocks},
+    {
+        FetchTransactions: Transactions,
+        FetchPayload: PayloadReply,
+        FetchBlocks: Blocks,
+        FetchExecution: Execution,
+        FetchManifest: Manifest,
+    },
 )
 
 
@@ -84,6 +95,7 @@ class Peers:
         tls_key: SigningKey,
         listen: str,
         contracts_hash: bytes,
+        instance: bytes,
         handler: PeerHandler,
         queue_bytes_max: int = 16 * 1024 * 1024,
         timing: Timing | None = None,
@@ -99,7 +111,14 @@ class Peers:
         self._queue_bytes_max = queue_bytes_max
         self._timing = timing or Timing()
         self._log = log if log is not None else structlog.get_logger()
-        introduction = (PROTOCOL_VERSION, network.network_id, network.genesis_hash, member, contracts_hash)
+        introduction = (
+            PROTOCOL_VERSION,
+            network.network_id,
+            network.genesis_hash,
+            member,
+            contracts_hash,
+            instance,
+        )
         self._hello = Hello(*introduction)
         self._welcome = Welcome(*introduction)
         self._members: dict[str, MemberConfig] = {}
@@ -237,8 +256,9 @@ class Peers:
     def _start_diallers(self) -> None:
         for member in self._members.values():
             account = self._accounts[member.id]
-            if member.id < self._id and account.dialler is None:
-                account.dialler = asyncio.create_task(self._dial(member), name=f"dial {member.id}")
+            if account.dialler is None:
+                dial = self._dial(member) if member.id < self._id else self._dial_late(member)
+                account.dialler = asyncio.create_task(dial, name=f"dial {member.id}")
 
     async def _dial(self, member: MemberConfig) -> None:
         """Keep one link to `member` for as long as this task lives."""
@@ -252,6 +272,15 @@ class Peers:
                     delay = timing.retry_first_s
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, timing.retry_cap_s)
+
+    async def _dial_late(self, member: MemberConfig) -> None:
+        """Dial `member`, whose turn it is to dial, when there was no link for a while."""
+        while True:
+            await asyncio.sleep(self._timing.fallback_s * random.uniform(0.75, 1.25))
+            if member.id not in self._links:
+                link = await self._connect(member)
+                if link is not None:
+                    await link.lost.wait()
 
     async def _connect(self, member: MemberConfig) -> Link | None:
         """Return an open link to `member`, or None after the reason was noted."""
@@ -314,8 +343,6 @@ class Peers:
         member = self._member_of(link)
         if member is None:
             self._refuse(link, "not_a_member", "your TLS key belongs to no member of this network")
-        elif link.dialled is None and member.id < self._id:
-            self._refuse(link, "wrong_direction", f"of {member.id} and {self._id}, the latter dials")
         elif link.dialled not in (None, member.id):
             self._refuse(link, "wrong_member", f"{link.dialled} was dialled, {member.id} answered")
         else:
@@ -328,7 +355,7 @@ class Peers:
         message = decode_message(payload)
         if link.peer is None:
             self._on_greeting(link, message)
-        elif isinstance(message, Transactions | PayloadReply | Blocks):
+        elif isinstance(message, Transactions | PayloadReply | Blocks | Execution | Manifest):
             self._on_reply(link.peer, message)
         elif isinstance(message, Ping):
             link.send(Pong(message.number))
@@ -378,10 +405,19 @@ class Peers:
             self._refuse(link, "wrong_member", f"the certificate says {link.proven}, the greeting {message.member}")
         elif self._member_of(link) is None:  # removed since the handshake
             self._refuse(link, "not_a_member", "your TLS key belongs to no member of this network")
+        elif self._is_spare(link, message):
+            self._refuse(link, "wrong_direction", "there is a link to this process already")
         else:
+            link.instance = message.instance
             if link.dialled is None:
                 link.send(self._welcome)
             self._opened(link, message.member, message.contracts_hash)
+
+    def _is_spare(self, link: Link, greeting: Hello | Welcome) -> bool:
+        """Whether the lower id dialled for a second link: two that dial at once would cut each other's."""
+        usual = (link.dialled is not None) == (greeting.member < self._id)
+        known = self._links.get(greeting.member)
+        return not usual and known is not None and known.reason is None and known.instance == greeting.instance
 
     @staticmethod
     def _on_refusal(link: Link, refusal: Refusal) -> None:

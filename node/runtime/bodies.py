@@ -90,7 +90,8 @@ class Bodies:
                 fresh = [item for item in fetched if not self._mempool.is_waiting(item.wire_id)]
                 await self.verify(fresh)
             except RejectedTransaction as error:
-                raise InvalidBlock("block_content_differs", str(error)) from error
+                # Not its words: they may quote the transaction, and refusals are shown and go into diagnostics.
+                raise InvalidBlock("block_content_differs", f"{error.code}: {error.entry.cause}") from error
             found.update({transaction.wire_id: transaction for transaction in fetched})
         ordered = [transaction for wire_id in wire_ids if (transaction := found[wire_id]) is not None]
         return ordered if len(ordered) == len(wire_ids) else None

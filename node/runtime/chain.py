@@ -27,7 +27,7 @@ from consensus.effects import (
 )
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
 from node.errors import InvalidBlock, RejectedTransaction
-from node.executor import Executor
+from node.executor import Claim, Difference, Executor
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
 from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
@@ -59,8 +59,12 @@ class Chain:
         member: str,
         slow_execution_ms: int,
         on_applied: Callable[[ExecutedBlock, StoreView], None],
+        on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
     ) -> None:
-        """`slow_execution_ms`: a block of a single transaction that takes longer makes that transaction suspect."""
+        """`slow_execution_ms`: a block of a single transaction that takes longer makes that transaction suspect.
+
+        `on_divergence` is told of a decided block that this node, having voted for it, now executes otherwise.
+        """
         self._store = store
         self._executor = executor
         self._bodies = bodies
@@ -69,6 +73,7 @@ class Chain:
         self._member = member
         self._slow_execution_ms = slow_execution_ms
         self._on_applied = on_applied
+        self._on_divergence = on_divergence
         self._turn = asyncio.Lock()
         self._executed: dict[bytes, ExecutedBlock] = {}
         self._suspects: set[bytes] = set()
@@ -77,6 +82,8 @@ class Chain:
         self._begun = (b"", 0)
         self._gather_until_ms = 0
         self._gather_for = 0
+        self.last_block_transactions = 0
+        """How many the head holds, of those that this node applied since its start."""
         self._log = structlog.get_logger("chain")
 
     @property
@@ -197,7 +204,8 @@ class Chain:
         try:
             return await self._bodies.verified(data)
         except RejectedTransaction as error:
-            raise InvalidBlock("transaction_not_includable", str(error)) from error
+            # Not its words: they may quote the transaction, and refusals are shown and go into diagnostics.
+            raise InvalidBlock("transaction_not_includable", f"{error.code}: {error.entry.cause}") from error
 
     def _keep(self, executed: ExecutedBlock, started_ms: int) -> None:
         self._executed[executed.digest] = executed
@@ -248,20 +256,37 @@ class Chain:
             if effect.height == self._head.height + 1:
                 executed = self._executed.get(effect.digest)
                 if executed is None:
-                    executed = await self._execute_again(effect.digest)
+                    executed = await self._execute_again(effect)
                 if executed is None:
                     # Decided without its body: catch-up brings it with its certificate.
                     return None
                 await self._apply(executed, effect.certificate, effect.start_view)
             return Applied(self._head) if effect.height == self._head.height else Synced(self._head)
 
-    async def _execute_again(self, digest: bytes) -> ExecutedBlock | None:
-        """The outcome of a block that was voted for before a restart."""
-        body = self._store.body(digest)
+    async def _execute_again(self, effect: Decide) -> ExecutedBlock | None:
+        """The outcome of a block that was voted for before a restart; None when it is not to be had here."""
+        body = self._store.body(effect.digest)
         if body is None:
             return None
+        try:
+            return await self._execute_decided(body)
+        except InvalidBlock as error:
+            self._on_divergence(CertifiedBlock(body, effect.certificate), error)
+            return None
+
+    async def _execute_decided(self, body: BlockBody) -> ExecutedBlock:
         transactions = await self.verified(body.transactions)
-        return await self._threads.execute(self._executor.check, proposal_of(body), transactions)
+        return await self._threads.execute(self._executor.check, proposal_of(body), transactions, decided=True)
+
+    async def compare(self, block: CertifiedBlock, claim: Claim) -> Difference:
+        """Where this node's execution of the certified block parts from what `claim` proves that it does.
+
+        Raise InvalidFrame when `claim` is not what the header commits to, InvalidBlock when this node's rules
+        forbid the block altogether.
+        """
+        async with self._turn:
+            transactions = await self.verified(block.body.transactions)
+            return await self._threads.execute(self._executor.compare, block.body, transactions, claim)
 
     async def apply_certified(self, block: CertifiedBlock) -> Head:
         """The certified block is executed, its roots agree, and it is durable; returns the head then.
@@ -275,8 +300,7 @@ class Chain:
                 return self._head
             executed = self._executed.get(block.certificate.digest)
             if executed is None:
-                transactions = await self.verified(block.body.transactions)
-                executed = await self._threads.execute(self._executor.check, proposal_of(block.body), transactions)
+                executed = await self._execute_decided(block.body)
             # The next height starts no lower than any view that this member voted in at this one.
             voted = [
                 record.vote.view
@@ -292,6 +316,7 @@ class Chain:
         self._head = head_of(record)
         digest, begun_ms = self._begun
         count = len(executed.proposal.wire_ids)
+        self.last_block_transactions = count
         if digest == executed.digest and count > GATHER_ABOVE:
             now_ms = self._clock.now_ms()
             self._gather_for = count

@@ -26,10 +26,12 @@ from consensus.effects import (
     Send,
     Tick,
 )
-from consensus.messages import Message
+from consensus.image import freeze
+from consensus.messages import Message, ViewChange
 from consensus.replica import Replica
 from consensus.status import ReplicaStatus
 from node.runtime.clock import Clock
+from node.runtime.recorder import Recorder
 
 TICK_MS = 50
 
@@ -73,20 +75,26 @@ class Driver:
         links: Links,
         persist: Callable[[list[Persist | PersistAbstention]], Awaitable[None]],
         clock: Clock,
+        recorder: Recorder,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`persist` makes records durable with one sync; `on_failure` ends the node (a bug or a broken disk)."""
+        """`persist` makes records durable with one sync; `on_failure` ends the node (a bug or a broken disk).
+
+        `recorder` is told of every input and its effects.
+        """
         self._replica = replica
         self._performer = performer
         self._links = links
         self._persist = persist
         self._clock = clock
+        self._recorder = recorder
         self._on_failure = on_failure
         self._queue: deque[Effect] = deque()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started = False
         self._stopped = False
+        self._asked = (0, 0)
         self._log = structlog.get_logger("consensus")
 
     def status(self) -> ReplicaStatus:
@@ -96,7 +104,10 @@ class Driver:
     def start(self) -> None:
         """The replica's first effects are under way and time runs for it."""
         self._started = True
-        self._enqueue(self._replica.start())
+        self._recorder.begin(lambda: freeze(self._replica))
+        effects = self._replica.start()
+        self._recorder.started(effects)
+        self._enqueue(effects)
         self.spawn(self._perform_all())
         self.spawn(self._tick())
 
@@ -113,10 +124,14 @@ class Driver:
         if self._stopped or not self._started:
             return
         try:
-            self._enqueue(self._replica.step(given))
+            effects = self._replica.step(given)
         except Exception as error:
             # The replica is total; an exception is our bug. Voting on after it could be voting wrongly.
+            self._recorder.stepped(given, None)
             self._fail(error)
+            return
+        self._recorder.stepped(given, effects)
+        self._enqueue(effects)
 
     def _enqueue(self, effects: list[Effect]) -> None:
         if effects:
@@ -143,6 +158,8 @@ class Driver:
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Broadcast):
             self._links.broadcast_consensus(effect.message)
+            if isinstance(effect.message, ViewChange):
+                self._log_view_change(effect.message)
         elif isinstance(effect, Send):
             self._links.send_consensus(effect.peer, effect.message)
         elif isinstance(effect, BuildPayload):
@@ -155,6 +172,13 @@ class Driver:
             self._performer.catch_up(effect)
         elif isinstance(effect, Accuse):
             self.spawn(self._performer.accuse(effect))
+
+    def _log_view_change(self, message: ViewChange) -> None:
+        """The log says once why this node asked for another primary; the message itself goes out many times."""
+        if (message.height, message.view) > self._asked:
+            self._asked = (message.height, message.view)
+            reason = self._replica.status().suspicion
+            self._log.warning("asks for view", height=message.height, view=message.view, reason=reason)
 
     async def _answer(self, work: Awaitable[Input | None]) -> None:
         answer = await work

@@ -1,140 +1,267 @@
-"""Whether this node is ready, and why blocks are made or not: sentences from facts."""
+"""This node's health: gathers the facts, tells them to the other members, and answers whether and why.
 
+The judgement itself is pure and lives in node/diagnosis; here is everything that has a clock, a link or a disk.
+"""
+
+import asyncio
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+from consensus.messages import Status
 from consensus.status import Phase, ReplicaStatus
 from node.client.answers import Diagnosis
 from node.config import NetworkConfig
+from node.diagnosis import CAUSES, Facts, Link, Pause, diagnose, judge
 from node.peers import Transport
+from node.report import CONDITIONS_MAX, DETAIL_LENGTH_MAX, Condition, LinkReport, Report, printable
 from node.runtime.clock import Clock
+from node.runtime.clock_offsets import ClockOffsets
+from node.runtime.reports import Reports
 
-HEARD_MS_MAX = 3_000
-"""A member whose last status is older is not there."""
-STALL_MS_MAX = 6_000
-"""Work that waits longer without a new block is a stall."""
+WATCH_INTERVAL_MS = 250
+REPORT_INTERVAL_MS = 2_000
+REPORT_PAUSE_MS = 500
+"""Between two reports, however often something changes."""
+PAUSED_MS_MIN = 3_000
+"""A watch that comes so late means that the whole process stood still."""
+DISK_INTERVAL_MS = 5_000
+DISK_FREE_BYTES_MIN = 512 * 1024 * 1024
+"""With less the disk is called nearly full. LevelDB needs room to compact: some hundred megabytes are the end."""
 
-_STEPS = {
-    Phase.IDLE: "nothing waits to be decided",
-    Phase.BUILD: "this node, the primary, builds a block",
-    Phase.PROPOSAL: "the primary's proposal is waited for",
-    Phase.CHECK: "this node executes the proposed block",
-    Phase.PREPARE: "prepare votes are waited for",
-    Phase.COMMIT: "commit votes are waited for",
-    Phase.APPLY: "the decided block is being written",
-    Phase.VIEW_CHANGE: "a change of the primary is under way",
-    Phase.CATCH_UP: "this node fetches blocks that the others have decided",
-}
+
+def free_bytes(directory: Path) -> int | None:
+    """How many bytes of disk are left for `directory`; None where nobody can tell."""
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return None
 
 
 class Health:
-    """Judges the node from the replica's snapshot, its links and its clock."""
+    """What this node knows of itself and of the others. Runs on the event loop; `watch` is its pulse."""
 
     def __init__(
         self,
         network: NetworkConfig,
         member: str,
+        version: str,
+        contracts_hash: bytes,
         transport: Transport,
         clock: Clock,
         replica: Callable[[], ReplicaStatus],
+        reports: Reports,
+        waiting: Callable[[], int],
+        waiting_max: int,
+        disk_free: Callable[[], int | None],
     ) -> None:
+        """`waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes are left (None: unknown)."""
         self._network = network
         self._member = member
+        self._version = version
+        self._contracts_hash = contracts_hash
         self._transport = transport
         self._clock = clock
         self._replica = replica
+        self._reports = reports
+        self._waiting = waiting
+        self._waiting_max = waiting_max
+        self._disk_free = disk_free
+        self._offsets = ClockOffsets()
         self._moved_ms = clock.now_ms()
-        self._failure: str | None = None
+        self._waiting_since_ms: int | None = None
+        self._step: tuple[Phase, int, int] | None = None
+        self._step_since_ms = clock.now_ms()
+        self._watched_ms: int | None = None
+        self._pause: tuple[int, int] | None = None
+        self._disk_bytes: int | None = None
+        self._disk_due_ms = clock.now_ms()
+        self._failure = ""
+        self._conditions: dict[str, str] = {}
+        self._sequence = 0
+        self._told: object = None
+        self._report_due_ms = clock.now_ms()
+        self._report_min_ms = clock.now_ms()
+
+    # --- told by the runtime ---------------------------------------------------------------------------------
+
+    def on_applied(self) -> None:
+        """A block was applied just now."""
+        self._moved_ms = self._clock.now_ms()
+        self._waiting_since_ms = None
+
+    def on_status(self, peer: str, status: Status) -> None:
+        """`peer` sent its heartbeat over its own link: the time in it shows its clock."""
+        round_trip_ms = next((info.round_trip_ms for info in self._transport.peers() if info.id == peer), None)
+        self._offsets.note(peer, status.time_ms, self._clock.time_ms(), round_trip_ms)
+
+    def on_connected(self, peer: str) -> None:
+        """A link to `peer` is up: what its clock showed before counts no more, and it is told of us soon."""
+        self._offsets.forget(peer)
+        self._report_due_ms = self._report_min_ms
+
+    def set_condition(self, code: str, detail: str | None) -> None:
+        """From now on the fact `code` holds of this node, with `detail` for people; None: it holds no more.
+
+        `code` is one of the table of causes, such as `diverged` ("height 41: …"), `contracts_differ` (the modules'
+        names), `key_twice` or `disk_failing`. The other members learn it with the next report.
+        """
+        if code not in CAUSES:
+            raise ValueError(f"{code!r} is no cause")
+        if detail is None:
+            self._conditions.pop(code, None)
+        else:
+            self._conditions[code] = detail
+
+    def on_failure(self, sentence: str, *, disk: bool = False) -> None:
+        """The node is stopping for this reason: the other members are told at once, as its last word."""
+        self._failure = sentence
+        self.set_condition("disk_failing" if disk else "stopping", sentence)
+        self._publish(self._facts())
+
+    # --- the pulse -------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Look at clock, disk and step for as long as the node runs, and report to the others."""
+        while True:
+            self._look()
+            await asyncio.sleep(WATCH_INTERVAL_MS * 0.001)
+
+    def _look(self) -> None:
+        now_ms = self._clock.now_ms()
+        if self._watched_ms is not None and now_ms - self._watched_ms >= PAUSED_MS_MIN:
+            # What looks like silence of everybody else was this process standing still.
+            self._pause = (now_ms - self._watched_ms, now_ms)
+            self._waiting_since_ms = None
+        self._watched_ms = now_ms
+        if now_ms >= self._disk_due_ms:
+            self._disk_due_ms = now_ms + DISK_INTERVAL_MS
+            self._disk_bytes = self._disk_free()
+        facts = self._facts()
+        change = (
+            facts.status.asked,
+            facts.status.abstention,
+            self._transport.connected,
+            tuple(self._conditions.items()),
+        )
+        if now_ms >= self._report_due_ms or (change != self._told and now_ms >= self._report_min_ms):
+            self._told = change
+            self._publish(facts)
+
+    def _publish(self, facts: Facts) -> None:
+        now_ms = self._clock.now_ms()
+        self._report_due_ms = now_ms + REPORT_INTERVAL_MS
+        self._report_min_ms = now_ms + REPORT_PAUSE_MS
+        # Its own time makes the number grow over restarts too, as far as the clock is not set back.
+        self._sequence = max(self._sequence + 1, self._clock.time_ms(), 0)
+        self._reports.publish(self._report(facts))
+
+    def _report(self, facts: Facts) -> Report:
+        status = facts.status
+        conditions = tuple(
+            Condition(code, printable(text, DETAIL_LENGTH_MAX)) for code, text in facts.conditions.items()
+        )
+        return Report(
+            network=self._network.network_id,
+            member=self._member,
+            sequence=self._sequence,
+            time_ms=max(0, self._clock.time_ms()),
+            version=printable(self._version),
+            contracts_hash=self._contracts_hash,
+            height=status.height,
+            view=status.view,
+            asked=status.asked,
+            phase=status.phase.value,
+            waits_for=status.missing,
+            step_ms=facts.step_ms,
+            idle_ms=facts.idle_ms,
+            abstention=status.abstention.value,
+            abstain_until=status.abstain_until,
+            waiting=facts.waiting,
+            disk_free_bytes=facts.disk_free_bytes,
+            links=tuple(
+                LinkReport(name, link.connected, link.silence_ms, printable(link.error), link.clock_offset_ms)
+                for name, link in facts.links.items()
+            ),
+            conditions=conditions[:CONDITIONS_MAX],
+        )
+
+    # --- answers ---------------------------------------------------------------------------------------------
 
     def replica(self) -> ReplicaStatus:
         """The replica's snapshot."""
         return self._replica()
 
-    def on_applied(self) -> None:
-        """A block was applied just now."""
-        self._moved_ms = self._clock.now_ms()
-
-    def on_failure(self, sentence: str) -> None:
-        """The node is stopping for this reason."""
-        self._failure = sentence
-
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether the node follows the network and blocks can be made; else sentences that name who is missing."""
-        sentences = self._problems(self._replica())
-        return not sentences, sentences
+        """Whether the node follows the network, votes, and blocks can be made; else sentences that name why not."""
+        judged = judge(self._facts())
+        return judged.ready, list(judged.reasons)
 
     def why(self) -> Diagnosis:
-        """Why blocks are made or not made, in plain sentences."""
-        status = self._replica()
-        sentences = self._problems(status)
-        moving = not sentences
-        idle_ms = self._clock.now_ms() - self._moved_ms
-        sentences.append(
-            f"Height {status.height}, view {status.view}, primary {status.primary}: {_STEPS[status.phase]}; "
-            f"the last block was applied {_seconds(idle_ms)} ago."
-        )
-        if status.phase in (Phase.PREPARE, Phase.COMMIT, Phase.VIEW_CHANGE) and status.missing:
-            sentences.append(f"Not heard in this step: {', '.join(status.missing)}.")
-        if status.suspicion:
-            sentences.append(f"The primary was last suspected because {status.suspicion}.")
-        if status.refusal:
-            sentences.append(f"The last proposal was refused: {status.refusal}.")
-        if status.next_event:
-            when = "" if status.next_event_in_ms is None else f" in {_seconds(status.next_event_in_ms)}"
-            sentences.append(f"Next, by itself{when}: {status.next_event}.")
-        return Diagnosis(
-            moving=moving,
-            sentences=tuple(sentences),
-            missing=tuple(self._absent(status)),
-            details={
-                "height": status.height,
-                "view": status.view,
-                "primary": status.primary,
-                "phase": status.phase.value,
-                "quorum": status.quorum,
-                "prepared_by": list(status.voted_prepare),
-                "committed_by": list(status.voted_commit),
-                "asking_for_view": dict(status.askers),
-                "idle_ms": idle_ms,
-            },
+        """Why blocks are made or not made, in plain sentences from this node's facts and the others' reports."""
+        return diagnose(self._facts())
+
+    def clock_offsets(self) -> dict[str, int]:
+        """How far the peers' clocks are from this node's, in milliseconds."""
+        return dict(self._offsets.medians())
+
+    # --- facts -----------------------------------------------------------------------------------------------
+
+    def _facts(self) -> Facts:
+        now_ms, status = self._clock.now_ms(), self._replica()
+        self._note_step(status, now_ms)
+        pause = None if self._pause is None else Pause(self._pause[0], now_ms - self._pause[1])
+        return Facts(
+            member=self._member,
+            roles={member.id: member.role for member in self._network.members},
+            validators=tuple(validator.id for validator in self._network.validators),
+            status=status,
+            links=self._links(status),
+            reports=self._reports.heard(),
+            version=self._version,
+            contracts_hash=self._contracts_hash,
+            drift_ms=self._network.parameters.drift_ms,
+            censorship_blocks=self._network.parameters.censorship_blocks,
+            idle_ms=now_ms - self._moved_ms,
+            waiting_ms=0 if self._waiting_since_ms is None else now_ms - self._waiting_since_ms,
+            step_ms=now_ms - self._step_since_ms,
+            waiting=self._waiting(),
+            waiting_max=self._waiting_max,
+            disk_free_bytes=self._disk_bytes,
+            disk_free_bytes_min=DISK_FREE_BYTES_MIN,
+            conditions=dict(self._conditions),
+            failure=self._failure,
+            pause=pause,
         )
 
-    def _problems(self, status: ReplicaStatus) -> list[str]:
-        sentences: list[str] = []
-        if self._failure is not None:
-            sentences.append(f"This node is stopping: {self._failure}.")
-        absent = self._absent(status)
-        validators = [validator.id for validator in self._network.validators]
-        present = len(validators) - len(absent)
-        if present < status.quorum:
-            sentences.append(
-                f"{present} of {len(validators)} members are here and {status.quorum} are needed: "
-                f"missing {', '.join(f'{name} ({self._absence(name)})' for name in absent)}."
+    def _note_step(self, status: ReplicaStatus, now_ms: int) -> None:
+        """Since when work waits and since when the replica is in its phase, as often as anybody looks."""
+        if not status.waiting and status.phase in (Phase.IDLE, Phase.CATCH_UP):
+            self._waiting_since_ms = None
+        elif self._waiting_since_ms is None:
+            self._waiting_since_ms = now_ms
+        step = (status.phase, status.height, status.view)
+        if step != self._step:
+            self._step = step
+            self._step_since_ms = now_ms
+
+    def _links(self, status: ReplicaStatus) -> dict[str, Link]:
+        """Every other member's link. It was heard when its status or its own report came last."""
+        heard_ms_ago = {peer.member: peer.heard_ms_ago for peer in status.peers}
+        for name, report_ms_ago in self._reports.direct_ages().items():
+            heard_ms_ago[name] = min(report_ms_ago, heard_ms_ago.get(name, report_ms_ago))
+        if self._pause is not None:
+            # Nobody was silent while this process stood still: silence counts from when it woke.
+            woke_ms_ago = self._clock.now_ms() - self._pause[1]
+            heard_ms_ago = {name: min(ms_ago, woke_ms_ago) for name, ms_ago in heard_ms_ago.items()}
+        offsets = self._offsets.medians()
+        return {
+            info.id: Link(
+                connected=info.connected,
+                silence_ms=heard_ms_ago.get(info.id),
+                error=info.last_error,
+                contracts_hash=info.contracts_hash,
+                clock_offset_ms=offsets.get(info.id),
             )
-        if status.abstaining:
-            sentences.append(f"This node does not vote: {status.abstaining}.")
-        ahead = [peer.height for peer in status.peers if peer.heard_ms_ago <= HEARD_MS_MAX]
-        if ahead and max(ahead) > status.height + 2:
-            sentences.append(f"This node is behind: it works on height {status.height}, others on {max(ahead)}.")
-        idle_ms = self._clock.now_ms() - self._moved_ms
-        if status.waiting and idle_ms > STALL_MS_MAX and not sentences:
-            missing = f": missing {', '.join(status.missing)}" if status.missing else ""
-            sentences.append(f"Work waits and no block was made for {_seconds(idle_ms)}{missing}.")
-        return sentences
-
-    def _absent(self, status: ReplicaStatus) -> list[str]:
-        """The validators, other than this node, that were not heard lately."""
-        heard = {peer.member for peer in status.peers if peer.heard_ms_ago <= HEARD_MS_MAX}
-        connected = frozenset(self._transport.connected)
-        return [
-            validator.id
-            for validator in self._network.validators
-            if validator.id != self._member and (validator.id not in heard or validator.id not in connected)
-        ]
-
-    def _absence(self, name: str) -> str:
-        return "connected but silent" if name in self._transport.connected else "not connected"
-
-
-def _seconds(milliseconds: int) -> str:
-    whole, rest = divmod(max(0, milliseconds), 1000)
-    return f"{whole}.{rest // 100} s"
+            for info in self._transport.peers()
+        }

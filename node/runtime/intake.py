@@ -6,6 +6,7 @@ of this node and reaches the others when it is back.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from node.client.answers import FateStatus, Submission
 from node.errors import HansaError, RejectedTransaction, Unavailable
@@ -109,41 +110,56 @@ class Intake:
         Only decided headers and another final use of its request id end a transaction here. One that the clock
         calls expired may lie in a block that this node has not caught up with.
         """
-        head = self._store.head
-        ended: dict[bytes, Ending] = {}
         final: list[bytes] = []
         for transaction in await self._judge(await self._threads.write(self._store.pending)):
             if isinstance(transaction, HansaError):
                 continue
-            try:
-                if self._executor.admission(transaction, self._clock.time_ms()) is not None:
-                    final.append(transaction.tx_id)
-                    continue
-            except RejectedTransaction as error:
-                if error.code == "request_conflict":
-                    ended[transaction.tx_id] = Ending("dropped", error.code, head.height)
-                    continue
-            if transaction.body.expires_at_ms <= head.time_ms:
-                ended[transaction.tx_id] = Ending("expired", "expired", head.height)
+            if self._settled(transaction) == "final":
+                final.append(transaction.tx_id)
             else:
                 self._readmissions.append(transaction)
         await self._threads.write(self._store.forget_pending, final)
+        ended = self.readmit()
         await self._threads.write(self._store.end_pending, ended)
-        restored = len(self._readmissions)
-        self.readmit()
-        return restored - len(self._readmissions)
+        return len(self._mempool)
 
-    def readmit(self) -> None:
-        """Journalled transactions wait again as far as there is room for them; the rest is tried again later."""
+    def readmit(self) -> dict[bytes, Ending]:
+        """Journalled transactions wait again as far as there is room; the rest is tried again with the next block.
+
+        Return those that ended meanwhile, by tx_id: the journal must be told.
+        """
+        ended: dict[bytes, Ending] = {}
+        conflicting: list[Transaction] = []
         while self._readmissions:
+            transaction = self._readmissions[0]
+            settled = self._settled(transaction)
             try:
-                self._mempool.add(self._readmissions[0], self._clock.now_ms())
+                if isinstance(settled, Ending):
+                    ended[transaction.tx_id] = settled
+                elif settled is None:
+                    self._mempool.add(transaction, self._clock.now_ms())
             except Unavailable:
-                return
+                break
             except RejectedTransaction:
-                # Another one waits under its request id; whichever is decided ends the other.
-                pass
+                # Another one waits under its request id; what becomes of that one decides on this one.
+                conflicting.append(transaction)
             self._readmissions.popleft()
+        self._readmissions.extend(conflicting)
+        self._mempool.remember(ended)
+        return ended
+
+    def _settled(self, transaction: Transaction) -> Ending | Literal["final"] | None:
+        """What the head says has become of a journalled transaction; None: it may still be decided."""
+        head = self._store.head
+        try:
+            if self._executor.admission(transaction, self._clock.time_ms()) is not None:
+                return "final"
+        except RejectedTransaction as error:
+            if error.code == "request_conflict":
+                return Ending("dropped", error.code, head.height)
+        if transaction.body.expires_at_ms <= head.time_ms:
+            return Ending("expired", "expired", head.height)
+        return None
 
     async def _judge(self, transactions: Sequence[bytes]) -> list[Transaction | HansaError]:
         """Each transaction decoded and with good signatures, or what is wrong with it."""

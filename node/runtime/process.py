@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import uvloop
 from node.config import NodeConfig, load_network, load_node
 from node.keys import find_passphrase, read_key_file
 from node.runtime.node import Node
+from node.runtime.surroundings import this_machine
 
 NODE_FILE = "node.toml"
 SWITCH_INTERVAL_S = 0.001
@@ -41,10 +43,19 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
 
     async def main() -> int:
-        return await Node(config, network, voting_key, tls_key).run()
+        node = Node(config, network, this_machine(config, network, voting_key, tls_key))
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, node.stop)
+        return await node.run(_settle)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main())
+
+
+def _settle() -> None:
+    """What lives now lives long: the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _set_up_log(config: NodeConfig) -> None:

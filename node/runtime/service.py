@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from consensus.codec import encode, unpack
-from consensus.messages import VoteEquivocation
+from consensus.messages import TwoInstances, VoteEquivocation
 from contracts.engine import Engine
 from contracts.state_keys import decode_key
 from node.api.service import EventCursor, EventFilter, StoredBlock
@@ -34,13 +34,15 @@ from node.client.answers import (
 )
 from node.client.rendering import outcomes, plain_json
 from node.config import NetworkConfig
-from node.errors import HansaError, NotFound
+from node.errors import HansaError, NotFound, Unavailable
 from node.executor import Executor
 from node.ledger import Receipt, Transaction
 from node.mempool import Mempool
 from node.peers import Transport
 from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
+from node.runtime.diagnostics import Diagnostics
+from node.runtime.divergence import Divergence
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.state import VALUE_SIZE_MAX, ExecutedBlock
@@ -66,8 +68,10 @@ class Service:
         intake: Intake,
         transport: Transport,
         health: Health,
+        divergence: Divergence,
         clock: Clock,
         metrics: Callable[[], bytes],
+        diagnostics: Diagnostics,
     ) -> None:
         self._config = config
         self._member = member
@@ -79,8 +83,10 @@ class Service:
         self._intake = intake
         self._transport = transport
         self._health = health
+        self._divergence = divergence
         self._clock = clock
         self._metrics = metrics
+        self._diagnostics = diagnostics
         self._view: StoreView = store.snapshot()
         self._waiters: dict[bytes, set[asyncio.Future[None]]] = {}
         self._moved = asyncio.Event()
@@ -114,6 +120,10 @@ class Service:
 
     async def submit(self, transactions: Sequence[bytes]) -> list[Submission | HansaError]:
         """Judge raw transactions and take the good ones; one outcome each, in order."""
+        if self._divergence.height:
+            # What it would admit by its own state might be nonsense, and it would never learn the fate.
+            error = Unavailable("diverged", f"this node does not follow the network: {self._divergence.sentence}")
+            return [error] * len(transactions)
         return await self._intake.submit(transactions)
 
     async def wait_final(self, tx_id: bytes, timeout_s: float) -> Fate:
@@ -149,7 +159,8 @@ class Service:
         ending = self._mempool.ending(tx_id) or self._store.ending(tx_id)
         if ending is not None:
             return Fate(tx_id=tx_id.hex(), status=ending.status, height=ending.height, code=ending.code)
-        return Fate(tx_id=tx_id.hex(), status="unknown")
+        # After a restart a transaction may lie in the journal while the mempool has no room for it yet.
+        return Fate(tx_id=tx_id.hex(), status="pending" if self._store.is_pending(tx_id) else "unknown")
 
     def _receipt(self, height: int, position: int) -> Receipt:
         """The receipt at a place; whoever waits for a batch asks for many of one block, which is read once."""
@@ -227,6 +238,7 @@ class Service:
                 height=past.head.height,
                 state_root=past.head.state_root.hex(),
                 age_ms=max(0, self._clock.time_ms() - past.head.time_ms) if past.head.height else 0,
+                diverged_at=self.diverged_at(),
             )
 
         return await asyncio.to_thread(read)
@@ -338,11 +350,17 @@ class Service:
             ),
             pending_transactions=len(self._mempool),
             pending_bytes=self._mempool.size_bytes,
+            diverged=self._divergence.answer(),
         )
+
+    def diverged_at(self) -> int | None:
+        """The height of the block that this node executes otherwise than the network; None: there is none."""
+        return self._divergence.height or None
 
     def members(self) -> tuple[MemberStatus, ...]:
         """The members of the network, in their order, as last heard."""
         heard = {peer.member: peer for peer in self._health.replica().peers}
+        offsets = self._health.clock_offsets()
         connected = frozenset(self._transport.connected)
         rows: list[MemberStatus] = []
         for member in self._config.members:
@@ -357,7 +375,7 @@ class Service:
                     connected=member.id in connected or member.id == self._member,
                     height=None if last is None else last.height - 1,
                     view=None if last is None else last.view,
-                    clock_offset_ms=None if last is None else last.clock_offset_ms,
+                    clock_offset_ms=offsets.get(member.id),
                     last_seen_ms=None if last is None else last.heard_ms_ago,
                 )
             )
@@ -377,16 +395,21 @@ class Service:
         members = self._store.head.members
         for proof in self._store.evidence():
             first = proof.first
-            kind = "vote" if isinstance(proof, VoteEquivocation) else "new_view"
             name = members.id(first.member) if first.member < members.n else str(first.member)
-            items.append(
-                EvidenceItem(member=name, kind=kind, height=first.height, view=first.view, data=encode(proof).hex())
-            )
+            kind, height, view = "two_instances", 0, 0
+            if not isinstance(proof, TwoInstances):
+                kind = "vote" if isinstance(proof, VoteEquivocation) else "new_view"
+                height, view = proof.first.height, proof.first.view
+            items.append(EvidenceItem(member=name, kind=kind, height=height, view=view, data=encode(proof).hex()))
         return tuple(items)
 
     def metrics(self) -> bytes:
         """Prometheus text exposition."""
         return self._metrics()
+
+    async def diagnostics(self) -> bytes:
+        """The diagnostics bundle of this moment: a zip without keys, transactions or their arguments."""
+        return await self._diagnostics.bundle(self)
 
 
 def _plain(data: bytes | None) -> Any:

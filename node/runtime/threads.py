@@ -8,7 +8,7 @@ interpreter lock, so these threads do run beside the loop.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from node.keys import verify_many
 
@@ -18,7 +18,23 @@ R = TypeVar("R")
 SIGNATURES_PER_JOB = 64
 
 
-class Threads:
+class Threads(Protocol):
+    """Where work goes that must not hold up the event loop."""
+
+    async def execute(self, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
+        """Return what `function` returns; of these calls none overlap."""
+
+    async def write(self, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
+        """Return what `function` returns; of these calls none overlap, and they run in their order."""
+
+    async def verify(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+        """Return for each (key, message, signature) whether it verifies."""
+
+    def close(self) -> None:
+        """Nothing runs any more; what had begun has ended."""
+
+
+class WorkerThreads:
     """The node's worker threads; `close` waits for what runs."""
 
     def __init__(self, verify_threads: int) -> None:

@@ -1,7 +1,16 @@
 """The node's disk: LevelDB and everything that is kept in it."""
 
-from node.store.layout import ReceiptsRecord
+from node.store.database import Database, LevelDatabase
+from node.store.layout import DivergenceRecord, Execution, ReceiptsRecord
 from node.store.store import Store
 from node.store.view import StoreView
 
-__all__ = ["ReceiptsRecord", "Store", "StoreView"]
+__all__ = [
+    "Database",
+    "DivergenceRecord",
+    "Execution",
+    "LevelDatabase",
+    "ReceiptsRecord",
+    "Store",
+    "StoreView",
+]

@@ -23,6 +23,22 @@ class Reader(Protocol):
         """Yield (key, value) for start <= key < end, ascending or descending."""
 
 
+class Database(Reader, Protocol):
+    """Keys and values that outlive the process. After a failed write no further one is taken."""
+
+    def write(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """All `rows` are put (None: deleted) and durable, in one batch; with StoreError, nothing of it is."""
+
+    def snapshot(self) -> Reader:
+        """Return the database as it is now; later writes do not show."""
+
+    def size_bytes(self) -> int:
+        """Return about how many bytes the database takes on disk."""
+
+    def close(self) -> None:
+        """Everything is on disk and the place is free for another process."""
+
+
 class _Reading:
     """Reads through a plyvel database or snapshot."""
 
@@ -47,7 +63,7 @@ class _Reading:
             raise _failure(error) from error
 
 
-class Database(_Reading):
+class LevelDatabase(_Reading):
     """One open LevelDB directory. After a failed write it takes no further one: what is on disk stays whole."""
 
     def __init__(self, path: Path) -> None:

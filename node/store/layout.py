@@ -1,6 +1,7 @@
 """What lies where in the database: one letter for each kind of entry, integers as 8 bytes big-endian.
 
-m name                  markers: format, network, height of the head, never_voted, voted, abstain_until, endings
+m name                  markers: format, network, height of the head, never_voted, voted, abstain_until, endings,
+                        diverged (the block that is executed otherwise here)
 s state-key             canonical bytes of a value of the state
 t path                  a bucket of the state tree
 b digest                a block's body (header, transactions, quarantined)
@@ -30,6 +31,7 @@ META_NEVER_VOTED = b"mnever_voted"
 META_VOTED = b"mvoted"
 META_ABSTAIN = b"mabstain_until"
 META_ENDINGS = b"mendings"
+META_DIVERGED = b"mdiverged"
 
 TOPIC_SIZE_MAX = 200
 RECORD_SIZE_MAX = 64 * 1024 * 1024
@@ -47,6 +49,32 @@ class UndoRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """(state key, its bytes before the block or None), ascending by key."""
 
     before: tuple[tuple[bytes, bytes | None], ...]
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """What a block did: its encoded receipts, and (state key, value after it or None) of all that it changed.
+
+    `writes` None: undo records are no longer kept that far back.
+    """
+
+    receipts: tuple[bytes, ...]
+    writes: tuple[tuple[bytes, bytes | None], ...] | None
+
+
+class DivergenceRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The certified block whose roots this node does not come to, since when, and what it found about it.
+
+    `code` and `reason` are the executor's. `difference` is what a peer's proof showed, as bytes of whoever wrote it
+    (None: not compared yet); `compared_with` is that peer ("": nobody yet).
+    """
+
+    height: int
+    digest: bytes
+    found_time_ms: int
+    code: str
+    reason: str
+    compared_with: str = ""
+    difference: bytes | None = None
 
 
 def number(value: int) -> bytes:

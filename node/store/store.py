@@ -4,7 +4,7 @@ Everything a block does is one synced batch, so after a crash the head is h or h
 lies under its digest since it was voted for; the batch of its height only refers to it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from consensus.codec import encode
@@ -13,16 +13,18 @@ from consensus.messages import Certificate, Evidence
 from node.errors import ConfigError, StoreError
 from node.ledger import BlockBody, CertifiedBlock, Ending, EventData, HeadRecord, Receipt
 from node.state import ExecutedBlock
-from node.store.database import Database
+from node.store.database import Database, LevelDatabase
 from node.store.layout import (
     FORMAT,
     META_ABSTAIN,
+    META_DIVERGED,
     META_ENDINGS,
     META_FORMAT,
     META_HEAD,
     META_NETWORK,
     META_NEVER_VOTED,
     META_VOTED,
+    DivergenceRecord,
     ReceiptsRecord,
     UndoRecord,
     location,
@@ -52,7 +54,12 @@ class Store:
     """One data directory, held by this process alone. Calls that write must not overlap."""
 
     def __init__(
-        self, path: Path, network: str, genesis_hash: bytes, history_blocks: int = PAST_BLOCKS_MAX
+        self,
+        path: Path,
+        network: str,
+        genesis_hash: bytes,
+        history_blocks: int = PAST_BLOCKS_MAX,
+        open_database: Callable[[Path], Database] = LevelDatabase,
     ) -> None:
         """Open or create the store of `network` at `path`; undo records of `history_blocks` blocks are kept.
 
@@ -61,7 +68,7 @@ class Store:
         """
         self._path = path
         self._history_blocks = history_blocks
-        self._database = Database(path)
+        self._database = open_database(path)
         try:
             self._claim(network, genesis_hash)
             self._head = read_head(self._database, read_height(self._database)) if self.initialised else None
@@ -158,6 +165,9 @@ class Store:
             rows.append((key, None))
             if key[9:] != executed.digest:
                 rows.append((b"b" + key[9:], None))
+        if self._database.get(META_DIVERGED) is not None:
+            # Whoever applies a block agrees with the network again: nothing beyond a divergence is ever applied.
+            rows.append((META_DIVERGED, None))
         rows += [(b"h" + height, encode(following)), (META_HEAD, height)]
         self._database.write(rows)
         self._head = following
@@ -262,6 +272,16 @@ class Store:
     def _abstain_until(self) -> int:
         return int.from_bytes(self._database.get(META_ABSTAIN) or b"", "big")
 
+    def put_divergence(self, record: DivergenceRecord) -> None:
+        """The finding is durable until the block at its height is applied; nothing is kept of a height below."""
+        if record.height == self.head.height + 1:
+            self._database.write([(META_DIVERGED, encode(record))])
+
+    def divergence(self) -> DivergenceRecord | None:
+        """Return the block that this node executes otherwise than the network, if there is one."""
+        data = self._database.get(META_DIVERGED)
+        return None if data is None else stored(data, DivergenceRecord, "divergence")
+
     def put_evidence(self, evidence: Evidence) -> bool:
         """The evidence is durable; False when it is known already or 1,000 others are kept."""
         data = encode(evidence)
@@ -314,6 +334,10 @@ class Store:
         """Return how an accepted transaction ended without becoming final; of the last 100,000 such."""
         data = self._database.get(b"f" + tx_id)
         return None if data is None else stored(data, Ending, f"ending of transaction {tx_id.hex()}")
+
+    def is_pending(self, tx_id: bytes) -> bool:
+        """Whether the transaction lies in the journal: accepted, and neither final nor ended."""
+        return tx_id in self._journaled
 
     def pending(self) -> list[bytes]:
         """Return the bytes of the accepted transactions that are not final."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from node.errors import NotFound
 from node.ledger import CertifiedBlock, EventData, HeadRecord
 from node.store.database import Reader
-from node.store.layout import ReceiptsRecord, UndoRecord, number, topic_prefix
+from node.store.layout import Execution, ReceiptsRecord, UndoRecord, number, topic_prefix
 from node.store.reading import (
     read_block,
     read_head,
@@ -95,6 +95,19 @@ class StoreView:
     def receipts(self, height: int) -> ReceiptsRecord:
         """Return the receipts of the block at `height`. Raise NotFound or StoreError."""
         return read_receipts(self._reader, height)
+
+    def execution(self, height: int) -> Execution:
+        """Return what the block at `height` did. Raise NotFound or StoreError."""
+        receipts = self.receipts(height).receipts
+        data = self._get(b"u" + number(height))
+        if data is None:
+            return Execution(receipts, None)
+        try:
+            after = self.at(height)
+        except NotFound:
+            return Execution(receipts, None)
+        before = stored(data, UndoRecord, f"undo record of block {height}").before
+        return Execution(receipts, tuple((key, after.get(key)) for key, _ in before))
 
     def locate(self, tx_id: bytes) -> tuple[int, int] | None:
         """Return (height, position among the block's receipts) of a final transaction, or None."""

@@ -6,6 +6,7 @@ on top of this node's own head; a peer's word about its head only says whom to a
 
 from node.sync.catch_up import CatchUp, Chain, PeerAside, Progress
 from node.sync.collaborators import Transport
+from node.sync.executions import fetch_execution
 from node.sync.payloads import fetch_payload
 from node.sync.server import Archive, BlockServer
 
@@ -17,5 +18,6 @@ __all__ = [
     "PeerAside",
     "Progress",
     "Transport",
+    "fetch_execution",
     "fetch_payload",
 ]

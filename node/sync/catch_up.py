@@ -78,14 +78,15 @@ class CatchUp:
         verify: Verify,
         on_synced: Callable[[Head], None],
         report: Callable[[str, HansaError], None],
+        on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """`verify(key, message, signature)` is pure and may be called from threads.
 
-        `on_synced` is told of each new head, `report` of a peer at fault.
+        `on_synced` is told of each new head, `report` of a peer at fault, `on_divergence` of the certified block to
+        which this node alone computes other roots: nothing is fetched any more after that, until the next start.
 
-        `on_failure` gets what ends the node: a broken disk, a bug, or an InvalidBlock when this node alone computes
-        other roots than the certified ones.
+        `on_failure` gets what ends the node: a broken disk or a bug.
         """
         self._transport = transport
         self._chain = chain
@@ -93,7 +94,9 @@ class CatchUp:
         self._verify = verify
         self._on_synced = on_synced
         self._report = report
+        self._on_divergence = on_divergence
         self._on_failure = on_failure
+        self._diverged = False
         self._task: asyncio.Task[None] | None = None
         self._ahead: asyncio.Task[_Range | None] | None = None
         self._closed = False
@@ -119,7 +122,7 @@ class CatchUp:
         self._target = max(self._target, target)
         self._hints = tuple(peers)
         height = self._chain.head.height
-        if self._closed or self._task is not None or height >= self._target:
+        if self._closed or self._diverged or self._task is not None or height >= self._target:
             return
         self._from_height, self._blocks, self._started_s = height, 0, self._now_s()
         self._log.info("catching up", height=height, target=self._target)
@@ -157,7 +160,7 @@ class CatchUp:
 
     async def _run(self) -> None:
         try:
-            while (height := self._chain.head.height) < self._target:
+            while (height := self._chain.head.height) < self._target and not self._diverged:
                 fetched = await self._next(height + 1)
                 if fetched is None:
                     continue
@@ -248,10 +251,10 @@ class CatchUp:
         return True
 
     def _refused(self, peer: str, candidate: Candidate, error: InvalidBlock) -> None:
-        """Judge who is wrong about a certified block that gives other roots here; raise `error` when this node is.
+        """Judge who is wrong about a certified block that gives other roots here: its sender, or this node.
 
-        The sender may have altered what the header covers only through the receipts (the quarantined positions).
-        But once more members than can be faulty have sent the very same block, this node is the odd one.
+        The header covers the block's content; but of two contents with one hash, if they could be made, only one
+        would be the block. Once more members than can be faulty have sent the very same, this node is the odd one.
         """
         self._fault(peer, error)
         members = self._chain.head.members
@@ -259,7 +262,8 @@ class CatchUp:
             return
         block = self._refusals[peer] = sha256(encode(candidate.block.body))
         if list(self._refusals.values()).count(block) >= members.weak_quorum:
-            raise error
+            self._diverged = True
+            self._on_divergence(candidate.block, error)
 
     # --- peers -----------------------------------------------------------------------------------------------
 
@@ -297,6 +301,8 @@ class CatchUp:
             return
         if (error := task.exception()) is not None:
             self._on_failure(error)
+            return
+        if self._diverged:
             return
         self._log.info("caught up", height=self._chain.head.height, blocks=self._blocks)
         # The target may have been raised between the end of the run and this callback.

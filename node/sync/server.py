@@ -1,20 +1,31 @@
-"""Serves decided blocks and payloads at hand to peers that lack them."""
+"""Serves decided blocks, what they did, and payloads at hand to peers that lack them."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from node.sync.collaborators import Transport
-from node.wire import BLOCKS_BYTES_MAX, Blocks, FetchBlocks, FetchPayload, PayloadReply
+from node.wire import (
+    BLOCKS_BYTES_MAX,
+    ROWS_MAX,
+    Blocks,
+    Execution,
+    FetchBlocks,
+    FetchExecution,
+    FetchPayload,
+    PayloadReply,
+)
 
 RANGE_MAX = 256
 REPLY_SIZE_BYTES = min(2 * 1024 * 1024, BLOCKS_BYTES_MAX)
 WAITING_PER_PEER_MAX = 2
 
+_Question: TypeAlias = FetchBlocks | FetchPayload | FetchExecution
+
 
 class Archive(Protocol):
-    """What the store offers. `certified_block` is called in a thread, the others on the event loop."""
+    """What the store offers. `certified_block` and `execution` are called in a thread, the others on the loop."""
 
     @property
     def head_height(self) -> int:
@@ -22,6 +33,9 @@ class Archive(Protocol):
 
     def certified_block(self, height: int) -> bytes | None:
         """The encoded ledger.CertifiedBlock of `height`; None when it is not here (yet, or any more)."""
+
+    def execution(self, height: int) -> tuple[Sequence[bytes], Sequence[tuple[bytes, bytes | None]] | None] | None:
+        """The encoded receipts of block `height`, and what it wrote (None: no longer kept); None: not here."""
 
     def payload(self, height: int, digest: bytes) -> bytes | None:
         """The payload of the block `digest` proposed at `height`, if it is at hand."""
@@ -35,7 +49,7 @@ class BlockServer:
         self._transport = transport
         self._archive = archive
         self._on_failure = on_failure
-        self._requests: deque[tuple[str, FetchBlocks | FetchPayload]] = deque()
+        self._requests: deque[tuple[str, _Question]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.blocks_served = 0
@@ -56,7 +70,11 @@ class BlockServer:
         """`peer` will be answered: the payload, or None."""
         self._take(peer, message)
 
-    def _take(self, peer: str, message: FetchBlocks | FetchPayload) -> None:
+    def on_fetch_execution(self, peer: str, message: FetchExecution) -> None:
+        """`peer` will be answered: the rows of what the block did, from `first` on, as many as fit."""
+        self._take(peer, message)
+
+    def _take(self, peer: str, message: _Question) -> None:
         """What exceeds WAITING_PER_PEER_MAX is dropped unanswered: an honest peer asks for one after the other."""
         waiting = sum(1 for asker, _ in self._requests if asker == peer)
         if self._closed or waiting >= WAITING_PER_PEER_MAX:
@@ -77,12 +95,32 @@ class BlockServer:
                 answer = Blocks(message.request, tuple(blocks), self._archive.head_height)
                 if self._transport.send(peer, answer):
                     self.blocks_served += len(blocks)
+                continue
+            started_s = asyncio.get_running_loop().time()
+            if isinstance(message, FetchExecution):
+                self._transport.send(peer, await asyncio.to_thread(self._read_execution, message))
             else:
-                started_s = asyncio.get_running_loop().time()
                 payload = self._archive.payload(message.height, message.digest)
                 self._transport.send(peer, PayloadReply(message.request, payload))
-                # Whoever asks without end gets half of the event loop's time at most.
-                await asyncio.sleep(asyncio.get_running_loop().time() - started_s)
+            # Whoever asks without end gets half of this node's time at most.
+            await asyncio.sleep(asyncio.get_running_loop().time() - started_s)
+
+    def _read_execution(self, message: FetchExecution) -> Execution:
+        found = self._archive.execution(message.height)
+        if found is None:
+            return Execution(message.request, 0, 0, False, ())
+        receipts, writes = found
+        rows: list[tuple[bytes, bytes | None]] = [*((b"", receipt) for receipt in receipts), *(writes or ())]
+        items: list[tuple[bytes, bytes | None]] = []
+        size_bytes = 0
+        for key, value in rows[message.first : message.first + ROWS_MAX]:
+            size_bytes += len(key) + len(value or b"")
+            if items and size_bytes > REPLY_SIZE_BYTES:
+                break
+            items.append((key, value))
+        if size_bytes > BLOCKS_BYTES_MAX:
+            return Execution(message.request, 0, 0, False, ())
+        return Execution(message.request, len(receipts), len(rows), writes is not None, tuple(items))
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._task = None

@@ -16,8 +16,9 @@ import msgspec
 from rich.console import Console
 
 from node.client import AsyncClient
+from node.config import Parameters
 from node.errors import HansaError
-from scripts.localnet import failover, limits, processes
+from scripts.localnet import failover, limits, processes, slow_primary
 from scripts.localnet.figures import Percentiles, Spread, percentiles_ms, spread
 from scripts.localnet.founding import found
 from scripts.localnet.generator import LoadReport, Shape, Traffic, one_at_a_time
@@ -26,6 +27,8 @@ from scripts.localnet.nodes import Nodes
 from scripts.localnet.session import Session
 
 CASES_DEFAULT = ("single", "bundle500", "idle")
+FAULT_CASES = ("kill", "quorum-loss", "slow-primary")
+"""Something is broken in these, and the time until it is whole again is measured."""
 REPETITIONS = 3
 IDLE_TRANSACTIONS = 50
 
@@ -45,15 +48,17 @@ class Case(msgspec.Struct, frozen=True):
     latency_p50_ms_spread: Spread
     refused: int
     without_fate: int
+    view_changes: int
     runs: int
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One repetition: the generator's report, CPU seconds of all nodes, the largest node's memory."""
+    """One repetition: the generator's report, CPU seconds of all nodes, the largest memory, and views gone by."""
 
     report: LoadReport
     cpu_s: float
     rss_mb: float
+    view_changes: int
 
 
 class Bench:
@@ -88,15 +93,15 @@ class Bench:
 
     async def _load(self, traffic: Traffic, shape: Shape) -> Run:
         bodies = traffic.requests(shape)
-        before = self._cpu_s()
+        before, view = self._cpu_s(), self._view()
         report = await self._session.send(bodies, shape)
-        return Run(report, self._cpu_s() - before, self._rss_mb())
+        return Run(report, self._cpu_s() - before, self._rss_mb(), self._view() - view)
 
     async def _idle(self, traffic: Traffic) -> Run:
         """One transaction at a time; the rates are what that comes to, and say little."""
         async with AsyncClient(self._session.urls) as client:
             await one_at_a_time(client, traffic, 3)
-            before = self._cpu_s()
+            before, view = self._cpu_s(), self._view()
             latencies = await one_at_a_time(client, traffic, IDLE_TRANSACTIONS)
         rate = round(len(latencies) / sum(latencies), 1)
         report = LoadReport(
@@ -112,7 +117,11 @@ class Bench:
             latency_ms=percentiles_ms(latencies),
             behind_ms=0.0,
         )
-        return Run(report, self._cpu_s() - before, self._rss_mb())
+        return Run(report, self._cpu_s() - before, self._rss_mb(), self._view() - view)
+
+    def _view(self) -> int:
+        """The view of the height in work: it grows with every primary that was replaced."""
+        return max(row.view or 0 for row in self._nodes.statuses())
 
     def _usages(self) -> list[processes.Usage]:
         found_ = [processes.usage(member.pid) for member in self._nodes.network.members if member.pid is not None]
@@ -146,6 +155,7 @@ def _case(name: str, nodes: int, runs: Sequence[Run]) -> Case:
         latency_p50_ms_spread=spread([r.report.latency_ms.p50 for r in runs]),
         refused=sum(sum(r.report.refused.values()) for r in runs),
         without_fate=sum(r.report.without_fate for r in runs),
+        view_changes=sum(r.view_changes for r in runs),
         runs=len(runs),
     )
 
@@ -155,8 +165,8 @@ def _case(name: str, nodes: int, runs: Sequence[Run]) -> Case:
     "--case",
     "cases",
     multiple=True,
-    type=click.Choice([*CASES_DEFAULT, "kill"]),
-    help="Again for more (default: all but kill).",
+    type=click.Choice([*CASES_DEFAULT, *FAULT_CASES]),
+    help=f"Again for more (default: {', '.join(CASES_DEFAULT)}).",
 )
 @click.option("--nodes", type=click.IntRange(1, 16), default=4, show_default=True)
 @click.option(
@@ -171,19 +181,28 @@ def cli(cases: tuple[str, ...], nodes: int, seconds: float, rate: float, bundles
     """Measure on a network of its own, and print one JSON document."""
     console = Console(stderr=True, highlight=False)
     chosen = list(dict.fromkeys(cases or CASES_DEFAULT))
+    loads = [name for name in chosen if name not in FAULT_CASES]
+    faults: dict[str, object] = {}
     with _network(nodes, base_port) as (layout, running):
         console.print("limits of this machine")
         machine_limits = limits.measure(layout.directory)
         bench = Bench(layout, running, console, seconds, rate, bundles)
-        measured = asyncio.run(_measure(bench, [name for name in chosen if name != "kill"]))
-        failovers = failover.measure(layout, running, console) if "kill" in chosen else []
+        measured = asyncio.run(_measure(bench, loads))
+        if "kill" in chosen:
+            faults["failovers"] = asyncio.run(failover.kill_primaries(layout, running, console))
+        if "quorum-loss" in chosen:
+            faults["quorum_loss"] = asyncio.run(failover.lose_quorum(layout, running, console))
+    if "slow-primary" in chosen:
+        small = Parameters(block_transactions_max=slow_primary.BLOCK_TRANSACTIONS_MAX)
+        with _network(nodes, base_port, proxied=True, parameters=small) as (layout, running):
+            faults["slow_primary"] = asyncio.run(slow_primary.measure(layout, running, console))
     document = {
         "machine": machine(),
         "commit": commit(),
         "settings": {"nodes": nodes, "seconds": seconds, "repetitions": REPETITIONS},
         "limits": machine_limits,
         "cases": measured,
-        "failovers": failovers,
+        **faults,
     }
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
 
@@ -196,14 +215,16 @@ async def _measure(bench: Bench, names: Sequence[str]) -> list[Case]:
 
 
 @contextmanager
-def _network(count: int, base_port: int) -> Iterator[tuple[Layout, Nodes]]:
+def _network(
+    count: int, base_port: int, *, proxied: bool = False, parameters: Parameters | None = None
+) -> Iterator[tuple[Layout, Nodes]]:
     """A new network in a directory beside the repository's own files, on the same disk; gone afterwards."""
     place = ROOT / "build"
     place.mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=place))
     try:
         layout = Layout(directory)
-        found(layout, count, base_port)
+        found(layout, count, base_port, proxied=proxied, parameters=parameters)
         nodes = Nodes(layout)
         try:
             nodes.start(nodes.network.members)
@@ -211,6 +232,7 @@ def _network(count: int, base_port: int) -> Iterator[tuple[Layout, Nodes]]:
             yield layout, nodes
         finally:
             nodes.end(nodes.network.members, kill=False)
+            nodes.end_proxy()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -5,9 +5,11 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
+
 from node.cli.founding import PublicKey, join_network, make_keys
-from node.config import MemberConfig, NetworkConfig, PrincipalConfig, dump_network
-from scripts.localnet import processes
+from node.config import MemberConfig, NetworkConfig, Parameters, PrincipalConfig, dump_network
+from scripts.localnet import processes, wiring
 from scripts.localnet.layout import Layout, Member, Network, TestnetError, addresses, member_names
 from scripts.localnet.replay import Cast
 
@@ -15,8 +17,17 @@ NETWORK_NAME = "testnet"
 EXPONENT = 2
 
 
-def found(layout: Layout, count: int, base_port: int) -> Network:
+def found(
+    layout: Layout,
+    count: int,
+    base_port: int,
+    *,
+    proxied: bool = False,
+    parameters: Parameters | None = None,
+) -> Network:
     """The directory holds a network of `count` members that can be started; an interrupted founding is completed.
+
+    `proxied`: the nodes reach each other through a proxy (scripts.localnet.proxy) that can cut and slow links.
 
     Raise TestnetError, before anything is written, for used ports and for a directory with other things in it.
     """
@@ -34,7 +45,7 @@ def found(layout: Layout, count: int, base_port: int) -> Network:
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         keys = dict(zip(names, threads.map(keys_of, names), strict=True))
-    network = _definition(cast, keys, [listen for listen, _ in places])
+    network = _definition(cast, keys, [listen for listen, _ in places], parameters or Parameters())
     layout.network_file.write_text(dump_network(network))
     for name, (listen, api) in zip(names, places, strict=True):
         join_network(
@@ -49,6 +60,10 @@ def found(layout: Layout, count: int, base_port: int) -> Network:
         Member(id=name, listen=listen, api=f"http://{api}", data_dir=str(layout.member_dir(name) / "data"))
         for name, (listen, api) in zip(names, places, strict=True)
     )
+    if proxied:
+        plan = wiring.plan(members, base_port)
+        wiring.lead_through(layout, plan.wires)
+        layout.proxy_file.write_bytes(msgspec.json.encode(plan))
     made = Network(network.network_id, members)
     layout.save(made)
     return made
@@ -74,7 +89,9 @@ def _passphrase(layout: Layout) -> str:
     return phrase
 
 
-def _definition(cast: Cast, keys: dict[str, list[PublicKey]], listen: list[str]) -> NetworkConfig:
+def _definition(
+    cast: Cast, keys: dict[str, list[PublicKey]], listen: list[str], parameters: Parameters
+) -> NetworkConfig:
     members = []
     for name, address in zip(cast.members, listen, strict=True):
         public = {key.kind: bytes.fromhex(key.public_key) for key in keys[name]}
@@ -89,4 +106,4 @@ def _definition(cast: Cast, keys: dict[str, list[PublicKey]], listen: list[str])
         {"code": code, "exponent": EXPONENT, "issuer": issuer} for code, issuer in sorted(cast.issuers.items())
     ]
     contracts = {"settlement": {"currencies": currencies}}
-    return NetworkConfig(NETWORK_NAME, tuple(members), tuple(principals), contracts=contracts)
+    return NetworkConfig(NETWORK_NAME, tuple(members), tuple(principals), parameters, contracts)

@@ -17,7 +17,7 @@ import msgspec
 from node.client import AsyncClient, call, draft, sign
 from node.errors import HansaError
 from node.keys import SigningKey
-from node.ledger import Call
+from node.ledger import Call, Transaction
 from scripts.localnet.batches import BatchClient, Result, batch
 from scripts.localnet.figures import Percentiles, percentiles_ms
 from scripts.localnet.loading import Loader
@@ -77,8 +77,8 @@ class Traffic:
 
     async def prepare(self, client: AsyncClient, batches: BatchClient) -> None:
         """The load accounts exist and are funded; raise RuntimeError when the network refuses them."""
-        missing = [owner for owner in self._members if not await _exists(client, _account(owner, 0))]
-        accounts = [(owner, _account(owner, n)) for owner in missing for n in range(ACCOUNTS_PER_MEMBER)]
+        missing = [owner for owner in self._members if not await _exists(client, load_account(owner, 0))]
+        accounts = [(owner, load_account(owner, n)) for owner in missing for n in range(ACCOUNTS_PER_MEMBER)]
         opened = [
             _group(owner, "open_account", account=account, owner=owner, currency=CURRENCY)
             for owner, account in accounts
@@ -96,6 +96,10 @@ class Traffic:
 
     def transaction(self, calls: int = 1) -> bytes:
         """The next signed transaction; the members take turns as its sender."""
+        return self.signed(calls).data
+
+    def signed(self, calls: int = 1, expires_in_ms: int = SETUP_EXPIRES_MS) -> Transaction:
+        """The next transaction, as a value."""
         number = next(self._numbers)
         sender = self._members[number % len(self._members)]
         body = draft(
@@ -103,10 +107,10 @@ class Traffic:
             sender,
             [self._transfer(sender, number + place) for place in range(calls)],
             request_id=f"load-{self._tag}-{number}",
-            expires_in_ms=SETUP_EXPIRES_MS,
+            expires_in_ms=expires_in_ms,
             mode="each",
         )
-        return sign(body, [self._keys[sender]]).data
+        return sign(body, [self._keys[sender]])
 
     def requests(self, shape: Shape) -> list[bytes]:
         """The bodies of all requests of a run, signed."""
@@ -117,8 +121,8 @@ class Traffic:
 
     def _transfer(self, sender: str, number: int) -> Call:
         other = self._members[(number // 7) % len(self._members)]
-        debtor = _account(sender, number % ACCOUNTS_PER_MEMBER)
-        creditor = _account(other, (number + 1) % ACCOUNTS_PER_MEMBER)
+        debtor = load_account(sender, number % ACCOUNTS_PER_MEMBER)
+        creditor = load_account(other, (number + 1) % ACCOUNTS_PER_MEMBER)
         return call("settlement.transfer", {"debtor": debtor, "creditor": creditor, "amount": 1})
 
 
@@ -213,7 +217,8 @@ async def _exists(client: AsyncClient, account: str) -> bool:
     return True
 
 
-def _account(owner: str, number: int) -> str:
+def load_account(owner: str, number: int) -> str:
+    """An account of the load."""
     return f"L-{owner}-{number}"
 
 

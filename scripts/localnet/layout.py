@@ -1,7 +1,7 @@
 """Where the files of a test network lie, and what `testnet.json` says about its processes.
 
 DIR/network.toml, DIR/passphrase, DIR/testnet.json, and for each member DIR/<member>/ with data/, keys/,
-node.toml and node.log.
+node.toml and node.log. A network whose nodes reach each other through a proxy has DIR/proxy.json besides.
 """
 
 import json
@@ -39,11 +39,19 @@ class Member(msgspec.Struct, frozen=True):
     started_ticks: int | None = None
 
 
+class Process(msgspec.Struct, frozen=True):
+    """A process that this test network started."""
+
+    pid: int
+    started_ticks: int
+
+
 class Network(msgspec.Struct, frozen=True):
-    """What `testnet.json` holds."""
+    """What `testnet.json` holds. `proxy` is the last process between the nodes, where there is one."""
 
     network: str
     members: tuple[Member, ...]
+    proxy: Process | None = None
 
     def member(self, member_id: str) -> Member:
         """The member of that id; raise TestnetError naming those there are."""
@@ -62,6 +70,8 @@ class Layout:
         self.network_file = self.directory / "network.toml"
         self.passphrase_file = self.directory / "passphrase"
         self.testnet_file = self.directory / "testnet.json"
+        self.proxy_file = self.directory / "proxy.json"
+        self.proxy_log_file = self.directory / "proxy.log"
 
     def member_dir(self, member_id: str) -> Path:
         return self.directory / member_id

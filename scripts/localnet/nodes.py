@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ import msgspec
 from node.client import Client, NodeStatus
 from node.errors import HansaError
 from scripts.localnet import processes
-from scripts.localnet.layout import ROOT, Layout, Member, Network, TestnetError
+from scripts.localnet.layout import ROOT, Layout, Member, Network, Process, TestnetError
+from scripts.localnet.wiring import Wiring, read_plan
 
 START_TIMEOUT_S = 60.0
 POLL_S = 0.1
@@ -43,7 +45,11 @@ class Nodes:
         self.network: Network = layout.load()
 
     def start(self, members: Sequence[Member]) -> list[Member]:
-        """Each of the members runs; return those that were started just now. Raise TestnetError for used ports."""
+        """Each of the members runs, and the proxy of a proxied network; return those that were started just now.
+
+        Raise TestnetError for used ports.
+        """
+        self._start_proxy()
         stopped = [member for member in members if not processes.is_alive(member.pid, member.started_ticks)]
         wanted = [address for member in stopped for address in (member.listen, _address(member.api))]
         used = processes.used_addresses(wanted)
@@ -52,6 +58,36 @@ class Nodes:
                 f"in use by another program: {', '.join(used)}; end it, or take another --base-port and --dir"
             )
         return [self._start(member) for member in stopped]
+
+    @property
+    def wiring(self) -> Wiring | None:
+        """The links between the nodes, where they lead through a proxy."""
+        return Wiring(read_plan(self._layout.proxy_file)) if self._layout.proxy_file.exists() else None
+
+    def _start_proxy(self) -> None:
+        """The proxy runs, if the network was founded with one. Its links are whole after its start."""
+        proxy = self.network.proxy
+        if not self._layout.proxy_file.exists() or (proxy and processes.is_alive(proxy.pid, proxy.started_ticks)):
+            return
+        command = [sys.executable, "-P", "-m", "scripts.localnet.proxy", str(self._layout.proxy_file)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        started = Process(*processes.start(command, environment, self._layout.proxy_log_file))
+        self.network = msgspec.structs.replace(self.network, proxy=started)
+        self._layout.save(self.network)
+
+    def end_proxy(self) -> None:
+        """No proxy runs."""
+        proxy = self.network.proxy
+        if proxy is not None:
+            processes.end(proxy.pid, proxy.started_ticks, kill=False)
+
+    def pause(self, member: Member) -> None:
+        """The node's process stands still, its sockets open (SIGSTOP)."""
+        processes.tell(member.pid, member.started_ticks, signal.SIGSTOP)
+
+    def resume(self, member: Member) -> None:
+        """A paused node goes on."""
+        processes.tell(member.pid, member.started_ticks, signal.SIGCONT)
 
     def _start(self, member: Member) -> Member:
         environment = {
@@ -72,6 +108,7 @@ class Nodes:
         if not kill:
             for member in members:
                 processes.interrupt(member.pid, member.started_ticks)
+                self.resume(member)  # a paused process takes no signal but this one
         for member in members:
             if not processes.end(member.pid, member.started_ticks, kill=kill):
                 processes.end(member.pid, member.started_ticks, kill=True)
@@ -79,8 +116,12 @@ class Nodes:
     def wipe(self, member: Member) -> None:
         """The node starts over without its data: it has its keys, fetches the blocks, and abstains for a while."""
         self.end([member], kill=True)
-        shutil.rmtree(member.data_dir, ignore_errors=True)
+        self.delete_data(member)
         self.start([self.network.member(member.id)])
+
+    def delete_data(self, member: Member) -> None:
+        """A node that does not run has lost all but its keys."""
+        shutil.rmtree(member.data_dir, ignore_errors=True)
 
     def status(self, member: Member) -> MemberStatus:
         """The process and what the node says of itself."""

@@ -52,7 +52,12 @@ def is_alive(pid: int | None, started_ticks: int | None) -> bool:
 
 def interrupt(pid: int | None, started_ticks: int | None) -> None:
     """The process (pid, ticks), if it runs, was asked to end (SIGTERM); nobody waits for it here."""
-    _signal(pid, started_ticks, signal.SIGTERM, wait_s=0.0)
+    tell(pid, started_ticks, signal.SIGTERM)
+
+
+def tell(pid: int | None, started_ticks: int | None, number: signal.Signals) -> None:
+    """The process (pid, ticks), if it runs, has been sent the signal; nobody waits for what it does."""
+    _signal(pid, started_ticks, number, wait_s=0.0)
 
 
 def end(pid: int | None, started_ticks: int | None, *, kill: bool, timeout_s: float = 20.0) -> bool:

@@ -10,6 +10,8 @@ from scripts.localnet.audit import Audit
 from scripts.localnet.generator import LoadReport
 from scripts.localnet.loading import LoadFigures
 from scripts.localnet.nodes import MemberStatus
+from scripts.localnet.rehearsal import Outcome
+from scripts.localnet.wiring import Way
 
 ROOT_DIGITS = 12
 
@@ -29,6 +31,16 @@ def status_table(console: Console, rows: Sequence[MemberStatus]) -> None:
             "yes" if row.ready else "no" if row.alive else "stopped",
             "-" if row.rss_mb is None else f"{row.rss_mb:.0f} MB",
         )
+    console.print(table)
+
+
+def ways_table(console: Console, ways: Sequence[Way]) -> None:
+    """One row for each direction between two nodes."""
+    table = Table(title="links", title_justify="left")
+    for heading in ("from", "to", "state", "delay"):
+        table.add_column(heading, justify="right" if heading == "delay" else "left")
+    for way in ways:
+        table.add_row(way.sender, way.receiver, way.state, f"{way.delay_ms} ms" if way.delay_ms else "-")
     console.print(table)
 
 
@@ -107,3 +119,44 @@ def money(minor: int) -> str:
 
 def _known(value: int | None) -> str:
     return "-" if value is None else str(value)
+
+
+def outcome_line(console: Console, outcome: Outcome) -> None:
+    """One schedule, as soon as it is judged."""
+    verdict = "[red]failed[/red]" if outcome.problems else "ok"
+    console.print(
+        f"seed {outcome.seed}: {verdict}; next block after {_seconds(outcome.next_block_s)}, "
+        f"longest stall {_seconds(outcome.stall_s)}, ready after {_seconds(outcome.ready_s)}; "
+        f"{'; '.join(outcome.faults)}",
+        soft_wrap=True,
+    )
+    for problem in outcome.problems:
+        console.print(f"  [red]wrong:[/red] {problem}", soft_wrap=True)
+
+
+def outcomes_table(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """One row a schedule."""
+    table = Table(title="schedules", title_justify="left")
+    headings = ("seed", "next block", "stall", "no quorum", "ready", "blocks", "accepted", "final", "expired", "ok")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("faults", justify="left")
+    for outcome in outcomes:
+        table.add_row(
+            str(outcome.seed),
+            _seconds(outcome.next_block_s),
+            _seconds(outcome.stall_s),
+            _seconds(outcome.without_quorum_s),
+            _seconds(outcome.ready_s),
+            f"{outcome.blocks:,}",
+            f"{outcome.accepted:,}",
+            f"{outcome.final:,}",
+            f"{outcome.expired:,}",
+            "no" if outcome.problems else "yes",
+            "\n".join(outcome.faults),
+        )
+    console.print(table)
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.2f} s"

@@ -23,6 +23,7 @@ from scripts.localnet.layout import ROOT, Layout, Member, TestnetError
 from scripts.localnet.nodes import Nodes
 from scripts.localnet.replay import SAMPLE_CLAIMS, SAMPLE_PAYMENTS
 from scripts.localnet.session import Loaded, Session
+from scripts.localnet.wiring import DELAY_MS_MAX, State, Way
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,6 +67,9 @@ def cli() -> None:
 @directory_option
 @click.option("--detach", is_flag=True, help="Return when it is up; end it with: scripts/testnet down.")
 @click.option(
+    "--proxied", is_flag=True, help="Found it so that links can be cut and slowed (scripts/testnet link)."
+)
+@click.option(
     "--load",
     "transfers_max",
     type=click.IntRange(0),
@@ -74,11 +78,17 @@ def cli() -> None:
 )
 @json_option
 def up(
-    nodes: int | None, base_port: int, layout: Layout, detach: bool, transfers_max: int | None, as_json: bool
+    nodes: int | None,
+    base_port: int,
+    layout: Layout,
+    detach: bool,
+    proxied: bool,
+    transfers_max: int | None,
+    as_json: bool,
 ) -> None:
     """Found or restart a network, load the sample once, and show where everybody stands."""
     console = _console(as_json)
-    running = _run_nodes(layout, nodes, base_port, console)
+    running = _run_nodes(layout, nodes, base_port, console, proxied=proxied)
     try:
         loaded = Session(layout, running, console).load(SAMPLE_PAYMENTS, SAMPLE_CLAIMS, transfers_max, singles=0)
         _show_loaded(console, layout, loaded, as_json)
@@ -178,6 +188,81 @@ def wipe(node: str, layout: Layout) -> None:
 
 
 @cli.command()
+@click.argument("node")
+@directory_option
+def pause(node: str, layout: Layout) -> None:
+    """Stop the node's process where it stands, its connections open (SIGSTOP)."""
+    running = Nodes(layout)
+    running.pause(running.network.member(node))
+
+
+@cli.command()
+@click.argument("node")
+@directory_option
+def resume(node: str, layout: Layout) -> None:
+    """Let a paused node go on."""
+    running = Nodes(layout)
+    running.resume(running.network.member(node))
+
+
+@cli.command()
+@click.argument("first", required=False)
+@click.argument("second", required=False)
+@click.option("--cut", "state", flag_value="cut", help="Reset the connection, and every new one.")
+@click.option(
+    "--hole", "state", flag_value="hole", help="Let nothing arrive and tell nobody, as if packets were lost."
+)
+@click.option("--open", "state", flag_value="open", help="Let everything arrive.")
+@click.option("--one-way", is_flag=True, help="Only what FIRST sends.")
+@click.option(
+    "--delay",
+    "delay_ms",
+    type=click.IntRange(0, DELAY_MS_MAX),
+    default=0,
+    metavar="MS",
+    help="Let it arrive later.",
+)
+@directory_option
+@json_option
+def link(
+    first: str | None,
+    second: str | None,
+    state: State | None,
+    one_way: bool,
+    delay_ms: int,
+    layout: Layout,
+    as_json: bool,
+) -> None:
+    """Cut, slow or heal the links of a network that was founded with `up --proxied`, and show them.
+
+    With FIRST and SECOND: the link between the two nodes. With FIRST alone: all its links. With neither: all links.
+    Without an option nothing is changed.
+    """
+    running = Nodes(layout)
+    wiring = running.wiring
+    if wiring is None:
+        raise TestnetError(f"{layout.directory} holds a network that was founded without: up --proxied")
+    if one_way and first is None:
+        raise TestnetError("--one-way needs to know whose way: name FIRST")
+    for name in (first, second):
+        if name is not None:
+            running.network.member(name)
+    ways = [
+        Way(sender, receiver, state or "open", delay_ms)
+        for pair in wiring.pairs
+        for sender, receiver in (pair, pair[::-1])
+        if (state is not None or delay_ms)
+        and {first, second} - {None} <= {sender, receiver}
+        and not (one_way and sender != first)
+    ]
+    known = wiring.set(*ways)
+    if as_json:
+        _document({"ways": known})
+    else:
+        show.ways_table(_console(as_json), known)
+
+
+@cli.command()
 @click.argument("node", required=False)
 @click.option("--lines", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
@@ -195,6 +280,7 @@ def down(delete: bool, layout: Layout) -> None:
     """Stop all nodes. Their data stays, and `up` goes on with it."""
     running = Nodes(layout)
     running.end(running.network.members, kill=False)
+    running.end_proxy()
     if delete:
         shutil.rmtree(layout.directory)
 
@@ -222,15 +308,19 @@ def load(rate: float, seconds: float, calls: int, batch: int | None, layout: Lay
         sys.exit(1)
 
 
-def _run_nodes(layout: Layout, count: int | None, base_port: int, console: Console) -> Nodes:
+def _run_nodes(
+    layout: Layout, count: int | None, base_port: int, console: Console, *, proxied: bool = False
+) -> Nodes:
     """The network of the directory, founded if there is none, with all nodes running and agreeing."""
     if layout.exists():
         known = len(layout.load().members)
         if count is not None and count != known:
             raise TestnetError(f"{layout.directory} holds a network of {known} nodes, not {count}")
+        if proxied and not layout.proxy_file.exists():
+            raise TestnetError(f"{layout.directory} holds a network that was founded without --proxied")
     else:
         console.print(f"founding a network of {count or NODES_DEFAULT} nodes in {layout.directory}")
-        found(layout, count or NODES_DEFAULT, base_port)
+        found(layout, count or NODES_DEFAULT, base_port, proxied=proxied)
     running = Nodes(layout)
     started = running.start(running.network.members)
     with console.status("waiting until all nodes agree") as waiting:
@@ -258,6 +348,7 @@ def _chosen(running: Nodes, node: str | None) -> Sequence[Member]:
 def _stop(running: Nodes, console: Console) -> None:
     console.print("stopping the nodes")
     running.end(running.network.members, kill=False)
+    running.end_proxy()
 
 
 def _wait_for_interrupt() -> None:

@@ -31,6 +31,7 @@ from consensus.messages import (
     Message,
     NewView,
     PrePrepare,
+    Presence,
     Status,
     ViewChange,
     Vote,
@@ -94,6 +95,7 @@ class Stage:
         *,
         memory: Memory = FRESH,
         head: Head | None = None,
+        instance: bytes = b"",
         **parameters: int,
     ) -> None:
         self.signer = Signer(n)
@@ -103,7 +105,7 @@ class Stage:
         self.now_ms = 1_000_000
         self.verified = 0
         member = self.members.id(me) if me is not None else None
-        self.config = Config(network=NETWORK, member=member, **parameters)
+        self.config = Config(network=NETWORK, member=member, instance=instance, **parameters)
         self.replica = Replica(
             self.config,
             self.head,
@@ -151,9 +153,9 @@ class Stage:
         self.now_ms += ms
         return self.give(Tick(self.now_ms, TIME_MS + self.now_ms))
 
-    def work(self, waiting: bool = True, passed_over: int = 0) -> list[Effect]:
-        """Tell whether work waits."""
-        return self.give(WorkWaiting(waiting, passed_over))
+    def work(self, waiting: bool = True, passed_over: int = 0, *, full: bool = False) -> list[Effect]:
+        """Tell whether work waits, and whether more than a block's worth."""
+        return self.give(WorkWaiting(waiting, passed_over, full))
 
     def built(self, payload: bytes | None, view: int = 0, height: int | None = None) -> list[Effect]:
         """The builder answers."""
@@ -282,5 +284,5 @@ class Stage:
 def _author(message: Message) -> int:
     if isinstance(message, PrePrepare):
         return message.vote.member
-    assert isinstance(message, Vote | ViewChange | NewView | Status)
+    assert isinstance(message, Vote | ViewChange | NewView | Status | Presence)
     return message.member

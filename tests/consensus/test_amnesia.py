@@ -12,6 +12,7 @@ from consensus.effects import (
     PersistAbstention,
     PreparedRecord,
     Synced,
+    Tick,
     VoteRecord,
 )
 from consensus.members import Members, Validator
@@ -88,6 +89,17 @@ def test_a_status_from_before_the_start_tells_nothing() -> None:
     stage = Stage(me=1, memory=LOST)
     assert not of(PersistAbstention, stage.receive(*(stage.status(index, TIME_MS - 1) for index in (0, 2, 3))))
     assert of(PersistAbstention, stage.receive(*(stage.status(index, TIME_MS) for index in (0, 2, 3))))
+
+
+def test_a_clock_that_was_ahead_at_the_start_and_is_set_back_does_not_silence_for_as_long() -> None:
+    """9.2: seed 2720 of the simulator, a wiped member that started with its clock an hour ahead"""
+    stage = Stage(me=1, memory=LOST)
+    hour_ms = 3_600_000
+    now = TIME_MS - hour_ms
+    assert not of(PersistAbstention, stage.receive(*(stage.status(index, now) for index in (0, 2, 3))))
+    stage.give(Tick(stage.now_ms + 100, now))
+    assert not of(PersistAbstention, stage.receive(*(stage.status(index, now - 1) for index in (0, 2, 3))))
+    assert of(PersistAbstention, stage.receive(*(stage.status(index, now) for index in (0, 2, 3))))
 
 
 def test_of_two_members_the_other_one_is_all_there_is() -> None:

@@ -3,9 +3,20 @@
 import msgspec
 
 from consensus.effects import CatchUp, CheckPayload, Connected, Decide, Received, Send, Synced
-from consensus.messages import Decided, LatestVote, Message, NewView, PrePrepare, Status, ViewChange, Vote, VoteKind
+from consensus.messages import (
+    Decided,
+    LatestVote,
+    Message,
+    NewView,
+    PrePrepare,
+    Status,
+    ViewChange,
+    Vote,
+    VoteKind,
+    status_bytes,
+)
 
-from .stage import Stage, of, said, sent
+from .stage import NETWORK, Stage, of, said, sent
 
 A, B = b"block a", b"block b"
 
@@ -30,6 +41,17 @@ def test_a_status_counts_from_its_member_and_genuine_only() -> None:
     stage.receive(genuine)
     [peer] = stage.replica.status().peers
     assert (peer.member, peer.height) == ("member-2", 5)
+
+
+def test_a_status_of_another_height_counts_although_the_list_has_changed_there() -> None:
+    """7.1: the places in the list may differ; who missed the change hears that it is behind all the same"""
+    stage = Stage(me=1)
+    for member in (2, 3):  # member 0 has left: their places are 1 and 2 now
+        unsigned = msgspec.structs.replace(stage.status(member, height=7), member=member - 1)
+        signature = stage.signer.sign_as(member)(status_bytes(NETWORK, unsigned))
+        stage.receive(msgspec.structs.replace(unsigned, signature=signature), peer=member)
+    assert [peer.member for peer in stage.replica.status().peers] == ["member-2", "member-3"]
+    assert of(CatchUp, stage.pass_time(100)) == [CatchUp(6, ("member-2", "member-3"))]
 
 
 def test_own_votes_are_sent_again_on_connect() -> None:

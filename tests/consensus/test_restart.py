@@ -161,6 +161,26 @@ def test_a_block_voted_for_before_the_restart_is_decided_after_it() -> None:
     assert of(Decide, stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A)))
 
 
+def test_a_proposal_voted_for_before_the_restart_is_not_judged_by_the_clock_again() -> None:
+    """3.3, 8.2: however long everybody was down, the primary's proposal that is sent again costs no view."""
+    before = Stage(me=1)
+    stage = Stage(me=1, memory=remembering(VoteRecord(before.prepare(1, A), False, None)))
+    effects = stage.first_effects + stage.checked(stage.first_effects, payload=A) + confirmed(stage)
+    effects += stage.receive(stage.pre_prepare(A))
+    assert [check.first for check in of(CheckPayload, effects)] == [False]
+    assert not said(ViewChange, effects)
+
+
+def test_a_proposal_that_a_quorum_has_prepared_is_not_judged_by_the_clock() -> None:
+    """3.3: the block was not to be had at the start, so the proposal is what brings it."""
+    before = Stage(me=1)
+    stage = Stage(me=1, memory=remembering(PreparedRecord(before.prepared(A, members=(0, 2, 3)))))
+    stage.checked(stage.first_effects, valid=None)
+    confirmed(stage)
+    effects = stage.receive(stage.pre_prepare(A)) + stage.pass_time(600)
+    assert [check.first for check in of(CheckPayload, effects)] == [False]
+
+
 def test_records_of_decided_heights_are_ignored() -> None:
     """8.3"""
     before = Stage(me=1)

@@ -26,7 +26,7 @@ def test_the_primary_has_not_proposed() -> None:
     stage.pass_time(500)
     status = stage.replica.status()
     assert (status.phase, status.missing) == (Phase.PROPOSAL, ("member-0",))
-    assert status.next_event == "ask for another primary"
+    assert status.next_event == "ask for view 1 with primary member-1"
     assert status.next_event_in_ms == 1_600
 
 

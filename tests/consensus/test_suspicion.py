@@ -1,7 +1,6 @@
 """README 6: when another primary is asked for."""
 
 import msgspec
-import pytest
 
 from consensus.messages import ViewChange
 from consensus.pace import Pace
@@ -231,50 +230,104 @@ def test_a_paused_member_does_not_blame_the_primary_for_its_silence() -> None:
     assert not asked(stage.pass_time(1_500, alive=(2, 3)))
 
 
-def run_window(pace: Pace, now_ms: int, size: int, *, saturated: bool = True, checking: bool = False) -> bool:
-    """One window of a second under load in which `size` bytes are decided."""
+def run_window(
+    pace: Pace, now_ms: int, wait_ms: int, check_ms: int = 20, *, full: bool = True, blocks: int = 10
+) -> bool:
+    """A second of blocks, each of which is waited for and executed so long; return whether the primary is slow."""
     slow = False
-    for step in range(11):
-        if step == 5:
-            pace.decided(size)
-        slow = slow or pace.tick(now_ms + step * 100, 100, saturated=saturated, checking=checking)
+    for block in range(blocks + 1):
+        pace.decided(now_ms + block * 1_000 // blocks)
+        slow = pace.tick(now_ms, wait_ms, full=full, waiting=True, checking=False)
+        slow = pace.tick(now_ms, check_ms, full=full, waiting=False, checking=True) or slow
     return slow
 
 
-def test_a_primary_at_under_half_of_the_best_throughput_is_slow() -> None:
+def healthy(windows: int = 6) -> Pace:
+    """A pace that knows windows in which a block is waited for 20 ms and executed for 20."""
+    pace = Pace(1_000)
+    for window in range(windows):
+        assert not run_window(pace, window * 2_000, 20)
+        pace.restart()
+    return pace
+
+
+def verdicts(
+    pace: Pace, *waits_ms: int, check_ms: int = 20, full: bool = True, since_ms: int = 20_000
+) -> list[bool]:
+    """What each of some windows says, one after the other."""
+    return [run_window(pace, since_ms + n * 1_000, ms, check_ms, full=full) for n, ms in enumerate(waits_ms)]
+
+
+def test_a_primary_that_is_waited_for_twice_as_long_in_two_windows_is_slow() -> None:
+    """6.8"""
+    assert verdicts(healthy(), 70, 70, 70)[1:] == [True, True]
+    assert not any(verdicts(healthy(), 35, 35, 35, 35))
+
+
+def test_one_slow_window_proves_nothing() -> None:
+    """6.8"""
+    assert not any(verdicts(healthy(), 70, 20, 70, 20, 70))
+
+
+def test_few_windows_prove_nothing() -> None:
+    """6.8"""
+    assert not any(verdicts(healthy(2), 70, 70))
+
+
+def test_overload_raises_both_times_and_accuses_nobody() -> None:
+    """6.8"""
+    assert not any(verdicts(healthy(), 70, 70, 70, 70, check_ms=70))
+
+
+def test_a_delay_that_is_small_beside_a_window_accuses_nobody() -> None:
     """6.8"""
     pace = Pace(1_000)
-    assert not run_window(pace, 0, 1_000)
-    assert not run_window(pace, 2_000, 600)
-    assert run_window(pace, 4_000, 400)
+    for window in range(6):
+        run_window(pace, window * 2_000, 2, 2)
+        pace.restart()
+    assert not any(verdicts(pace, 9, 9, 9, 9, check_ms=2))
 
 
-@pytest.mark.parametrize(("saturated", "checking"), [(False, False), (True, True)])
-def test_a_light_load_or_a_busy_executor_proves_nothing(saturated: bool, checking: bool) -> None:
+def test_without_a_full_queue_nobody_is_slow() -> None:
     """6.8"""
-    pace = Pace(1_000)
-    run_window(pace, 0, 1_000)
-    assert not run_window(pace, 2_000, 1, saturated=saturated, checking=checking)
+    assert not any(verdicts(healthy(), 70, 70, 70, 70, full=False))
 
 
-def test_one_slow_primary_is_replaced_in_a_period_and_overload_raises_the_bar() -> None:
+def test_an_accusation_stands_until_the_primary_is_replaced() -> None:
     """6.8"""
-    pace = Pace(1_000)
-    run_window(pace, 0, 1_000)
-    assert run_window(pace, 2_000, 400)
-    pace.restart()
-    verdicts = [run_window(pace, 4_000 + 2_000 * step, 390) for step in range(8)]
-    assert not any(verdicts)
+    pace = healthy()
+    assert verdicts(pace, 70, 70)[-1]
+    assert pace.tick(22_500, 50, full=True, waiting=True, checking=False)
+    pace.replaced()
+    assert not pace.tick(22_550, 50, full=True, waiting=True, checking=False)
+
+
+def test_an_accusation_that_nobody_shares_ends() -> None:
+    """6.8"""
+    pace = healthy()
+    assert verdicts(pace, 70, 70)[-1]
+    assert not pace.tick(26_000, 50, full=False, waiting=True, checking=False)
+
+
+def test_the_bar_doubles_when_the_successor_is_no_better() -> None:
+    """6.8"""
+    for successor_ms, accused in ((70, False), (20, True)):
+        pace = healthy()
+        assert verdicts(pace, 70, 70)[-1]
+        pace.replaced()
+        assert not any(verdicts(pace, *[successor_ms] * 10, since_ms=30_000))
+        assert any(verdicts(pace, 75, 75, 75, since_ms=50_000)) is accused
 
 
 def test_a_slow_primary_is_asked_to_go() -> None:
     """6.8"""
-    stage = Stage(me=1, base_timeout_ms=400)
-    stage.work()
+    stage = Stage(me=1, base_timeout_ms=1_000)
+    stage.work(full=True)
+    for number in range(60):
+        assert not asked(stage.pass_time(100) + stage.decide(b"%d" % number))
     seen: list[int] = []
-    for number in range(40):
-        seen += asked(stage.decide(b"%d" % number * (200 if number < 20 else 1)) + stage.pass_time(300))
-        if seen:
-            break
+    while not seen and stage.height < 80:
+        stage.decide(b"%d" % stage.height)
+        seen = asked(stage.pass_time(400))
     assert seen == [1]
     assert stage.replica.status().suspicion == "member-0 is slow"

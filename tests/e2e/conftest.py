@@ -21,6 +21,8 @@ from scripts.localnet.layout import API_PORT_OFFSET, ROOT, Layout
 TRANSFERS = 60
 """How many of the sample's transfers the network starts with: enough to have money and claims move."""
 TIMEOUT_S = 120
+FUNDS = 1_000_000_00
+"""What lies on T-1 at first, in cents."""
 
 
 class Testnet:
@@ -165,3 +167,15 @@ def testnet(tmp_path_factory: pytest.TempPathFactory, base_port: int) -> Iterato
     finally:
         network.run("down", ok=False)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def bank(testnet: Testnet) -> Bank:
+    """bank-a, with FUNDS on T-1 and the empty account T-2."""
+    bank = Bank(testnet)
+    with bank.client() as client:
+        for account in ("T-1", "T-2"):
+            args = {"account": account, "owner": "bank-a", "currency": "USD"}
+            assert client.call("settlement.open_account", args).ok
+        assert client.call("settlement.issue", {"account": "T-1", "amount": FUNDS}).ok
+    return bank

@@ -20,23 +20,11 @@ from node.errors import HansaError
 from node.keys import SigningKey, tls_context
 from node.ledger import Body, Call, KeySignature, Transaction, transaction_signing_bytes
 from scripts.localnet.layout import ROOT, Layout
-from tests.e2e.conftest import Bank, Testnet, agreed
+from tests.e2e.conftest import FUNDS, Bank, Testnet, agreed
 
 pytestmark = pytest.mark.slow
 
 ALL = ("bank-a", "bank-b", "insurer-a", "insurer-b")
-
-
-@pytest.fixture(scope="module")
-def bank(testnet: Testnet) -> Bank:
-    """bank-a with a thousand on T-1 and nothing on T-2, and the principal bank-a/desk: two of two keys."""
-    bank = Bank(testnet)
-    with bank.client() as client:
-        for account in ("T-1", "T-2"):
-            args = {"account": account, "owner": "bank-a", "currency": "USD"}
-            assert client.call("settlement.open_account", args).ok
-        assert client.call("settlement.issue", {"account": "T-1", "amount": 1_000}).ok
-    return bank
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +75,7 @@ def test_a_call_that_cannot_be_tried_is_refused(bank: Bank, bad: Call, code: str
         (pay(amount=0), "amount_not_positive"),
         (pay(amount=-1), "amount_not_positive"),
         (pay(amount=2**63), "amount_too_large"),
-        (pay(amount=1_001), "insufficient_funds"),
+        (pay(amount=FUNDS + 1), "insufficient_funds"),
         (pay(creditor="NOBODY"), "account_not_found"),
     ],
 )

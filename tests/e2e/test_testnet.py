@@ -14,18 +14,6 @@ from tests.e2e.conftest import Bank, Testnet, agreed
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def bank(testnet: Testnet) -> Bank:
-    """bank-a, with a million dollars on T-1 and the empty account T-2."""
-    bank = Bank(testnet)
-    with bank.client() as client:
-        for account in ("T-1", "T-2"):
-            args = {"account": account, "owner": "bank-a", "currency": "USD"}
-            assert client.call("settlement.open_account", args).ok
-        assert client.call("settlement.issue", {"account": "T-1", "amount": 1_000_000_00}).ok
-    return bank
-
-
 @pytest.fixture(autouse=True)
 def in_agreement(testnet: Testnet) -> Iterator[None]:
     """Whatever a test does, afterwards all four nodes run and agree."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node.config import load_network
 from scripts.localnet import processes
 from scripts.localnet.founding import found
 from scripts.localnet.layout import Layout, Member, Network, TestnetError, addresses, member_names
@@ -96,3 +97,26 @@ def test_a_process_that_took_over_the_pid_is_not_killed(tmp_path: Path) -> None:
     assert processes.is_alive(pid, ticks)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def test_links_of_a_network_without_a_proxy_say_how_to_found_one(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.save(Network("n-0", (Member("bank-a", "127.0.0.1:1", "http://127.0.0.1:2", "d"),)))
+    done = Testnet(tmp_path, 0).run("link", "bank-a", "--cut", ok=False)
+    assert done.returncode == 2
+    assert "founded without: up --proxied" in done.stderr
+
+
+def test_only_the_dialler_of_a_pair_is_led_through_the_proxy(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "net")
+    found(layout, 3, 30_200, proxied=True)
+    ids = ["bank-a", "bank-b", "insurer-a"]
+    seen = {name: load_network(layout.member_dir(name) / "network.toml") for name in ids}
+    assert len({network.genesis_hash for network in seen.values()}) == 1
+    proxied = {
+        (name, member.id)
+        for name, network in seen.items()
+        for member in network.members
+        if member.address != load_network(layout.network_file).member(member.id).address
+    }
+    assert proxied == {("bank-b", "bank-a"), ("insurer-a", "bank-a"), ("insurer-a", "bank-b")}

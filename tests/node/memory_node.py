@@ -110,6 +110,7 @@ class MemoryNode:
         self.balances: dict[str, int] = {}
         self.reasons: list[str] = []
         self.broken = False
+        self.diverged: int | None = None
         self.submissions = 0
         self._new_block = asyncio.Event()
 
@@ -300,6 +301,9 @@ class MemoryNode:
             pending_bytes=0,
         )
 
+    def diverged_at(self) -> int | None:
+        return self.diverged
+
     def members(self) -> tuple[MemberStatus, ...]:
         key = _ZERO.hex()
         return (
@@ -322,6 +326,9 @@ class MemoryNode:
 
     def metrics(self) -> bytes:
         return b"hansa_height 1\n"
+
+    async def diagnostics(self) -> bytes:
+        return b"PK"
 
     async def dry_run(self, data: bytes) -> DryRun:
         transaction = self._judged(data)

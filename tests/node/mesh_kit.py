@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import secrets
 import socket
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from consensus.messages import INSTANCE_SIZE
 from node.config import MemberConfig, NetworkConfig
 from node.keys import SigningKey, tls_context
 from node.peers import Peers, Timing
@@ -21,6 +23,7 @@ from node.wire import (
 )
 
 CONTRACTS_HASH = b"c" * 32
+INSTANCE = b"i" * 16
 QUICK = Timing(
     connect_s=1.0,
     greeting_s=0.3,
@@ -79,17 +82,20 @@ class Mesh:
         )
         self.handlers = {member: Handler() for member in ids}
         self.nodes: dict[str, Peers] = {}
+        self.instances: dict[str, bytes] = {}
         self._timing = timing
         self._queue_bytes_max = queue_bytes_max
 
     async def start(self, member: str, **changes: object) -> Peers:
         """The node of `member` listens and dials. `changes` replace constructor arguments."""
+        self.instances[member] = secrets.token_bytes(INSTANCE_SIZE)
         arguments: dict[str, object] = {
             "network": self.network,
             "member": member,
             "tls_key": self.tls_keys[member],
             "listen": next((m.address for m in self.network.members if m.id == member), "127.0.0.1:0"),
             "contracts_hash": CONTRACTS_HASH,
+            "instance": self.instances[member],
             "handler": self.handlers[member],
             "queue_bytes_max": self._queue_bytes_max,
             "timing": self._timing,
@@ -120,7 +126,8 @@ class Mesh:
 
     def hello(self, sender: str, /, **changes: object) -> Hello:
         """The greeting that `sender` would send, with `changes`."""
-        hello = Hello(PROTOCOL_VERSION, self.network.network_id, self.network.genesis_hash, sender, CONTRACTS_HASH)
+        network = self.network
+        hello = Hello(PROTOCOL_VERSION, network.network_id, network.genesis_hash, sender, CONTRACTS_HASH, INSTANCE)
         return msgspec.structs.replace(hello, **changes)
 
 

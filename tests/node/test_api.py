@@ -11,6 +11,7 @@ import pytest
 
 from consensus.codec import decode, encode
 from node.api import ApiLimits, ApiServer
+from node.api.marking import HEADER
 from node.client import call, draft, sign
 from node.errors import ConfigError
 from node.keys import SigningKey
@@ -377,12 +378,25 @@ async def test_readiness_says_who_is_missing(http: httpx.AsyncClient, node: Memo
     assert (await http.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/query/till/balance?account=A-1", "/v1/status", "/readyz", "/metrics", "/v1/no"]
+)
+async def test_every_answer_of_a_node_that_diverged_is_marked(
+    http: httpx.AsyncClient, node: MemoryNode, path: str
+) -> None:
+    assert HEADER not in (await http.get(path)).headers
+    node.diverged = 17
+    assert (await http.get(path)).headers[HEADER] == "17"
+
+
 async def test_what_the_node_says_of_itself(http: httpx.AsyncClient) -> None:
     status = (await http.get("/v1/status")).json()
     assert {"member", "network", "height", "view", "primary", "state_root", "ready", "peers"} <= set(status)
     assert status["peers"][0].keys() >= {"id", "connected", "height"}
     assert (await http.get("/v1/members")).json()[0]["id"] == "bank-a"
     assert (await http.get("/v1/why")).json()["moving"] is True
+    bundle = await http.get("/v1/diagnostics")
+    assert (bundle.content, bundle.headers["content-type"]) == (b"PK", "application/zip")
     assert (await http.get("/v1/evidence")).json()[0]["member"] == "bank-x"
     assert (await http.get("/v1/contracts")).json()[0]["calls"][0]["name"] == "deposit"
     metrics = await http.get("/metrics")

@@ -121,6 +121,20 @@ def test_people_get_text_and_programs_one_document(hansa: Any, arguments: list[s
         assert hansa(*arguments, "--json").json is not None
 
 
+def test_why_writes_the_bundle_to_a_new_file_of_its_owner(hansa: Any, tmp_path: Path) -> None:
+    file = tmp_path / "bundle.zip"
+    result = hansa("why", "--bundle", str(file), "--json")
+    assert result.code == 0
+    assert result.json["moving"] is True
+    assert "wrote" in result.err
+    assert file.read_bytes() == b"PK"
+    assert file.stat().st_mode & 0o777 == 0o600
+    again = hansa("why", "--bundle", str(file))
+    assert again.code == 2
+    assert "bundle_not_written" in again.err
+    assert hansa("why", "--bundle", str(tmp_path / "none" / "bundle.zip")).code == 2
+
+
 # --- submitting ---
 
 

@@ -21,7 +21,7 @@ from node.wire import (
     TransactionIds,
     WireMessage,
 )
-from tests.node.mesh_kit import Handler, Mesh, free_port, until
+from tests.node.mesh_kit import QUICK, Handler, Mesh, free_port, until
 
 IDS = TransactionIds((b"h" * 32,))
 
@@ -213,3 +213,39 @@ def test_the_queue_gives_the_urgent_first_and_keeps_its_bound() -> None:
     assert queue.take(10_000) == b"c" * 400 + b"".join(bytes([number]) * 100 for number in range(88, 100))
     assert not queue
     assert queue.size_bytes == 0
+
+
+async def test_who_is_not_dialled_dials_itself() -> None:
+    mesh = Mesh(("bank-a", "bank-b"), timing=msgspec.structs.replace(QUICK, fallback_s=0.05))
+    # bank-b, the higher id, has a wrong address of bank-a in its file.
+    first, second = mesh.network.members
+    astray = msgspec.structs.replace(first, address=f"127.0.0.1:{free_port()}")
+    await mesh.start("bank-b", network=msgspec.structs.replace(mesh.network, members=(astray, second)))
+    await mesh.start("bank-a")
+    await until(lambda: mesh.nodes["bank-a"].connected == ("bank-b",))
+    assert mesh.nodes["bank-b"].connected == ("bank-a",)
+    await mesh.close()
+
+
+async def test_two_that_dial_one_another_keep_one_link() -> None:
+    mesh = Mesh(("bank-a", "bank-b"), timing=msgspec.structs.replace(QUICK, fallback_s=0.001))
+    await mesh.start_all()
+    for _ in range(20):
+        for member in ("bank-a", "bank-b"):
+            [link] = mesh.nodes[member]._links.values()
+            link.abort("closed", "cut by the test")
+        await until(lambda: all(len(node.connected) == 1 for node in mesh.nodes.values()))
+    await mesh.close()
+
+
+async def test_another_process_of_a_member_takes_the_place_of_the_one_that_was_linked() -> None:
+    mesh = Mesh(("bank-a", "bank-b"))
+    await mesh.start_all()
+    copy = await mesh.intruder("bank-b", mesh.tls_keys["bank-a"])
+    await copy.send(mesh.hello("bank-a", instance=b"another instance"))
+    await until(lambda: "-bank-a" in mesh.handlers["bank-b"].links)
+    # bank-b dials the address that it knows, and so either process has its turn.
+    await until(lambda: mesh.handlers["bank-b"].links == ["+bank-a", "-bank-a", "+bank-a", "-bank-a", "+bank-a"])
+    assert mesh.nodes["bank-a"].connected == ("bank-b",)
+    copy.close()
+    await mesh.close()

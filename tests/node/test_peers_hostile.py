@@ -138,11 +138,13 @@ async def test_other_contracts_do_not_keep_a_member_out(pair: Mesh) -> None:
     intruder.close()
 
 
-async def test_the_lower_id_does_not_dial(pair: Mesh) -> None:
+async def test_of_two_links_to_one_process_the_spare_one_is_refused(pair: Mesh) -> None:
     intruder = await pair.intruder("bank-b", pair.tls_keys["bank-a"])
+    await intruder.send(pair.hello("bank-a", instance=pair.instances["bank-a"]))
     refusal = await intruder.receive()
     assert isinstance(refusal, Refusal)
     assert refusal.code == "wrong_direction"
+    assert pair.nodes["bank-b"].connected == ("bank-a",)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,8 @@ async def test_a_newer_connection_of_a_member_replaces_the_older(pair: Mesh) -> 
     older = await greeted(pair)
     newer = await greeted(pair)
     farewell = await older.receive()
+    while isinstance(farewell, Ping):
+        farewell = await older.receive()
     assert isinstance(farewell, Refusal)
     assert farewell.code == "replaced"
     assert await older.ended()

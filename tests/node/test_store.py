@@ -18,7 +18,7 @@ from consensus.messages import Certificate, NewView, ViewChange, Vote, VoteEquiv
 from node.errors import ConfigError, HansaError, NotFound, StoreError
 from node.ledger import Ending
 from node.state import ExecutedBlock
-from node.store import Store
+from node.store import LevelDatabase, Store
 from node.store.store import ENDINGS_MAX
 from tests.node.ledger_world import Ledger, certificate, decoded, network, transfer
 
@@ -427,6 +427,7 @@ def test_after_a_refused_write_the_store_takes_no_other(ledger: Ledger, monkeypa
     first, second = block(ledger, 1), block(ledger, 2)
     full = plyvel.IOError(b"IO error: 000003.log: No space left on device")
     database = ledger.store._database
+    assert isinstance(database, LevelDatabase)
     healthy = database._db
 
     class Full:

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import pytest
@@ -15,15 +15,16 @@ from consensus.codec import encode
 from consensus.effects import Head
 from consensus.members import Members, Validator
 from consensus.messages import Certificate, VoteKind, vote_bytes
-from node.errors import HansaError, InvalidBlock, Unavailable
+from node.errors import HansaError, InvalidBlock, InvalidFrame, NotFound, Unavailable
 from node.ledger import BlockBody, CertifiedBlock, Header, Proposal, members_hash, merkle_root, sha256
-from node.sync import BlockServer, CatchUp, catch_up, fetch_payload, server
-from node.wire import BLOCK_SIZE_MAX, Blocks, FetchBlocks, FetchPayload, PayloadReply
+from node.sync import BlockServer, CatchUp, catch_up, fetch_execution, fetch_payload, server
+from node.wire import BLOCK_SIZE_MAX, Blocks, Execution, FetchBlocks, FetchExecution, FetchPayload, PayloadReply
 
 NETWORK = "net-1"
 GENESIS = sha256(b"genesis")
 KEYS = {f"m{index}": SigningKey(bytes([index]) * 32) for index in range(6)}
-Serve = Callable[[FetchBlocks | FetchPayload], Awaitable[object]]
+Question: TypeAlias = FetchBlocks | FetchPayload | FetchExecution
+Serve = Callable[[Question], Awaitable[object]]
 
 
 def member_list(*names: str) -> Members:
@@ -116,6 +117,9 @@ class OwnChain:
     def head_height(self) -> int:
         return self.head.height
 
+    def execution(self, height: int) -> tuple[Sequence[bytes], Sequence[tuple[bytes, bytes | None]] | None] | None:
+        return None
+
     def certified_block(self, height: int) -> bytes | None:
         return encode(self.blocks[height - 1]) if height <= len(self.blocks) else None
 
@@ -129,16 +133,16 @@ class Net:
 
     def __init__(self) -> None:
         self.peers: dict[str, Serve] = {}
-        self.asked: list[tuple[str, FetchBlocks | FetchPayload]] = []
+        self.asked: list[tuple[str, Question]] = []
 
     @property
     def connected(self) -> Iterable[str]:
         return sorted(self.peers)
 
-    def send(self, peer: str, message: Blocks | PayloadReply) -> bool:
+    def send(self, peer: str, message: Blocks | PayloadReply | Execution) -> bool:
         return False
 
-    async def request(self, peer: str, message: FetchBlocks | FetchPayload, timeout_s: float) -> object:
+    async def request(self, peer: str, message: Question, timeout_s: float) -> object:
         self.asked.append((peer, message))
         if peer not in self.peers:
             raise Unavailable("peer_gone", peer)
@@ -166,23 +170,26 @@ class Answering:
     def connected(self) -> Iterable[str]:
         return ("asker",)
 
-    def send(self, peer: str, message: Blocks | PayloadReply) -> bool:
+    def send(self, peer: str, message: Blocks | PayloadReply | Execution) -> bool:
         self.answers.put_nowait(message)
         return True
 
-    async def request(self, peer: str, message: FetchBlocks | FetchPayload, timeout_s: float) -> object:
+    async def request(self, peer: str, message: Question, timeout_s: float) -> object:
         raise Unavailable("peer_gone", peer)
 
-    async def __call__(self, message: FetchBlocks | FetchPayload) -> object:
-        assert isinstance(message, FetchBlocks)
-        self.server.on_fetch_blocks("asker", message)
+    async def __call__(self, message: Question) -> object:
+        if isinstance(message, FetchExecution):
+            self.server.on_fetch_execution("asker", message)
+        else:
+            assert isinstance(message, FetchBlocks)
+            self.server.on_fetch_blocks("asker", message)
         return await self.answers.get()
 
 
 def serving(blocks: Sequence[CertifiedBlock | bytes], head: int | None = None) -> Serve:
     """A peer that answers from a list, whatever it holds."""
 
-    async def answer(message: FetchBlocks | FetchPayload) -> object:
+    async def answer(message: Question) -> object:
         assert isinstance(message, FetchBlocks)
         wanted = blocks[message.first - 1 : message.last]
         encoded = tuple(item if isinstance(item, bytes) else encode(item) for item in wanted)
@@ -191,7 +198,7 @@ def serving(blocks: Sequence[CertifiedBlock | bytes], head: int | None = None) -
     return answer
 
 
-async def silent(message: FetchBlocks | FetchPayload) -> object:
+async def silent(message: Question) -> object:
     await asyncio.Event().wait()
     raise AssertionError("never answers")
 
@@ -204,10 +211,12 @@ class Node:
         self.after: Callable[[int], None] = lambda height: None
         self.reports: dict[str, list[str]] = defaultdict(list)
         self.failures: list[BaseException] = []
+        self.divergences: list[tuple[int, InvalidBlock]] = []
         self.sync = CatchUp(
             self.net, chain, NETWORK, verify,
             self.on_synced,
             lambda peer, error: self.reports[peer].append(error.code),
+            lambda block, error: self.divergences.append((block.body.header.height, error)),
             self.failures.append,
         )  # fmt: skip
 
@@ -426,7 +435,7 @@ async def test_a_forged_block_is_refused_its_sender_reported_and_another_asked(
     ids=["late start", "gap", "reordered", "more than asked", "other kind", "nothing at all"],
 )
 async def test_an_answer_of_the_wrong_shape_is_refused(reply: object) -> None:
-    async def answer(message: FetchBlocks | FetchPayload) -> object:
+    async def answer(message: Question) -> object:
         return reply
 
     async with running() as node:
@@ -437,7 +446,7 @@ async def test_an_answer_of_the_wrong_shape_is_refused(reply: object) -> None:
 
 
 async def test_a_cut_answer_is_progress() -> None:
-    async def one_by_one(message: FetchBlocks | FetchPayload) -> object:
+    async def one_by_one(message: Question) -> object:
         assert isinstance(message, FetchBlocks)
         return Blocks(0, (encode(CHAIN[message.first - 1]),), 80)
 
@@ -463,7 +472,7 @@ async def test_a_peer_that_falls_silent_or_vanishes_within_a_range_is_replaced()
 
 @pytest.mark.usefixtures("hurried")
 async def test_a_large_range_over_a_slow_link_is_asked_for_in_smaller_parts() -> None:
-    async def slow(message: FetchBlocks | FetchPayload) -> object:
+    async def slow(message: Question) -> object:
         assert isinstance(message, FetchBlocks)
         await asyncio.sleep(0.01 * (message.last - message.first + 1))
         return await serving(CHAIN)(message)
@@ -474,7 +483,7 @@ async def test_a_large_range_over_a_slow_link_is_asked_for_in_smaller_parts() ->
 
 
 async def test_the_quicker_peer_is_preferred() -> None:
-    async def dripping(message: FetchBlocks | FetchPayload) -> object:
+    async def dripping(message: Question) -> object:
         assert isinstance(message, FetchBlocks)
         await asyncio.sleep(0.05)
         return Blocks(0, (encode(CHAIN[message.first - 1]),), 80)
@@ -515,17 +524,73 @@ async def test_consensus_may_overtake_catch_up() -> None:
 
 
 @pytest.mark.usefixtures("hurried")
-async def test_a_node_that_alone_computes_other_roots_stops_once_two_members_sent_the_same_block() -> None:
+async def test_a_node_that_alone_computes_other_roots_says_so_once_two_members_sent_the_same_block() -> None:
     async with running() as node:
         node.chain.state = sha256(b"corrupted state")
         node.net.peers["m1"] = serving(CHAIN)
         node.net.peers["observer"] = serving(CHAIN)
         node.sync.catch_up(80, ["m1"])
         await until(lambda: min(len(node.reports["m1"]), len(node.reports["observer"])) >= 2)
-        assert node.failures == [], "one member and strangers are no proof"
+        assert node.divergences == [], "one member and strangers are no proof"
         node.net.peers["m2"] = serving(CHAIN)
-        await until(lambda: len(node.failures) == 1)
-        assert isinstance(node.failures[0], InvalidBlock)
+        await until(lambda: len(node.divergences) == 1 and not node.sync.progress().running)
+        assert node.divergences[0][0] == 1
+        asked = len(node.net.asked)
+        node.sync.catch_up(80, ["m1"])
+        assert not node.sync.progress().running, "what it would fetch it could not execute"
+        assert len(node.net.asked) == asked
+        assert node.failures == []
+
+
+class Executing(OwnChain):
+    """A chain that knows what its blocks did: `rows` of the block at each height."""
+
+    def __init__(
+        self, rows: dict[int, tuple[Sequence[bytes], Sequence[tuple[bytes, bytes | None]] | None]]
+    ) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def execution(self, height: int) -> tuple[Sequence[bytes], Sequence[tuple[bytes, bytes | None]] | None] | None:
+        return self.rows.get(height)
+
+
+@pytest.mark.parametrize("value_size", [10, 30_000])
+async def test_what_a_block_did_is_fetched_in_parts(value_size: int) -> None:
+    receipts = [b"receipt %d" % number for number in range(50)]
+    writes = [(b"key %04d" % number, bytes(value_size) if number % 7 else None) for number in range(300)]
+    peer = Answering(Executing({3: (receipts, writes), 2: (receipts, None)}))
+    net = Net()
+    net.peers["m1"] = peer
+    assert await fetch_execution(net, "m1", 3) == (tuple(receipts), dict(writes))
+    assert len(net.asked) == (1 if value_size == 10 else 4)
+    assert await fetch_execution(net, "m1", 2) == (tuple(receipts), None)
+    with pytest.raises(NotFound):
+        await fetch_execution(net, "m1", 4)
+    await peer.server.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Blocks(0, (), 1),
+        Execution(0, 1, 2, True, ()),
+        Execution(0, 3, 2, True, ((b"", b"receipt"), (b"key", None))),
+        Execution(0, 1, 1, True, ((b"", b"receipt"), (b"key", None))),
+        Execution(0, 1, 2, True, ((b"key", b"receipt"), (b"key", None))),
+        Execution(0, 0, 2, True, ((b"key", b"one"), (b"key", b"two"))),
+        Execution(0, 0, 1, True, ((b"", b"no key"),)),
+        Execution(0, 1, 1, True, ((b"", None),)),
+    ],
+)
+async def test_an_account_of_a_block_that_is_none_is_refused(reply: object) -> None:
+    async def answer(message: Question) -> object:
+        return reply
+
+    net = Net()
+    net.peers["m1"] = answer
+    with pytest.raises(InvalidFrame):
+        await fetch_execution(net, "m1", 3)
 
 
 async def test_a_broken_disk_ends_the_node() -> None:
@@ -618,7 +683,7 @@ async def test_server_reports_a_broken_archive() -> None:
 
 
 def offering(payload: bytes | None) -> Serve:
-    async def answer(message: FetchBlocks | FetchPayload) -> object:
+    async def answer(message: Question) -> object:
         assert isinstance(message, FetchPayload)
         return PayloadReply(0, payload)
 

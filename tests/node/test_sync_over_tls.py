@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from node.errors import HansaError
+from node.errors import HansaError, InvalidBlock
 from node.gossip import Gossip, Verdict, wire_id_of
-from node.ledger import Transaction
+from node.ledger import CertifiedBlock, Transaction
 from node.sync import BlockServer, CatchUp
 from node.wire import (
     FetchBlocks,
@@ -32,7 +32,9 @@ class Member:
         report: Callable[[str, HansaError], None] = lambda peer, error: self.reports.append((peer, error.code))  # noqa: E731
         self.gossip = Gossip(transport, self, self.intake, report, self.failures.append)
         self.server = BlockServer(transport, chain, self.failures.append)
-        self.sync = CatchUp(transport, chain, NETWORK, verify, lambda head: None, report, self.failures.append)
+        self.sync = CatchUp(
+            transport, chain, NETWORK, verify, lambda head: None, report, self.diverged, self.failures.append
+        )
         mesh.handlers[name].react = self.on_message
         self.gossip.start()
 
@@ -47,6 +49,9 @@ class Member:
             self.server.on_fetch_blocks(peer, message)
         elif isinstance(message, FetchPayload):
             self.server.on_fetch_payload(peer, message)
+
+    def diverged(self, block: CertifiedBlock, error: InvalidBlock) -> None:
+        self.failures.append(error)
 
     async def intake(self, peer: str, chunk: Sequence[bytes]) -> Sequence[Verdict]:
         verdicts = await asyncio.to_thread(lambda: [judge(data) for data in chunk])

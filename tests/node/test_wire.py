@@ -9,8 +9,10 @@ from consensus.messages import (
     PAYLOAD_SIZE_MAX,
     VALIDATORS_MAX,
     Certificate,
+    KnownInstance,
     NewView,
     PrePrepare,
+    Presence,
     Status,
     ViewChange,
     Vote,
@@ -28,11 +30,15 @@ from node.wire import (
     IDS_MAX,
     Blocks,
     ConsensusMessage,
+    Execution,
     FetchBlocks,
+    FetchExecution,
+    FetchManifest,
     FetchPayload,
     FetchTransactions,
     FrameDecoder,
     Hello,
+    Manifest,
     PayloadReply,
     Ping,
     Pong,
@@ -50,10 +56,11 @@ from node.wire import (
 
 HASH = b"h" * 32
 VOTE = Vote(VoteKind.COMMIT, 2**63 - 1, 9, HASH, 3, b"s" * 64)
-HELLO = Hello(1, "trial-0123456789ab", HASH, "bank-a", HASH)
+INSTANCE = b"i" * 16
+HELLO = Hello(1, "trial-0123456789ab", HASH, "bank-a", HASH, INSTANCE)
 MESSAGES: tuple[WireMessage, ...] = (
     HELLO,
-    Welcome(1, "trial-0123456789ab", HASH, "bank-a", HASH),
+    Welcome(1, "trial-0123456789ab", HASH, "bank-a", HASH, INSTANCE),
     Refusal("wrong_network", "this is another network ü"),
     Ping(0),
     Pong(2**32 - 1),
@@ -69,6 +76,12 @@ MESSAGES: tuple[WireMessage, ...] = (
     PayloadReply(2, None),
     PayloadReply(2, b"payload"),
     Blocks(3, (b"block",), 77),
+    FetchExecution(4, 9, 20_000),
+    Execution(4, 1, 3, True, ((b"", b"receipt"), (b"key", b"value"), (b"gone", None))),
+    FetchManifest(5),
+    Manifest(5, ("hansa/contracts 1 python 3.11", "contracts.sdk 00ff")),
+    ConsensusMessage(KnownInstance(None)),
+    ConsensusMessage(Presence(INSTANCE, None, 3, b"s" * 64)),
 )
 
 
@@ -210,8 +223,8 @@ def test_the_largest_messages_of_each_kind_fit() -> None:
         FetchBlocks(1, 1, BLOCKS_MAX + 1),
         FetchBlocks(-1, 1, 1),
         Ping(2**32),
-        Hello(1, "Trial", HASH, "bank-a", HASH),
-        Hello(1, "trial", HASH, "bank-a\n", HASH),
+        Hello(1, "Trial", HASH, "bank-a", HASH, INSTANCE),
+        Hello(1, "trial", HASH, "bank-a\n", HASH, INSTANCE),
         Refusal("code", "x" * 301),
     ],
 )

@@ -20,6 +20,8 @@ class Block(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     proposer: int
     view: int
     requests: tuple[int, ...]
+    quarantined: tuple[int, ...] = ()
+    """Those of `requests` that were settled without being executed."""
 
 
 def payload_of(block: Block) -> bytes:
@@ -41,4 +43,5 @@ def parse(payload: bytes) -> Block | None:
     well_formed = len(block.requests) <= REQUESTS_MAX and all(
         earlier < later for earlier, later in itertools.pairwise(block.requests)
     )
+    well_formed = well_formed and all(request in block.requests for request in block.quarantined)
     return block if well_formed else None

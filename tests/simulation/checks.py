@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 
 from consensus.effects import NewViewRecord, PreparedRecord, Record, ViewChangeRecord, VoteRecord
+from consensus.members import Members
 from consensus.messages import (
     Certificate,
     Message,
@@ -64,14 +65,18 @@ class Checks:
     """Every rule, how often it was judged (`rules`), which rare situations came up (`reached`), and known facts."""
 
     def __init__(self, signer: Signer) -> None:
+        self.steps = 0  # every one of them was total, and its height and view were judged
         self.rules: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
+        self.records: Counter[str] = Counter()  # what honest members made durable, by kind
         self._signer = signer
-        self._members = signer.members
-        self._quorum = (signer.members.n + (signer.members.n - 1) // 3) // 2 + 1
+        # Height -> who decides it: known as soon as any member has applied the block below.
+        self._lists: dict[int, Members] = {1: signer.members}
+        self._roots: dict[int, bytes] = {}
         self._committed: dict[int, tuple[bytes, str]] = {}
         self._commits: dict[tuple[int, int, bytes], int] = {}
         self._judged: dict[Certificate, bool] = {}
+        self._views: dict[int, int] = {}  # height -> highest view that an honest member asked for or voted in
 
     def require(self, rule: str, holds: bool, *detail: object) -> None:
         """Count one judgement of `rule`; raise Violation when it does not hold."""
@@ -79,10 +84,27 @@ class Checks:
         if not holds:
             raise Violation(rule, " ".join(str(part) for part in detail))
 
+    # --- lists and state ---------------------------------------------------------------------------------
+
+    def on_state(self, name: str, disk: Disk, members: Members, *, honest: bool) -> None:
+        """Judge what executing the new head left behind: the state, and the list that decides the next height."""
+        height = disk.height
+        known = self._lists.setdefault(height + 1, members)
+        root = self._roots.setdefault(height, disk.root)
+        if honest:
+            self.require("equal member lists", known == members, name, "after", height)
+            self.require("equal state roots", root == disk.root, name, "at", height)
+
+    def _index(self, number: int, height: int) -> int | None:
+        """The place of the member `number` in the list that decides `height`."""
+        members = self._lists.get(height)
+        return members.index(self._signer.name(number)) if members is not None else None
+
     # --- what is durable ---------------------------------------------------------------------------------
 
     def on_durable(self, name: str, member: int, conduct: Conduct, disk: Disk, record: Record) -> None:
-        """Judge a record just before the disk has it."""
+        """Judge a record just before the disk has it. `member` is the number of who writes it."""
+        self.records[type(record).__name__] += 1
         if isinstance(record, VoteRecord):
             self._on_vote_durable(name, member, conduct, disk, record)
         elif isinstance(record, PreparedRecord):
@@ -102,7 +124,8 @@ class Checks:
         vote = record.vote
         slot = (vote.kind, vote.view, vote.height)
         where = f"{name} {vote.kind.name} h{vote.height} v{vote.view} {vote.digest.hex()[:8]}"
-        self.require("own signature", vote.member == member and self._vote_signed(vote), where)
+        own = vote.member == self._index(member, vote.height)
+        self.require("own signature", own and self._vote_signed(vote), where)
         known = conduct.slots.get(slot)
         self.require("one vote per slot", known in (None, vote.digest), where, "after", (known or b"").hex())
         if known is not None:
@@ -121,6 +144,7 @@ class Checks:
         self._judge_view_of_vote(where, conduct, vote)
         self._note_vote(conduct, vote)
         conduct.slots[slot] = vote.digest
+        self._views[vote.height] = max(self._views.get(vote.height, 0), vote.view)
         conduct.floor[vote.height] = max(conduct.floor.get(vote.height, 0), vote.view)
         conduct.voted[vote.height] = max(conduct.voted.get(vote.height, 0), vote.view)
 
@@ -146,11 +170,12 @@ class Checks:
 
     def _on_view_change_durable(self, name: str, member: int, conduct: Conduct, message: ViewChange) -> None:
         where = f"{name} VIEW-CHANGE h{message.height} v{message.view}"
-        signed = self._signer.verify(
-            self._members.key(member), view_change_bytes(NETWORK, message), message.signature
-        )
-        self.require("own signature", message.member == member and signed, where)
         height = message.height
+        own = message.member == self._index(member, height)
+        signed = own and self._signed(
+            height, message.member, view_change_bytes(NETWORK, message), message.signature
+        )
+        self.require("own signature", signed, where)
         self.require(
             "never below a view asked for or voted in", message.view >= conduct.floor.get(height, 0), where
         )
@@ -159,6 +184,10 @@ class Checks:
         known = conduct.prepared.get(height)
         tells = known is None or (message.prepared is not None and message.prepared.view >= known.view)
         self.require("a view change hides nothing prepared", tells, where)
+        # An honest member asks for one view more than it is in, or for one that an honest member asked for before.
+        highest = max(self._views.get(height, 0), self._views.get(height - 1, 0), conduct.start_view(height))
+        self.require("nobody follows a liar to its view", message.view <= highest + 1, where, "above", highest)
+        self._views[height] = max(self._views.get(height, 0), message.view)
         conduct.view_changes[message] = None
         if message.prepared is not None:
             self.reached["asked for a view with something prepared"] += 1
@@ -177,23 +206,25 @@ class Checks:
         """Judge a message that an honest member sends in its own name."""
         where = f"{name} sends {type(message).__name__}"
         if isinstance(message, Vote):
-            if message.member == member:
+            if message.member == self._index(member, message.height):
                 self._on_vote_sent(where, conduct, message)
         elif isinstance(message, PrePrepare):
             self._on_pre_prepare_sent(where, conduct, message)
         elif isinstance(message, ViewChange):
-            if message.member == member:
+            if message.member == self._index(member, message.height):
                 self.require(
                     "durable before sent", message in conduct.view_changes, where, message.height, message.view
                 )
         elif isinstance(message, NewView):
-            if message.member == member:
+            if message.member == self._index(member, message.height):
                 known = conduct.new_views.get((message.height, message.view))
                 self.require("durable before sent", known == message, where, message.height, message.view)
         elif isinstance(message, Status):
-            key = self._members.key(member)
-            signed = self._signer.verify(key, status_bytes(NETWORK, message), message.signature)
-            self.require("own signature", message.member == member and signed, where)
+            own = message.member == self._index(member, message.height)
+            signed = own and self._signed(
+                message.height, message.member, status_bytes(NETWORK, message), message.signature
+            )
+            self.require("own signature", signed, where)
 
     def _on_vote_sent(self, where: str, conduct: Conduct, vote: Vote) -> None:
         durable = conduct.slots.get((vote.kind, vote.view, vote.height)) == vote.digest
@@ -224,7 +255,7 @@ class Checks:
         """A quorum of commits in one view decides, whether or not anybody has collected them yet."""
         key = (vote.height, vote.view, vote.digest)
         self._commits[key] = voters = self._commits.get(key, 0) | 1 << vote.member
-        if voters.bit_count() >= self._quorum:
+        if voters.bit_count() >= _quorum_of(self._lists[vote.height]):
             self.on_decided(f"a quorum of commits in view {vote.view}", vote.height, vote.digest)
 
     def on_foreign_commit(self, vote: Vote) -> None:
@@ -274,7 +305,14 @@ class Checks:
 
     def _vote_signed(self, vote: Vote) -> bool:
         data = vote_bytes(NETWORK, vote.kind, vote.view, vote.height, vote.digest)
-        return self._signer.verify(self._members.key(vote.member), data, vote.signature)
+        return self._signed(vote.height, vote.member, data, vote.signature)
+
+    def _signed(self, height: int, index: int, data: bytes, signature: bytes) -> bool:
+        """Whether the member at `index` of the list of `height` signed `data`."""
+        members = self._lists.get(height)
+        if members is None or index >= members.n:
+            return False
+        return self._signer.verify(members.key(index), data, signature)
 
     def _decided(self, certificate: Certificate, height: int) -> bool:
         return certificate.kind is VoteKind.COMMIT and certificate.height == height and self._proves(certificate)
@@ -289,40 +327,46 @@ class Checks:
         return known
 
     def _judge(self, certificate: Certificate) -> bool:
+        members = self._lists.get(certificate.height)
         indices = [index for index, _ in certificate.signatures]
         ascending = all(low < high for low, high in itertools.pairwise(indices))
-        if len(indices) < self._quorum or not ascending or indices[-1] >= self._members.n:
+        if members is None or len(indices) < _quorum_of(members) or not ascending or indices[-1] >= members.n:
             return False
         data = vote_bytes(NETWORK, certificate.kind, certificate.view, certificate.height, certificate.digest)
         return all(
-            self._signer.verify(self._members.key(index), data, signature)
-            for index, signature in certificate.signatures
+            self._signer.verify(members.key(index), data, signature) for index, signature in certificate.signatures
         )
 
-    def _view_change_valid(self, message: ViewChange, height: int, view: int) -> bool:
-        if (message.height, message.view) != (height, view) or message.member >= self._members.n:
+    def _view_change_valid(
+        self, message: ViewChange, height: int, view: int, *, asked_by_another: bool = False
+    ) -> bool:
+        """`asked_by_another`: its proof of the height before is for who is behind; who works here has its own."""
+        if (message.height, message.view) != (height, view) or message.member >= self._lists[height].n:
             return False
         if message.decided is None:
             if height != 1:
                 return False
-        elif not self._decided(message.decided, height - 1):
+        elif not (self._decided(message.decided, height - 1) or asked_by_another):
             return False
         proof = message.prepared
         return proof is None or (proof.view < view and self._prepared(proof, height))
 
     def _new_view_valid(self, message: NewView) -> bool:
-        key = self._members.key(message.member)
-        signed = self._signer.verify(key, new_view_bytes(NETWORK, message), message.signature)
+        height = message.height
+        signed = self._signed(height, message.member, new_view_bytes(NETWORK, message), message.signature)
         askers = [change.member for change in message.view_changes]
-        if not signed or len(set(askers)) != len(askers) or len(askers) < self._quorum:
+        if not signed or len(set(askers)) != len(askers) or len(askers) < _quorum_of(self._lists[height]):
             return False
         return all(
-            self._view_change_valid(change, message.height, message.view)
-            and self._signer.verify(
-                self._members.key(change.member), view_change_bytes(NETWORK, change), change.signature
-            )
+            self._view_change_valid(change, message.height, message.view, asked_by_another=True)
+            and self._signed(height, change.member, view_change_bytes(NETWORK, change), change.signature)
             for change in message.view_changes
         )
+
+
+def _quorum_of(members: Members) -> int:
+    """How many votes decide, computed apart from the code that is judged."""
+    return (members.n + (members.n - 1) // 3) // 2 + 1
 
 
 def _highest_prepared(new_view: NewView) -> Certificate | None:

@@ -1,6 +1,7 @@
 """What survives a crash of a simulated member: exactly what was synced, and nothing else."""
 
 import copy
+import hashlib
 from typing import NamedTuple
 
 from consensus.effects import Head, Memory, PreparedRecord, Record, ViewChangeRecord, VoteRecord
@@ -19,6 +20,8 @@ class Stored(NamedTuple):
     digest: bytes
     certificate: Certificate
     start_view: int
+    members: Members | None = None
+    """Who decides the next height; None stands for the list of genesis."""
 
 
 class Disk:
@@ -27,11 +30,14 @@ class Disk:
     def __init__(self, *, initialised: bool) -> None:
         self.chain: list[Stored] = []
         self.applied_requests: dict[int, None] = {}
+        self.accepted: dict[int, None] = {}  # requests that clients were promised, not settled yet
+        self.root = GENESIS  # stands for the state: a hash over all that took effect, in order
         self.bodies: dict[bytes, bytes] = {}
         self.records: list[Record] = []
         self.never_voted = initialised
         self.voted = False
         self.abstain_until = 0
+        self.withheld = ""
 
     @property
     def height(self) -> int:
@@ -48,17 +54,22 @@ class Disk:
         """The block time of the last applied block."""
         return self.chain[-1].block.time_ms if self.chain else 0
 
-    def head(self, members: Members) -> Head:
-        """The head as the replica takes it."""
+    def members(self, genesis: Members) -> Members:
+        """Who decides the next height."""
+        return (self.chain[-1].members or genesis) if self.chain else genesis
+
+    def head(self, genesis: Members) -> Head:
+        """The head as the replica takes it; `genesis` decides as long as no block has changed the list."""
         if not self.chain:
-            return Head(height=0, digest=GENESIS, certificate=None, start_view=0, members=members)
+            return Head(height=0, digest=GENESIS, certificate=None, start_view=0, members=genesis)
         last = self.chain[-1]
         return Head(
             height=self.height,
             digest=last.digest,
             certificate=last.certificate,
             start_view=last.start_view,
-            members=members,
+            members=last.members or genesis,
+            decided_by=(self.chain[-2].members or genesis) if self.height > 1 else genesis,
         )
 
     def memory(self) -> Memory:
@@ -68,6 +79,7 @@ class Disk:
             voted=self.voted,
             abstain_until=self.abstain_until,
             records=tuple(self.records),
+            withheld=self.withheld,
         )
 
     def write(self, record: Record, body: bytes | None) -> None:
@@ -88,6 +100,8 @@ class Disk:
         self.chain.append(stored)
         for request in stored.block.requests:
             self.applied_requests[request] = None
+            self.accepted.pop(request, None)
+        self.root = hashlib.sha256(self.root + repr(stored.block.requests).encode()).digest()
         self.records = [record for record in self.records if _height_of(record) > self.height]
         self.bodies = {}
 
@@ -107,6 +121,7 @@ class Disk:
         twin = copy.copy(self)
         twin.chain = list(self.chain)
         twin.applied_requests = dict(self.applied_requests)
+        twin.accepted = dict(self.accepted)
         twin.bodies = dict(self.bodies)
         twin.records = list(self.records)
         return twin

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.simulation.byzantine.roles import ROLES
 from tests.simulation.disk import Disk
+from tests.simulation.link_faults import LinkFaults
 from tests.simulation.machine import Machine
 from tests.simulation.network import KINDS
 
@@ -11,7 +13,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MOMENTS = ("VoteRecord", "PreparedRecord", "ViewChangeRecord", "NewViewRecord", *KINDS, "Decide", "applied")
-KINDS_OF_FAULTY = ("wipe", "wipe", "restore", "restore", "rollback", "twin", "liar", "liar")
+KINDS_OF_FAULTY = (*("wipe", "restore") * 4, *("rollback", "twin") * 3, *ROLES, *("equivocator", "turncoat") * 2)
+HALF_AN_HOUR_US = 30 * 60 * 1_000_000
+CLOCK_ERROR_MS = 3_600_000
+FULL_LOAD_REQUESTS = 400
 SIZES = (4,) * 9 + (7,) * 4 + (5, 5, 6, 6, 1)
 
 
@@ -33,6 +38,15 @@ class Plan(NamedTuple):
     fault_every_us: int
     faulty: tuple[str, ...]
     """One of `KINDS_OF_FAULTY` for each member that may be faulty; at most f of them."""
+    spares: int = 0
+    """Members that are not in the list of genesis and may join it."""
+    observers: int = 0
+    poison_permille: int = 0
+    """How many of a thousand requests cannot be executed in time, or not at all."""
+    long_pause: bool = False
+    """One process stands still for half an hour of the others' time."""
+    full_load: bool = False
+    """Work waits all the time and little else goes wrong, so that a slow primary can be told from slow others."""
 
 
 class Faults:
@@ -43,21 +57,29 @@ class Faults:
         self.plan = plan
         self.healed = False
         self._backups: dict[str, Disk] = {}
+        self._links = links = LinkFaults(world, plan, self)
         kinds: tuple[tuple[int, Callable[[], None]], ...] = (
             (6, self._crash_one),
             (2, self._crash_several),
             (1, self._power_cut),
             (5, self._crash_at),
             (4, self._pause),
-            (4, self._split),
-            (4, self._isolate),
-            (4, self._one_way),
-            (8, self._withhold),
-            (3, self._loss),
-            (3, self._slow_network),
+            (1, self._suspend),
+            (4, links.split),
+            (4, links.isolate),
+            (4, links.one_way),
+            (4, links.flap),
+            (8, links.withhold),
+            (3, links.loss),
+            (3, links.slow_network),
+            (3, links.slow_link),
             (2, self._slow_executor),
+            (2, self._slow_builder),
             (2, self._clock),
+            (2, self._drift),
             (5, self._forget),
+            (2, self._withhold_signature),
+            (6, self._change_members),
         )
         # Every seed has its own mix: faults that never meet in an even mix meet often in an odd one.
         self._kinds = [(weight * (0, 1, 1, 4)[world.pick(0, 4)], act) for weight, act in kinds] + [(1, self._pause)]
@@ -70,7 +92,11 @@ class Faults:
         network.drop_permille = self.plan.drop_permille
         network.duplicate_permille = self.plan.duplicate_permille
         network.late_permille = self.plan.late_permille
-        self._part_twins()
+        self._links.part_twins()
+        if self.plan.long_pause:
+            self.world.after(self.world.pick(1_000, 10_000_000), None, self._long_pause)
+        if self.plan.full_load:
+            self._load_fully()
         self.world.after(self.world.pick(0, self.plan.fault_every_us), None, self._inject)
         self.world.after(self.plan.faults_end_us, None, self._heal)
 
@@ -85,7 +111,8 @@ class Faults:
                 break
         self.world.after(self.world.pick(1_000, 2 * self.plan.fault_every_us), None, self._inject)
 
-    def _count(self, kind: str, *detail: object) -> None:
+    def count(self, kind: str, *detail: object) -> None:
+        """One more fault of `kind`."""
         self.world.faults[kind] += 1
         self.world.note(None, "fault: " + " ".join((kind, *map(str, detail))))
 
@@ -94,7 +121,7 @@ class Faults:
         span = self.plan.base_timeout_ms * 1000 * (6 if self.world.chance(250) else 1)
         return self.world.pick(1_000, span)
 
-    def _later(self, act: Callable[[], None]) -> None:
+    def later(self, act: Callable[[], None]) -> None:
         """Call `act` after some time, unless everything was mended before."""
 
         def unless_healed() -> None:
@@ -103,7 +130,7 @@ class Faults:
 
         self.world.after(self._some_time(), None, unless_healed)
 
-    def _any(self) -> Machine:
+    def any(self) -> Machine:
         """Any machine; every third time the primary of the moment, on which most depends."""
         if self.world.chance(330):
             primary = self.world.primary_now()
@@ -116,48 +143,51 @@ class Faults:
     def _crash(self, machine: Machine) -> None:
         if machine.up:
             machine.crash()
-            self._later(lambda: self._restart(machine))
+            self.later(lambda: self._restart(machine))
 
     def _restart(self, machine: Machine) -> None:
         if not machine.up:
             machine.start()
 
     def _crash_one(self) -> None:
-        machine = self._any()
-        self._count("crash", machine.name)
+        machine = self.any()
+        self.count("crash", machine.name)
         self._crash(machine)
 
     def _crash_at(self) -> None:
         """A member crashes at its next effect of one kind: just before it, or just after."""
-        machine = self._any()
+        machine = self.any()
         kind = MOMENTS[self.world.pick(0, len(MOMENTS))]
         before = self.world.chance(500)
-        self._count("crash at", machine.name, "before" if before else "after", kind)
+        self.count("crash at", machine.name, "before" if before else "after", kind)
         machine.crash_at = (kind, before, lambda: self._crash(machine))
 
     def _crash_several(self) -> None:
-        self._count("crash several")
+        self.count("crash several")
         for machine in self.world.machines:
             if self.world.chance(500):
                 self._crash(machine)
 
     def _power_cut(self) -> None:
-        self._count("power cut")
+        self.count("power cut")
         for machine in self.world.machines:
             self._crash(machine)
 
     def _pause(self) -> None:
-        machine = self._any()
+        machine = self.any()
         if machine.up and not machine.paused:
-            self._count("pause", machine.name)
-            machine.paused = True
-            life = machine.life
+            self.count("pause", machine.name)
+            self._pause_for(machine, self._some_time())
 
-            def resume() -> None:
-                if machine.life == life and machine.paused:
-                    machine.pause_ends()
+    def _pause_for(self, machine: Machine, span_us: int) -> None:
+        machine.paused = True
+        life = machine.life
 
-            self._later(resume)
+        def resume() -> None:
+            if machine.life == life and machine.paused:
+                machine.pause_ends()
+
+        self.world.after(span_us, None, resume)
 
     def _forget(self) -> None:
         """A member of the faulty ones loses its disk or its votes, often just after a vote."""
@@ -166,7 +196,7 @@ class Faults:
             return
         machine = chosen[self.world.pick(0, len(chosen))]
         if machine.faulty != "wipe" and self.world.chance(300):
-            self._count("backup", machine.name)
+            self.count("backup", machine.name)
             self._backups[machine.name] = machine.disk.copy()
         elif machine.up and self.world.chance(500):
             kind = ("PREPARE", "COMMIT", "PrePrepare", "ViewChange")[self.world.pick(0, 4)]
@@ -175,7 +205,7 @@ class Faults:
             self._lose(machine)
 
     def _lose(self, machine: Machine) -> None:
-        self._count(machine.faulty, machine.name)
+        self.count(machine.faulty, machine.name)
         if machine.up:
             machine.crash()
         backup = None if machine.faulty == "wipe" else self._backups.pop(machine.name, None) or machine.disk.copy()
@@ -189,124 +219,120 @@ class Faults:
         if self.world.chance(500):
             self.world.after(self.world.pick(100, 20_000), None, self._restart, machine)
         else:
-            self._later(lambda: self._restart(machine))
+            self.later(lambda: self._restart(machine))
 
     def _slow_executor(self) -> None:
-        machine = self._any()
-        self._count("slow executor", machine.name)
+        machine = self.any()
+        self.count("slow executor", machine.name)
         machine.slow = self.world.pick(5, 100)
-        self._later(lambda: setattr(machine, "slow", 1))
+        self.later(lambda: setattr(machine, "slow", 1))
 
     def _clock(self) -> None:
-        machine = self._any()
-        machine.skew_ms = self.world.pick(-2_000, 2_000)
-        self._count("clock", machine.name, machine.skew_ms)
+        machine = self.any()
+        machine.clock.skew_ms += self.world.pick(-2_000, 2_000)
+        if self.world.chance(100):
+            machine.clock.skew_ms += (-CLOCK_ERROR_MS, CLOCK_ERROR_MS)[self.world.pick(0, 2)]
+            self.count("clock far off", machine.name, machine.clock.skew_ms)
+        self.count("clock", machine.name, machine.clock.skew_ms)
 
-    # --- the network -------------------------------------------------------------------------------------
+    def _drift(self) -> None:
+        """One machine's clocks run too fast or too slow."""
+        machine = self.any()
+        permille = self.world.pick(-50, 50)
+        machine.clock.set_drift(permille)
+        self.count("clock drift", machine.name, permille, "permille")
 
-    def _cut_pairs(self, pairs: list[tuple[Machine, Machine]]) -> None:
-        network = self.world.network
-        reconnect = self.world.chance(500)
-        for sender, receiver in pairs:
-            network.cut(sender, receiver)
+    def _withhold_signature(self) -> None:
+        """One member's code differs from the others': it signs nothing until it is mended, and does all else."""
+        machine = self.any()
+        if machine.honest and not machine.paused:
+            machine.withhold("its code differs")
+            self.count("signature withheld", machine.name)
+            self.later(lambda: machine.withhold(""))
 
-        def mend() -> None:
-            for sender, receiver in pairs:
-                network.mend(sender, receiver, reconnect=reconnect)
+    def _slow_builder(self) -> None:
+        """One member takes long to build its blocks, and nobody else's executor is to blame."""
+        machine = self.any()
+        machine.build_late_us = self.plan.base_timeout_ms * self.world.pick(200, 900)
+        self.count("slow builder", machine.name, machine.build_late_us // 1000, "ms")
+        self.later(lambda: setattr(machine, "build_late_us", 0))
 
-        self._later(mend)
+    def _suspend(self) -> None:
+        """All machines are virtual, and their host sleeps for half an hour."""
+        if self.world.chance(200):
+            self.count("all paused for 30 min")
+            self.world.leap(HALF_AN_HOUR_US)
 
-    def _split(self) -> None:
-        sides = [self.world.chance(500) for _ in self.world.machines]
-        machines = list(zip(self.world.machines, sides, strict=True))
-        self._count("split", "".join("ab"[side] for side in sides))
-        self._cut_pairs([(one, other) for one, side in machines for other, where in machines if side != where])
+    def _long_pause(self) -> None:
+        """One process stands still for half an hour while the others go on."""
+        machine = self.any()
+        if machine.up and not machine.paused:
+            self.count("one paused for 30 min", machine.name)
+            self._pause_for(machine, HALF_AN_HOUR_US)
 
-    def _isolate(self) -> None:
-        machine = self._any()
-        self._count("isolate", machine.name)
-        others = [other for other in self.world.machines if other is not machine]
-        self._cut_pairs([(machine, other) for other in others] + [(other, machine) for other in others])
+    def _load_fully(self) -> None:
+        """More requests than fit wait all the time; once the pace is known, the primary of the moment is slow."""
+        for request in range(FULL_LOAD_REQUESTS):
+            number = self.world.issue()
+            for machine in self.world.machines:
+                self.world.after(300_000 + request, None, machine.learn, number)  # when all of them run
+        base_us = self.plan.base_timeout_ms * 1000
 
-    def _one_way(self) -> None:
-        machine = self._any()
-        others = [other for other in self.world.machines if other is not machine and self.world.chance(600)]
-        if self.world.chance(500):
-            self._count("one-way cut", "from", machine.name, "to", *(other.name for other in others))
-            self._cut_pairs([(machine, other) for other in others])
-        else:
-            self._count("one-way cut", "to", machine.name, "from", *(other.name for other in others))
-            self._cut_pairs([(other, machine) for other in others])
+        def slow_down() -> None:
+            machine = self.world.primary_now()
+            if machine is not None and not self.healed:
+                machine.build_late_us = base_us * self.world.pick(400, 600) // 1000
+                self.count("slow primary under full load", machine.name)
 
-    def _loss(self) -> None:
-        network = self.world.network
-        network.drop_permille = self.world.pick(100, 700)
-        self._count("loss", network.drop_permille, "permille")
-        self._later(lambda: setattr(network, "drop_permille", self.plan.drop_permille))
+        self.world.after(self.world.pick(7, 9) * base_us, None, slow_down)
 
-    def _withhold(self) -> None:
-        """One kind of message is late or lost on its way to some of the members."""
-        network = self.world.network
-        kind = KINDS[self.world.pick(0, len(KINDS))]
-        late_us = 0 if self.world.chance(400) else self.plan.base_timeout_ms * self.world.pick(500, 3_000)
-        victims = [machine for machine in self.world.machines if self.world.chance(700)]
-        self._count("withhold", kind, late_us // 1000, "ms", *(machine.name for machine in victims))
-        for machine in victims:
-            network.withheld[(kind, machine.name)] = late_us
+    # --- members -----------------------------------------------------------------------------------------
 
-        def pass_on() -> None:
-            for machine in victims:
-                network.withheld.pop((kind, machine.name), None)
-
-        self._later(pass_on)
-
-    def _slow_network(self) -> None:
-        network = self.world.network
-        network.delay_us = (50_000, self.world.pick(100_000, 2_000_000))
-        self._count("slow network", network.delay_us[1] // 1000, "ms")
-        self._later(lambda: setattr(network, "delay_us", self.plan.delay_us))
-
-    def _part_twins(self) -> None:
-        """Two processes with one key: each reaches only one half of the others, until everything heals."""
-        twins = [machine for machine in self.world.machines if machine.faulty == "twin"]
-        sides = [self.world.chance(500) for _ in self.world.machines]
-        for one, side in zip(self.world.machines, sides, strict=True):
-            if one in twins:
-                self._count("twin", one.name)
-                side = one.name.endswith("'")
-            for twin in twins:
-                if side != twin.name.endswith("'"):
-                    self.world.network.cut(one, twin)
-                    self.world.network.cut(twin, one)
+    def _change_members(self) -> None:
+        """A member joins (with an empty disk, or with what it had when it left), leaves, or gets a new key."""
+        if not self.plan.spares:
+            return
+        world = self.world
+        machine = world.machines[world.pick(0, len(world.machines))]
+        if machine.member >= self.plan.n + self.plan.spares:
+            return
+        best = max(world.machines, key=lambda one: one.disk.height)
+        listed = best.disk.members(world.members).index(machine.id) is not None
+        kind = "join" if not listed else "rotate" if machine.honest and world.chance(300) else "leave"
+        version = machine.key_version + (kind == "rotate")
+        self.count(
+            "member " + {"join": "joins", "leave": "leaves", "rotate": "rotates its key"}[kind], machine.name
+        )
+        world.change(kind, machine.member, version)
+        if kind == "join":
+            self.world.after(self._some_time(), None, self._restart, machine)
 
     # --- the end of it -----------------------------------------------------------------------------------
 
     def _heal(self) -> None:
         """Every process runs, every link is open and lossless; from here on the bound on progress counts."""
         self.healed = True
-        world, network = self.world, self.world.network
-        network.drop_permille = network.duplicate_permille = network.late_permille = 0
-        network.delay_us = self.plan.delay_us
-        network.withheld.clear()
-        reconnect = world.chance(500)
-        for sender in world.machines:
-            for receiver in world.machines:
-                if network.cuts.pop((sender.name, receiver.name), 0):
-                    network.mend(sender, receiver, reconnect=reconnect)
+        world = self.world
+        self._links.heal()
         for machine in world.machines:
             machine.slow = 1
+            machine.build_late_us = 0
+            machine.clock.mend(world.pick(-2_000, 2_000))
+            machine.disk.withheld = ""
             machine.crash_at = None
             if machine.paused:
                 machine.pause_ends()
             if not machine.up:
                 machine.start()
+            elif machine.honest:
+                machine.withhold("")
         world.on_healed()
 
 
 def draw_plan(world: "World") -> Plan:
     """The plan of the world's seed."""
     n = SIZES[world.pick(0, len(SIZES))]
-    base = (500, 1_000, 1_000, 2_000)[world.pick(0, 4)]
+    base = (500, 500, 1_000, 1_500)[world.pick(0, 4)]
     fastest = world.pick(500, 20_000)
     f = (n - 1) // 3
     faulty = []
@@ -314,7 +340,7 @@ def draw_plan(world: "World") -> Plan:
         if world.chance(700):
             faulty.append(KINDS_OF_FAULTY[world.pick(0, len(KINDS_OF_FAULTY))])
     calm = world.chance(200)
-    return Plan(
+    plan = Plan(
         n=n,
         base_timeout_ms=base,
         timeout_cap_ms=base * (2, 4, 5)[world.pick(0, 3)],
@@ -329,4 +355,40 @@ def draw_plan(world: "World") -> Plan:
         faults_end_us=base * 1000 * world.pick(5, 15),
         fault_every_us=base * 1000 * world.pick(2, 10) // 10,
         faulty=tuple(faulty),
+        spares=world.pick(1, 3) if n > 1 and world.chance(300) else 0,
+        observers=1 if world.chance(150) else 0,
+        poison_permille=world.pick(10, 200) if world.chance(150) else 0,
     )
+    return _rare(world, plan)
+
+
+def _rare(world: "World", plan: Plan) -> Plan:
+    """`plan`, or one of the long and expensive kinds that few seeds have."""
+    ticket = world.pick(0, 1_000)
+    if ticket < 2:
+        return plan._replace(
+            n=4,
+            faulty=(),
+            spares=0,
+            long_pause=True,
+            status_interval_ms=1_000,
+            request_every_us=8_000_000,
+            fault_every_us=60_000_000,
+            faults_end_us=HALF_AN_HOUR_US + 15_000_000,
+        )
+    if ticket < 10:
+        return plan._replace(
+            faulty=(),
+            spares=0,
+            full_load=True,
+            base_timeout_ms=1_000,
+            timeout_cap_ms=4_000,
+            delay_us=(15_000, 30_000),
+            drop_permille=0,
+            late_permille=0,
+            poison_permille=0,
+            rotation_heights=10_000,
+            fault_every_us=8_000_000,
+            faults_end_us=15_000_000,
+        )
+    return plan

@@ -1,4 +1,7 @@
-"""One simulated member: a shipped replica, its disk, its executor, and the hands that perform effects in order."""
+"""One simulated member: a shipped replica, its disk, its executor, and the hands that perform effects in order.
+
+More than 500 lines because every fault, liar and scenario bends these same hands, by overriding one of them.
+"""
 
 import traceback
 from collections import deque
@@ -25,21 +28,25 @@ from consensus.effects import (
     Synced,
     Tick,
     VoteRecord,
+    Withhold,
     WorkWaiting,
 )
 from consensus.messages import Message, Vote, VoteKind
 from consensus.replica import Replica
+from consensus.status import Phase
 from tests.simulation.block import DRIFT_MS, REQUESTS_MAX, Block, digest_of, parse, payload_of
 from tests.simulation.checks import Conduct, Violation
+from tests.simulation.clock import Clock
 from tests.simulation.disk import Disk, Stored
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TICK_US = 100_000
-WALL_CLOCK_START_MS = 1_700_000_000_000
 FETCH_BLOCKS_MAX = 16
 FETCH_TRIES = 4
+BACKLOG_MAX = 2_000
+DURABLE = (Persist, PersistAbstention)
 
 ReplicaFactory = Callable[..., Replica]
 
@@ -51,23 +58,28 @@ class Machine:
     """
 
     def __init__(self, world: "World", name: str, member: int, factory: ReplicaFactory, faulty: str = "") -> None:
-        """`faulty`: "" or what befalls this member.
+        """`member` is its number, which is its place in the list of genesis too, if it has one there.
+
+        `faulty`: "" or what befalls this member.
 
         "wipe" and "restore" (an older chain, votes forgotten, both known) leave it honest. "rollback" (an older
-        image of the whole disk, which nothing on it tells), "twin" (two processes, one key) and "liar" do not.
+        image of the whole disk, which nothing on it tells), "twin" (two processes, one key) and every role of a
+        traitor (byzantine/roles.py) do not.
         """
         self.world = world
         self.name = name
         self.member = member
-        self.id = world.members.id(member)
+        self.id = world.signer.name(member)
         self.factory = factory
         self.faulty = faulty
-        self.honest = faulty not in ("rollback", "twin", "liar")
+        self.honest = faulty in ("", "wipe", "restore")
         self.disk = Disk(initialised=True)
         self.conduct = Conduct(votes_above=0)
         self.lost_memory = False
-        self.skew_ms = 0
+        self.key_version = 0
+        self.clock = Clock(world)
         self.slow = 1
+        self.build_late_us = 0  # how much longer than its executor its builder takes
         self.life = 0
         self.up = False
         self.paused = False
@@ -81,13 +93,12 @@ class Machine:
         self._syncing: list[Persist | PersistAbstention] = []
         self._bodies: dict[bytes, bytes] = {}
         self.known: dict[int, None] = {}
-        self._told_waiting: tuple[bool, int] | None = None
+        self._told_waiting: tuple[bool, int, bool] | None = None
         self._passed_over = 0
         self._fetching = False
         self._deciding: Decide | None = None
-        self._height = 0  # the highest height in work that the status of this life showed
-        self._born_us = 0
-        self._monotonic_base_ms = 0
+        self._phase: Phase | None = None
+        self._position = (0, 0)  # the (height, view) in work after the last step of this life
 
     # --- the process -------------------------------------------------------------------------------------
 
@@ -96,11 +107,11 @@ class Machine:
         self._reset()
         self.life += 1
         self.up = True
-        self._born_us = self.world.now_us
-        self._monotonic_base_ms = self.world.pick(1, 1_000_000)
+        self.known = dict(self.disk.accepted)
+        self.clock.start(self.world.pick(1, 1_000_000))
         head = self.disk.head(self.world.members)
         now_ms, time_ms = self.clocks()
-        sign = self.world.signer.sign_as(self.member)
+        sign = self.world.signer.sign_as(self.member, self.key_version)
         self.replica = self.factory(
             self.world.config_for(self.member),
             head,
@@ -116,9 +127,13 @@ class Machine:
         self.world.network.on_start(self)
 
     def crash(self) -> None:
-        """The process is gone; a prefix of the writes in flight may have reached the disk."""
-        for effect in self._syncing[: self.world.pick(0, len(self._syncing) + 1)]:
-            self._write(effect)
+        """The process is gone. Of the writes in flight a prefix is on the disk: the torn one is gone as a whole."""
+        if self._syncing:
+            whole = self.world.pick(0, len(self._syncing) + 1)
+            if whole < len(self._syncing):
+                self.world.faults["torn last record"] += 1
+            for effect in self._syncing[:whole]:
+                self._write(effect)
         self.world.note(self, "crashes")
         self.life += 1
         self.up = False
@@ -138,26 +153,24 @@ class Machine:
 
     def clocks(self) -> tuple[int, int]:
         """(monotonic ms of this life, wall clock ms)."""
-        now_ms = self.world.now_us // 1000
-        return self._monotonic_base_ms + now_ms - self._born_us // 1000, WALL_CLOCK_START_MS + now_ms + self.skew_ms
+        return self.clock.read()
 
     def _tick(self) -> None:
-        now_ms, time_ms = self.clocks()
-        self.step(Tick(now_ms, time_ms))
+        self.step(Tick(*self.clocks()))
         self.world.after(TICK_US - self.world.pick(0, 10_000), self, self._tick)
 
     def pause_ends(self) -> None:
         """The process goes on with what had piled up; half the time a tick that jumped comes first."""
         self.paused = False
         backlog, self.backlog = self.backlog, []
+        backlog = backlog[:BACKLOG_MAX]  # what has no room in the buffers of the transport is lost
         if self.world.chance(500):
             backlog.insert(0, (self._late_tick, ()))
         for action, arguments in backlog:
             self.world.after(0, self, action, *arguments)
 
     def _late_tick(self) -> None:
-        now_ms, time_ms = self.clocks()
-        self.step(Tick(now_ms, time_ms))
+        self.step(Tick(*self.clocks()))
 
     # --- inputs ------------------------------------------------------------------------------------------
 
@@ -165,22 +178,39 @@ class Machine:
         """Give one input to the replica and perform what it answers; nothing where the process just died."""
         if not self.up:
             return
-        self.world.tell_input(self, input_)
+        world = self.world
+        if world.traced:
+            world.tell_input(self, input_)
+        replica = self.replica
         try:
-            effects = self.replica.step(input_)
-            if isinstance(input_, Applied | Synced) or self.world.chance(10):
-                height = self.replica.status().height
-                self.world.checks.require(
-                    "heights only grow", height >= self._height, self.name, self._height, height
-                )
-                self._height = height
-        except Violation:
-            raise
+            effects = replica.step(input_)
+            if world.steps % 200 == 0:
+                replica.status()
         except Exception as error:
-            self.world.note(self, traceback.format_exc())
+            world.note(self, traceback.format_exc())
             raise Violation("step is total", f"{self.name} {type(input_).__name__} {error!r}") from error
-        self.world.checks.rules["step is total"] += 1
-        self._perform_all(effects)
+        # Read past `status()`, which costs more than most steps: this is judged after every one of them.
+        work = replica._work
+        if (work.height, work.view) != self._position:
+            self._moved((work.height, work.view))
+        world.checks.steps += 1
+        if world.watches_phases:
+            self._watch_phase()
+        if effects:
+            self._perform_all(effects)
+
+    def _watch_phase(self) -> None:
+        phase = self.replica.status().phase
+        if phase is not self._phase:
+            if self._phase is not None:
+                self.world.transitions[f"{self._phase} -> {phase}"] += 1
+            self._phase = phase
+
+    def _moved(self, position: tuple[int, int]) -> None:
+        """The replica is at another (height, view) than after its last step of this life."""
+        grows = position >= self._position
+        self.world.checks.require("height and view only grow", grows, self.name, self._position, position)
+        self._position = position
 
     def receive(self, peer: str, message: Message) -> None:
         """A message arrived from the authenticated peer `peer`."""
@@ -192,36 +222,50 @@ class Machine:
         for request in peer.known:
             self.world.after(self.world.pick(1_000, 50_000), self, self.learn, request)
 
+    def withhold(self, reason: str) -> None:
+        """The operator, or a check of the code that runs here, forbids every signature; "" allows it again."""
+        self.disk.withheld = reason
+        if self.up:
+            self.step(Withhold(reason))
+
     def learn(self, request: int) -> None:
         """A client's request reached this member."""
         if self.up and request not in self.known and request not in self.disk.applied_requests:
-            self.known[request] = None
+            self.known[request] = self.disk.accepted[request] = None
+            if not self.faulty:
+                self.world.accepted[request] = None
             self._tell_work()
 
     def _tell_work(self) -> None:
-        state = (bool(self.known), self._passed_over)
+        last = len(self.disk.chain[-1].block.requests) if self.disk.chain else 1
+        state = (bool(self.known), self._passed_over, bool(self.known) and len(self.known) >= last)
         if state != self._told_waiting:
             self._told_waiting = state
-            self.step(WorkWaiting(*state))
+            waiting, passed_over, full = state
+            self.step(WorkWaiting(waiting, passed_over, full=full))
 
     # --- effects, in order -------------------------------------------------------------------------------
 
     def _perform_all(self, effects: list[Effect]) -> None:
         self._queue.extend(effects)
-        self._pump()
+        if not self._busy:
+            self._pump()
 
     def _pump(self) -> None:
-        while self._queue and not self._busy:
-            if self._crashes_at(self._queue[0], before=True):
-                return
-            effect = self._queue.popleft()
-            if isinstance(effect, Persist | PersistAbstention):
+        queue = self._queue
+        while queue and not self._busy:
+            effect = queue[0]
+            if isinstance(effect, DURABLE):
+                queue.popleft()
                 self._begin_sync(effect)
             else:
-                self._perform(effect)
-                if self._crashes_at(effect, before=False):
+                if self.crash_at is not None and self._crashes_at(effect, before=True):
                     return
-                if self._queue and self.world.chance(20):  # a crash may fall between any two effects
+                queue.popleft()
+                self._perform(effect)
+                if self.crash_at is not None and self._crashes_at(effect, before=False):
+                    return
+                if queue and self.world.chance(20):  # a crash may fall between any two effects
                     self._busy = True
                     self.world.after(self.world.pick(0, 3_000), self, self._resume)
 
@@ -239,10 +283,13 @@ class Machine:
     def _begin_sync(self, effect: Persist | PersistAbstention) -> None:
         self._busy = True
         self._syncing = [effect]
-        while self._queue and isinstance(self._queue[0], Persist | PersistAbstention):
-            following = self._queue.popleft()
-            assert isinstance(following, Persist | PersistAbstention)
+        while self._queue and isinstance(following := self._queue[0], DURABLE):
+            self._queue.popleft()
             self._syncing.append(following)
+        planned = self.crash_at
+        if planned is not None and planned[1] and any(_moment(effect) == planned[0] for effect in self._syncing):
+            self.crash_at = None  # "before" a record means: while it is being written
+            self.world.after(self.world.pick(0, 200), self, planned[2])
         self.world.after(self.world.sync_us(self), self, self._end_sync)
 
     def _end_sync(self) -> None:
@@ -275,15 +322,16 @@ class Machine:
         self.disk.write(record, body)
 
     def _perform(self, effect: Effect) -> None:
-        self.world.tell_effect(self, effect)
+        if self.world.traced:
+            self.world.tell_effect(self, effect)
         if isinstance(effect, Broadcast):
             self._emit(effect.message, None)
         elif isinstance(effect, Send):
             self._emit(effect.message, effect.peer)
         elif isinstance(effect, BuildPayload):
-            self.world.after(self.world.execute_us(self), self, self._build, effect)
+            self.world.after(self._build_us(effect), self, self._build, effect)
         elif isinstance(effect, CheckPayload):
-            self.world.after(self.world.execute_us(self), self, self._check, effect, FETCH_TRIES)
+            self.world.after(self._check_us(effect), self, self._check, effect, FETCH_TRIES)
         elif isinstance(effect, Decide):
             self._on_decide(effect)
         elif isinstance(effect, CatchUp):
@@ -303,10 +351,25 @@ class Machine:
 
     # --- the executor ------------------------------------------------------------------------------------
 
+    def _build_us(self, effect: BuildPayload) -> int:
+        """How long building takes: on poison very long, unless it may be quarantined."""
+        taken = sorted(self.known)[:REQUESTS_MAX]
+        poison = [] if effect.allow_quarantine else [request for request in taken if request in self.world.poison]
+        late_us = max((self.world.poison[request] for request in poison), default=0)
+        return self.world.execute_us(self) + self.build_late_us + late_us
+
+    def _check_us(self, effect: CheckPayload) -> int:
+        """How long executing takes, poison that is not quarantined included."""
+        block = parse(effect.payload) if effect.payload is not None and self.world.poison else None
+        taken = [] if block is None else [one for one in block.requests if one not in block.quarantined]
+        late_us = max((self.world.poison.get(request, 0) for request in taken), default=0)
+        return self.world.execute_us(self) + late_us
+
     def _build(self, effect: BuildPayload) -> None:
         requests = sorted(self.known)[: max(1, REQUESTS_MAX >> effect.halvings)]
         stale = effect.height != self.disk.height + 1 or effect.parent != self.disk.head_digest
-        if stale or not (requests or effect.allow_empty):
+        fails = not effect.allow_quarantine and any(self.world.poison.get(request) == 0 for request in requests)
+        if stale or fails or not (requests or effect.allow_empty):
             self.step(PayloadBuilt(effect.height, effect.view, None, None))
             return
         block = Block(
@@ -316,6 +379,7 @@ class Machine:
             proposer=self.member,
             view=effect.view,
             requests=tuple(requests),
+            quarantined=tuple(one for one in requests if effect.allow_quarantine and one in self.world.poison),
         )
         payload = payload_of(block)
         digest = digest_of(payload)
@@ -346,8 +410,12 @@ class Machine:
             return "malformed"
         if block.parent != self.disk.head_digest or block.time_ms <= self.disk.head_time_ms:
             return "does not follow the head"
-        if effect.first and self.world.members.id(block.proposer) != effect.proposer:
+        if effect.first and block.time_ms < self.clocks()[1] - DRIFT_MS:
+            return "its time is long past"
+        if effect.first and self.world.signer.name(block.proposer) != effect.proposer:
             return "another member's block"
+        if block.quarantined and not effect.allow_quarantine:
+            return "settles a request without executing it, too early"
         if any(request in self.disk.applied_requests for request in block.requests):
             return "a request was settled before"
         return ""
@@ -402,8 +470,14 @@ class Machine:
     def _extend(self, stored: Stored) -> None:
         if self.honest:
             self.world.checks.on_applied(self.name, self.disk, stored, self.conduct)
+        world = self.world
         oldest = min(self.known, default=None)
-        self.disk.apply(stored)
+        before = self.disk.members(world.members)
+        members = world.membership.after(before, stored.block.requests)
+        self.disk.apply(stored._replace(members=members))
+        world.checks.on_state(self.name, self.disk, members, honest=self.honest)
+        if members is not before:
+            world.on_members(self, members)
         self._bodies.clear()
         for request in stored.block.requests:
             self.known.pop(request, None)
@@ -422,7 +496,7 @@ class Machine:
             # One writer, in order: a vote not yet durable would miss from the start view that is stored here.
             self._on_catch_up(effect)
             return
-        others = tuple(validator.id for validator in self.world.members if validator.id != self.id)
+        others = tuple(machine.id for machine in self.world.machines if machine.id != self.id)
         best: Machine | None = None
         for name in (*effect.peers, *others):
             peer = self.world.network.reach(self, name)

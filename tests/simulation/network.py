@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from consensus.codec import decode, encode
+from consensus.codec import CodecError, decode, encode
 from consensus.messages import Message, Vote
 from tests.simulation.machine import Machine
 
@@ -37,36 +37,48 @@ class Network:
         self.late_permille = 0
         self.late_us = 1_000_000
         self.withheld: dict[tuple[str, str], int] = {}
+        self.slow_links: dict[str, int] = {}  # machine -> how much later (us) all is that it says and hears
         self.counts: Counter[str] = Counter()
 
     # --- messages ----------------------------------------------------------------------------------------
 
     def broadcast(self, sender: Machine, message: Message) -> None:
         """`message` is on its way to every other machine."""
-        copy = self._over_the_wire(message)
+        copy = self._over_the_wire(sender, message)
+        if copy is None:
+            return
         for receiver in self.world.machines:
-            if receiver.member != sender.member:
+            if receiver.up and receiver.member != sender.member:
                 self._carry(sender, receiver, copy)
 
     def send(self, sender: Machine, peer: str, message: Message) -> None:
         """`message` is on its way to the machine (or, for a doubled key, the machines) of the member `peer`."""
-        copy = self._over_the_wire(message)
+        copy = self._over_the_wire(sender, message)
+        if copy is None:
+            return
         for receiver in self.world.machines:
-            if receiver.id == peer and receiver is not sender:
+            if receiver.id == peer and receiver.up and receiver is not sender:
                 self._carry(sender, receiver, copy)
 
-    def _over_the_wire(self, message: Message) -> Message:
-        """The message as its receivers decode it. Only some go through bytes: it costs a fifth of a run."""
-        if not self.world.chance(CODEC_PERMILLE):
+    def _over_the_wire(self, sender: Machine, message: Message) -> Message | None:
+        """The message as its receivers decode it; None where it has no type that they know.
+
+        Of what honest members say only some goes through bytes: it costs a fifth of a run.
+        """
+        if sender.honest and not self.world.chance(CODEC_PERMILLE):
             return message
-        data = encode(message)
-        return decode(data, Message, size_max=MESSAGE_SIZE_MAX)  # type: ignore[arg-type]  # a union is no class
+        try:
+            data = encode(message)
+            return decode(data, Message, size_max=MESSAGE_SIZE_MAX)  # type: ignore[arg-type]  # a union is no class
+        except CodecError:
+            if sender.honest:
+                raise
+            self.counts["undecodable"] += 1
+            return None
 
     def _carry(self, sender: Machine, receiver: Machine, message: Message) -> None:
         world = self.world
-        if not receiver.up:
-            return
-        if (sender.name, receiver.name) in self.cuts:
+        if self.cuts and (sender.name, receiver.name) in self.cuts:
             self.counts["cut"] += 1
             return
         if self.drop_permille and world.chance(self.drop_permille):
@@ -80,6 +92,8 @@ class Network:
                 if held_us == 0:
                     return
                 delay_us += world.pick(0, held_us)
+        if self.slow_links:
+            delay_us += self.slow_links.get(sender.name, 0) + self.slow_links.get(receiver.name, 0)
         world.after(delay_us, receiver, receiver.receive, sender.id, message)
         if self.duplicate_permille and world.chance(self.duplicate_permille):
             self.counts["duplicate"] += 1

@@ -1,0 +1,146 @@
+"""Whether this node runs the code that the network agreed on, and if not, which module differs.
+
+Agreed is what a quorum of the validators says that it runs (each in its greeting, this node included); where no
+such quorum is known, the code that made the last block. So a whole network that was upgraded together votes at
+once, and one member that was upgraded alone, or left behind, does not. Who differs follows: it applies every
+decided block whose roots its own code comes to. Believing a greeting is safe: a vote is only ever cast for a block
+of one's own code that was executed here, and fewer members than a quorum can talk nobody into silence.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from contracts.engine import manifest_hash
+from node.config import NetworkConfig
+from node.errors import HansaError
+from node.peers import Transport
+from node.runtime.clock import Clock
+from node.wire import FetchManifest, Manifest
+
+ASK_INTERVAL_MS = 5_000
+ANSWER_TIMEOUT_S = 5.0
+NAMED_MAX = 5
+
+
+class CodeAgreement:
+    """Compares this node's code with the network's. Runs on the event loop."""
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        member: str,
+        manifest: Sequence[str],
+        last_block: bytes | None,
+        transport: Transport,
+        clock: Clock,
+        on_change: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """`last_block` is the contracts hash in the head's header (None: genesis, which has none)."""
+        validators = [validator.id for validator in network.validators]
+        self._validators = validators
+        self._quorum = (len(validators) + (len(validators) - 1) // 3) // 2 + 1
+        self._member = member
+        self._manifest = tuple(manifest)
+        self._own = manifest_hash(manifest)
+        self._last_block = last_block
+        self._transport = transport
+        self._clock = clock
+        self._on_change = on_change
+        self._on_failure = on_failure
+        self._agreed = last_block or self._own
+        self._theirs: tuple[bytes, tuple[str, ...]] | None = None
+        self._ask_due_ms = clock.now_ms()
+        self._task: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("code")
+
+    @property
+    def differs(self) -> bool:
+        """Whether this node runs other code than the network agreed on."""
+        return self._agreed != self._own
+
+    @property
+    def sentence(self) -> str:
+        """What differs, for people; empty where nothing does."""
+        if not self.differs:
+            return ""
+        if self._theirs is None or self._theirs[0] != self._agreed:
+            return f"code {self._own.hex()[:16]} here, {self._agreed.hex()[:16]} agreed"
+        names = differing(self._manifest, self._theirs[1])
+        more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+        return ", ".join(names[:NAMED_MAX]) + more
+
+    def on_applied(self, contracts_hash: bytes) -> None:
+        """A block of this code was applied."""
+        self._last_block = contracts_hash
+
+    def judge(self) -> None:
+        """Take account of what is known now; call it every while."""
+        announced = {info.id: info.contracts_hash for info in self._transport.peers()}
+        announced[self._member] = self._own
+        counts = Counter(announced[name] for name in self._validators if announced.get(name) is not None)
+        agreed = next((code for code, count in counts.items() if code and count >= self._quorum), None)
+        agreed = agreed or self._last_block or self._own
+        if agreed != self._agreed:
+            self._agreed = agreed
+            if self.differs:
+                self._log.error("this node runs other code than the network", here=self._own.hex()[:16])
+            self._on_change()
+        known = self._theirs is not None and self._theirs[0] == agreed
+        if self.differs and not known and self._task is None and self._clock.now_ms() >= self._ask_due_ms:
+            self._ask_due_ms = self._clock.now_ms() + ASK_INTERVAL_MS
+            holders = [info.id for info in self._transport.peers() if info.contracts_hash == agreed]
+            self._task = asyncio.get_running_loop().create_task(self._ask(agreed, holders))
+            self._task.add_done_callback(self._finished)
+
+    def on_fetch(self, peer: str, message: FetchManifest) -> None:
+        """`peer` is answered with the lines that this node's contracts hash is made of."""
+        self._transport.send(peer, Manifest(message.request, self._manifest))
+
+    async def close(self) -> None:
+        """Nothing is asked any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _ask(self, agreed: bytes, holders: Sequence[str]) -> None:
+        """Learn the agreed code's lines from somebody who runs it; their digest proves them."""
+        for peer in holders:
+            try:
+                reply = await self._transport.request(peer, FetchManifest(0), ANSWER_TIMEOUT_S)
+            except HansaError:
+                continue
+            if isinstance(reply, Manifest) and manifest_hash(reply.lines) == agreed:
+                self._theirs = (agreed, reply.lines)
+                self._log.error("which code differs", modules=self.sentence)
+                self._on_change()
+                return
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
+
+
+def differing(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """Return the names of what differs between two manifests: modules, contract versions, Python."""
+    left, right = _by_name(ours), _by_name(theirs)
+    names = [name for name in sorted({**left, **right}) if left.get(name) != right.get(name)]
+    return [_named(name, left.get(name), right.get(name)) for name in names]
+
+
+def _by_name(lines: Sequence[str]) -> dict[str, str]:
+    """The first line says which semantics and which Python; any other is a name and its version or digest."""
+    rows = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in lines[1:]}
+    return {"python and semantics": lines[0] if lines else "", **rows}
+
+
+def _named(name: str, ours: str | None, theirs: str | None) -> str:
+    if ours is None:
+        return f"{name} (not here)"
+    if theirs is None:
+        return f"{name} (here only)"
+    return f"{name} ({ours} here, {theirs} there)" if len(ours) < 64 else name

@@ -1,0 +1,99 @@
+"""What a node is given by the machine it runs on: clocks, threads, a disk, links, clients, its signature.
+
+A node's parts know nothing else of the outside. Whoever gives other surroundings runs the same node: so the
+simulator runs many of them in one process, in virtual time.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from consensus.messages import INSTANCE_SIZE
+from node.api import ApiLimits, ApiServer, NodeService
+from node.config import NetworkConfig, NodeConfig, split_address
+from node.errors import ConfigError
+from node.keys import SigningKey, verify
+from node.peers import PeerHandler, Peers, Transport
+from node.runtime.clock import Clock
+from node.runtime.service import VERSION
+from node.runtime.threads import Threads, WorkerThreads
+from node.store import Database, LevelDatabase
+
+Sign: TypeAlias = Callable[[bytes], bytes]
+Verify: TypeAlias = Callable[[bytes, bytes, bytes], bool]
+
+
+class Api(Protocol):
+    """Where clients reach the node's service, from `start` to `stop`."""
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine reach it."""
+
+    async def start(self) -> None:
+        """Requests are answered from now on; raise ConfigError when the address cannot be listened on."""
+
+    async def stop(self) -> None:
+        """No request is answered any more."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The outside of one node.
+
+    `open_transport` gets whom to tell and the contracts' hash; its links begin with `start`. `sign` makes this
+    member's votes; `verify` (key, message, signature) judges everybody's and may be called from threads.
+    `instance` tells this process from others with the same key: 16 bytes drawn at its start (empty: nothing does).
+    """
+
+    clock: Clock
+    threads: Threads
+    open_database: Callable[[Path], Database]
+    open_transport: Callable[[PeerHandler, bytes], Transport]
+    open_api: Callable[[NodeService], Api]
+    sign: Sign
+    verify: Verify
+    instance: bytes = b""
+
+
+def this_machine(
+    config: NodeConfig, network: NetworkConfig, voting_key: SigningKey, tls_key: SigningKey
+) -> Surroundings:
+    """Return the real surroundings: LevelDB, TLS, HTTP, Ed25519; raise ConfigError where the keys are others'."""
+    own = network.member(config.member)
+    if own.voting_key != voting_key.public:
+        raise ConfigError("wrong_key", f"the voting key at hand is not the one that network.toml has for {own.id}")
+
+    instance = secrets.token_bytes(INSTANCE_SIZE)
+
+    def open_transport(handler: PeerHandler, contracts_hash: bytes) -> Transport:
+        return Peers(
+            network=network,
+            member=config.member,
+            tls_key=tls_key,
+            listen=config.listen,
+            contracts_hash=contracts_hash,
+            instance=instance,
+            handler=handler,
+            queue_bytes_max=config.limits.peer_queue_bytes_max,
+        )
+
+    def open_api(service: NodeService) -> Api:
+        host, port = split_address(config.api)
+        limits = ApiLimits(
+            request_bytes_max=config.limits.api_request_bytes_max, connections_max=config.limits.api_connections_max
+        )
+        return ApiServer(service, host, port, limits=limits, version=VERSION)
+
+    return Surroundings(
+        clock=Clock(),
+        threads=WorkerThreads(config.limits.verify_threads),
+        open_database=LevelDatabase,
+        open_transport=open_transport,
+        open_api=open_api,
+        sign=voting_key.sign,
+        verify=verify,
+        instance=instance,
+    )

@@ -1,0 +1,177 @@
+"""README 9.8, 9.9, 10.3: one key in two processes is proven by the key itself; a caller that forbids signing."""
+
+from consensus.amnesia import HEIGHT_MAX
+from consensus.effects import Accuse, Connected, Effect, PersistAbstention, Send, Withhold
+from consensus.messages import (
+    KnownInstance,
+    LatestVote,
+    Message,
+    Presence,
+    Status,
+    TwoInstances,
+    ViewChange,
+    Vote,
+    presence_bytes,
+)
+
+from .stage import FRESH, NETWORK, Stage, of, said, sent
+
+OLD, NEW, OURS = b"o" * 16, b"n" * 16, b"m" * 16
+A = b"block a"
+
+
+def staged(me: int = 1) -> Stage:
+    return Stage(me=me, instance=OURS)
+
+
+def presence(stage: Stage, member: int, instance: bytes, met: bytes | None) -> Presence:
+    unsigned = Presence(instance, met, member, b"")
+    return Presence(instance, met, member, stage.signer.sign_as(member)(presence_bytes(NETWORK, unsigned)))
+
+
+def to(peer: int, effects: list[Effect]) -> list[Message]:
+    messages = [effect.message for effect in of(Send, effects) if effect.peer == f"member-{peer}"]
+    return [message for message in messages if isinstance(message, KnownInstance | Presence)]
+
+
+def test_who_connects_is_asked_and_answers_which_process_it_is() -> None:
+    """9.8"""
+    stage = staged()
+    assert to(2, stage.give(Connected("member-2"))) == [KnownInstance(None)]
+    assert to(2, stage.receive(KnownInstance(None), peer=2)) == [presence(stage, 1, OURS, None)]
+    stage.now_ms += 100
+    stage.jump(100)
+    assert to(2, stage.receive(KnownInstance(OLD), peer=2)) == [presence(stage, 1, OURS, OLD)]
+
+
+def test_a_peer_cannot_have_us_sign_without_end() -> None:
+    """9.8, 11.2"""
+    stage = staged()
+    effects = stage.receive(*(KnownInstance(bytes([number]) * 16) for number in range(50)), peer=2)
+    assert len(to(2, effects)) == 1
+
+
+def test_a_restart_is_no_second_process() -> None:
+    """9.8"""
+    stage = staged()
+    effects = stage.receive(presence(stage, 2, OLD, None))
+    effects += stage.give(Connected("member-2"))
+    assert to(2, effects) == [KnownInstance(OLD)]
+    effects = stage.receive(presence(stage, 2, NEW, OLD), presence(stage, 2, NEW, None))
+    assert not of(Accuse, effects)
+    assert not to(2, effects)
+
+
+def test_two_processes_that_met_one_another_are_proven_and_told() -> None:
+    """9.8"""
+    stage = staged()
+    stage.receive(presence(stage, 2, OLD, None), presence(stage, 2, NEW, OLD))
+    effects = stage.receive(presence(stage, 2, OLD, NEW))
+    proof = TwoInstances(presence(stage, 2, NEW, OLD), presence(stage, 2, OLD, NEW))
+    assert of(Accuse, effects) == [Accuse("member-2", proof)]
+    assert to(2, effects) == [presence(stage, 2, NEW, OLD)]
+    effects = stage.receive(presence(stage, 2, NEW, OLD))
+    assert to(2, effects) == [presence(stage, 2, OLD, NEW)]
+    assert not of(Accuse, effects)
+
+
+def test_the_process_that_is_shown_another_one_stops_for_good() -> None:
+    """9.5, 9.8"""
+    stage = staged()
+    stage.follow(A)
+    shown = presence(stage, 1, NEW, OURS)
+    effects = stage.receive(shown, peer=3)
+    assert of(PersistAbstention, effects) == [PersistAbstention(HEIGHT_MAX)]
+    assert of(Accuse, effects) == [Accuse("member-1", TwoInstances(presence(stage, 1, OURS, NEW), shown))]
+    assert not said(Vote, stage.receive(stage.prepare(2, A), stage.prepare(3, A)))
+    assert "another place" in stage.replica.status().abstaining
+
+
+def test_our_own_earlier_process_is_no_second_one() -> None:
+    """9.8"""
+    stage = staged()
+    effects = stage.receive(presence(stage, 1, OLD, None), presence(stage, 1, NEW, OLD), peer=3)
+    effects += stage.receive(presence(stage, 1, OURS, OLD), presence(stage, 1, OURS, OURS), peer=3)
+    assert not of(PersistAbstention, effects)
+    assert not of(Accuse, effects)
+
+
+def test_nobody_without_our_key_can_stop_us() -> None:
+    """9.8"""
+    stage = staged()
+    stranger = presence(stage, 3, NEW, OURS)
+    forged = Presence(NEW, OURS, 1, stranger.signature)
+    effects = stage.receive(forged, peer=3)
+    assert not of(PersistAbstention, effects)
+    assert stage.replica.status().abstaining == ""
+
+
+def test_nobody_speaks_for_another_members_process() -> None:
+    """9.8"""
+    stage = staged()
+    stage.receive(presence(stage, 2, OLD, NEW), presence(stage, 2, NEW, OLD), peer=3)
+    assert to(2, stage.give(Connected("member-2"))) == [KnownInstance(None)]
+
+
+def test_what_is_kept_of_a_members_processes_is_bounded() -> None:
+    """11.2"""
+    stage = staged()
+    for number in range(50):
+        stage.receive(presence(stage, 2, bytes([number]) * 16, None))
+    # The first ones are forgotten: they prove nothing any more.
+    assert not to(2, stage.receive(presence(stage, 2, NEW, bytes(16))))
+    assert to(2, stage.give(Connected("member-2"))) == [KnownInstance(NEW)]
+
+
+def test_an_observer_has_no_key_that_could_live_twice() -> None:
+    """9.8"""
+    stage = Stage(me=None, instance=OURS)
+    assert not to(2, stage.receive(KnownInstance(OLD), peer=2))
+
+
+def test_who_is_withheld_signs_no_vote_and_asks_for_no_view_but_sends_its_status() -> None:
+    """9.9"""
+    stage = Stage(me=1)
+    stage.give(Withhold("its execution differs"))
+    effects = stage.work() + stage.follow(A) + stage.receive(stage.prepare(2, A), stage.prepare(3, A))
+    effects += stage.receive(stage.ask(2, 1), stage.ask(3, 1), stage.ask(0, 1)) + stage.pass_time(5_000)
+    assert not said(Vote, effects)
+    assert not said(ViewChange, effects)
+    assert said(Status, effects)
+    assert stage.replica.status().abstaining == "its execution differs"
+
+
+def test_who_is_withheld_still_decides_with_the_others() -> None:
+    """9.9"""
+    stage = Stage(me=1)
+    stage.give(Withhold("its code differs"))
+    stage.decide(A)
+    assert stage.replica.status().height == 2
+
+
+def test_withheld_from_the_start_until_it_is_lifted() -> None:
+    """9.9"""
+    memory = FRESH.__class__(True, False, 0, (), "its execution differs")
+    stage = Stage(me=1, memory=memory)
+    assert not said(Vote, stage.follow(A))
+    assert said(Vote, stage.give(Withhold(""))) == [stage.prepare(1, A)]
+
+
+def test_lifting_it_brings_no_lost_memory_back() -> None:
+    """9.9"""
+    stage = Stage(me=1)
+    stage.give(Withhold("its code differs"))
+    stage.receive(LatestVote(stage.prepare(1, A, view=3)), peer=2)
+    stage.give(Withhold(""))
+    assert not said(Vote, stage.follow(A))
+    assert "newer than its records" in stage.replica.status().abstaining
+
+
+def test_one_vote_a_slot_also_across_a_time_withheld() -> None:
+    """9.9, I1"""
+    stage = Stage(me=1)
+    assert said(Vote, stage.follow(A))
+    stage.give(Withhold("its code differs"))
+    effects = stage.give(Withhold("")) + stage.follow(b"block b")
+    assert not said(Vote, effects)
+    assert not sent(Vote, effects, "member-0")

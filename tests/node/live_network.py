@@ -1,0 +1,174 @@
+"""Four whole nodes in one process, over real TLS and real disks, of which one may execute otherwise than the rest.
+
+The contract `drifting` passes for pure only because the test switches the check off: it reads two globals of its
+module, as a contract might read the environment or a hash seed. Its source, and so the contracts hash, is the same
+everywhere.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts import CONTRACTS, loader
+from contracts.engine import Engine
+from contracts.membership import Membership
+from contracts.sdk import Contract
+from node.client import AsyncClient, call, draft, sign
+from node.config import Limits, MemberConfig, NetworkConfig, NodeConfig, Parameters, PrincipalConfig
+from node.executor import Executor
+from node.keys import SigningKey
+from node.ledger import Transaction
+from node.runtime.node import Node
+from node.runtime.surroundings import this_machine
+from node.store import Store
+from tests.node.mesh_kit import free_port
+
+MEMBERS = ("bank-a", "bank-b", "bank-c", "bank-d")
+WAIT_S = 30.0
+
+SOURCE = '''
+"""Counts, but not the same everywhere."""
+
+from contracts.sdk import Context, Contract, Map, call, query, require
+
+BIAS = 0
+LIMIT = 100
+
+
+class Drifting(Contract):
+    """Counts."""
+
+    counts: Map[str, int] = Map()
+
+    @call
+    def add(self, ctx: Context, name: str, amount: int) -> None:
+        """Add `amount`; what is called odd gets BIAS more."""
+        known = self.counts.get(name)
+        before = 0 if known is None else known
+        self.counts[name] = before + amount + (BIAS if name == "odd" else 0)
+
+    @call
+    def add_some(self, ctx: Context, name: str, amount: int) -> None:
+        """Add `amount` if it is not too much."""
+        require(amount < LIMIT, "too_much")
+        self.counts[name] = amount
+
+    @query
+    def count(self, name: str) -> int:
+        """How much."""
+        known = self.counts.get(name)
+        return 0 if known is None else known
+'''
+
+
+def drifting(bias: int = 0, limit: int = 100, source: str = SOURCE) -> type[Contract]:
+    """The contract with these globals; all of them have one name and one source."""
+    name = "tests_drifting"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "check_purity", lambda text: [])
+        module = loader.load_source(name, source)
+    module.__dict__.update(BIAS=bias, LIMIT=limit)
+    made: type[Contract] = module.__dict__["Drifting"]
+    return made
+
+
+class LiveNetwork:
+    """Nodes by name, started and stopped by the test; `contracts` of a member replace `drifting()`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._voting = {member: SigningKey.generate() for member in MEMBERS}
+        self._tls = {member: SigningKey.generate() for member in MEMBERS}
+        self._apis = {member: free_port() for member in MEMBERS}
+        self.key = SigningKey.generate()
+        self.network = NetworkConfig(
+            "live",
+            tuple(
+                MemberConfig(
+                    member,
+                    "validator",
+                    f"127.0.0.1:{free_port()}",
+                    self._voting[member].public,
+                    self._tls[member].public,
+                )
+                for member in MEMBERS
+            ),
+            principals=(PrincipalConfig("bank-a", (self.key.public,), 1),),
+            parameters=Parameters(state_tree_bits=8, base_timeout_ms=500, status_interval_ms=100),
+            contracts={"settlement": {"currencies": []}},
+        )
+        self.nodes: dict[str, Node] = {}
+        self._runs: dict[str, asyncio.Task[int]] = {}
+        self._requests = itertools.count(1)
+
+    async def start(self, member: str, contract: type[Contract] | None = None) -> None:
+        """The member's node runs, on the data it left."""
+        found = next(item for item in self.network.members if item.id == member)
+        config = NodeConfig(
+            member=member,
+            data_dir=self._directory / member,
+            keys_dir=self._directory,
+            network_file=self._directory / "network.toml",
+            listen=found.address,
+            api=f"127.0.0.1:{self._apis[member]}",
+            limits=Limits(verify_threads=1),
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("node.runtime.node.CONTRACTS", (*CONTRACTS, contract or drifting()))
+            self._found(config)
+            node = Node(config, self.network, this_machine(config, self.network, *self._keys(member)))
+        running = asyncio.Event()
+        self.nodes[member] = node
+        self._runs[member] = asyncio.create_task(node.run(running.set))
+        waiting = asyncio.create_task(running.wait())
+        await asyncio.wait([waiting, self._runs[member]], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        assert not self._runs[member].done(), self._runs[member].exception()
+
+    async def start_all(self, **contracts: type[Contract]) -> None:
+        """All nodes run and are connected; `contracts` by member, with "_" for "-"."""
+        for member in MEMBERS:
+            await self.start(member, contracts.get(member.replace("-", "_")))
+        await self.until(lambda: all(len(node._peers.connected) == 3 for node in self.nodes.values()))
+
+    async def stop(self, *members: str) -> None:
+        """The nodes (all, when none is named) have ended as they should."""
+        for member in members or tuple(self.nodes):
+            self.nodes.pop(member).stop()
+            assert await self._runs.pop(member) == 0
+
+    def client(self, *members: str) -> AsyncClient:
+        """A client of these members' nodes that signs as bank-a."""
+        urls = [f"http://127.0.0.1:{self._apis[member]}" for member in members]
+        return AsyncClient(urls, sender="bank-a", signers=[self.key], network=self.network.network_id)
+
+    def add(self, name: str, amount: int, method: str = "add") -> Transaction:
+        """A signed call of the contract."""
+        calls = [call(f"drifting.{method}", {"name": name, "amount": amount})]
+        request_id = f"request-{next(self._requests)}"
+        return sign(draft(self.network.network_id, "bank-a", calls, request_id=request_id), [self.key])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """`condition` holds; fail when it does not in time."""
+        async with asyncio.timeout(WAIT_S):
+            while not condition():  # noqa: ASYNC110 (the condition spans several nodes)
+                await asyncio.sleep(0.01)
+
+    def height(self, member: str) -> int:
+        """The member's head."""
+        return self.nodes[member]._chain.head.height
+
+    def _keys(self, member: str) -> tuple[SigningKey, SigningKey]:
+        return self._voting[member], self._tls[member]
+
+    def _found(self, config: NodeConfig) -> None:
+        """Genesis is in the data directory, with the right to vote, as `hansa init` leaves it."""
+        store = Store(config.data_dir, self.network.network_id, self.network.genesis_hash)
+        if not store.initialised:
+            contracts = (*CONTRACTS, drifting())
+            genesis = Executor(self.network, Engine(contracts), Membership).genesis()
+            store.initialise(genesis, never_voted=True)
+        store.close()

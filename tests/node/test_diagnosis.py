@@ -1,0 +1,399 @@
+"""Each cause, told from facts: a real replica's snapshot, links and the other members' reports."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from consensus.status import Abstention, LastSuspicion, ReplicaStatus
+from node.diagnosis import CAUSES, Facts, Heard, Link, Pause, cause_table, diagnose, judge
+from node.diagnosis.causes import Finding, action, clause
+from node.report import Condition, LinkReport, Report
+from tests.consensus.stage import NETWORK, Stage
+
+CODE = b"\x01" * 32
+NAMES = ("member-0", "member-1", "member-2", "member-3")
+NOW = Link(connected=True, silence_ms=300, clock_offset_ms=2)
+
+
+def quiet(me: int | None = 0) -> ReplicaStatus:
+    """The snapshot of a replica that nothing waits for; everybody else was just heard."""
+    stage = Stage(me=me)
+    stage.receive(*(stage.status(index) for index in range(4) if index != me))
+    return stage.replica.status()
+
+
+def report(member: str, *, reaches: tuple[str, ...] = NAMES, **changes: Any) -> Report:
+    """What `member` says when all is well and it hears `reaches`."""
+    links = tuple(
+        LinkReport(name, name in reaches, 300 if name in reaches else 9_000, "", 0)
+        for name in NAMES
+        if name != member
+    )
+    content = Report(
+        network=NETWORK,
+        member=member,
+        sequence=1,
+        time_ms=1,
+        version="0.1.0",
+        contracts_hash=CODE,
+        height=1,
+        view=0,
+        asked=None,
+        phase="idle",
+        waits_for=(),
+        step_ms=0,
+        idle_ms=1_000,
+        abstention="",
+        abstain_until=0,
+        waiting=0,
+        disk_free_bytes=10**12,
+        links=links,
+        conditions=(),
+    )
+    return msgspec.structs.replace(content, **changes)
+
+
+def facts(**changes: Any) -> Facts:
+    """The facts of member-0 in a network that is well."""
+    known = Facts(
+        member="member-0",
+        roles=dict.fromkeys(NAMES, "validator"),
+        validators=NAMES,
+        status=quiet(),
+        links=dict.fromkeys(NAMES[1:], NOW),
+        reports={name: Heard(report(name), 500) for name in NAMES[1:]},
+        version="0.1.0",
+        contracts_hash=CODE,
+        drift_ms=5_000,
+        censorship_blocks=20,
+        idle_ms=2_000,
+        waiting_ms=0,
+        step_ms=100,
+        waiting=0,
+        waiting_max=100,
+    )
+    return msgspec.structs.replace(known, **changes)
+
+
+def without(*gone: str, error: str = "lost: 10.0.0.9:1: the other side closed the connection") -> Facts:
+    """The facts when `gone` are not heard by anybody."""
+    here = tuple(name for name in NAMES if name not in gone)
+    links = {
+        name: Link(connected=False, silence_ms=9_000, error=error) if name in gone else NOW for name in NAMES[1:]
+    }
+    reports = {name: Heard(report(name, reaches=here), 500) for name in here if name != "member-0"}
+    reports |= {name: Heard(report(name), 9_000) for name in gone}
+    return facts(links=links, reports=reports)
+
+
+def said(known: Facts, member: str, **changes: Any) -> Facts:
+    """`known` with what `member` says changed."""
+    heard = Heard(msgspec.structs.replace(known.reports[member].report, **changes), 500)
+    return msgspec.structs.replace(known, reports={**known.reports, member: heard})
+
+
+def replica(known: Facts, **changes: Any) -> Facts:
+    """`known` with this node's own snapshot changed."""
+    return msgspec.structs.replace(known, status=msgspec.structs.replace(known.status, **changes))
+
+
+def culprits(known: Facts) -> list[tuple[str, str]]:
+    return [(item.member, item.cause) for item in diagnose(known).culprits]
+
+
+def test_a_quiet_network_is_well() -> None:
+    answer = diagnose(facts())
+    assert answer.headline == "All is well: nothing waits; the last block was applied 2.0 s ago."
+    assert (answer.moving, answer.culprits, answer.since_ms) == (True, (), None)
+    assert judge(facts()).ready
+
+
+def test_two_of_four_are_down() -> None:
+    known = without("member-2", "member-3")
+    answer = diagnose(known)
+    assert answer.headline == (
+        "No block can be made: member-2 and member-3 are down"
+        " (connections refused or closed; last heard 9.0 s ago)."
+        " 2 of 4 members vote and 3 are needed."
+    )
+    assert not answer.moving
+    assert answer.missing == ("member-2", "member-3")
+    assert answer.operator == ("Start member-2 and member-3.",)
+    assert answer.next.what == "blocks go on as soon as 1 of member-2 and member-3 votes again"
+    assert judge(known).reasons == (answer.headline,)
+
+
+def test_one_of_four_is_down_and_blocks_are_made() -> None:
+    known = without("member-3", error="closed: 10.0.0.9:1: the peer stops")
+    answer = diagnose(known)
+    assert answer.headline == (
+        "Blocks are made, but member-3 is down (stopped in good order; last heard 9.0 s ago)."
+        " No further member may be away."
+    )
+    assert answer.moving
+    assert judge(known).ready
+
+
+def test_a_split_network_names_both_sides() -> None:
+    known = without("member-2", "member-3", error="silent: 10.0.0.9:1: nothing came for 10 s")
+    answer = diagnose(known)
+    assert answer.headline.startswith(
+        "No block can be made: the network is split: member-2 and member-3 are not reached from this side"
+        " (member-0 and member-1 are on this side)."
+    )
+    assert culprits(known) == [("member-2", "network_split"), ("member-3", "network_split")]
+
+
+def test_a_node_that_reaches_nobody_calls_itself_cut_off() -> None:
+    known = without(*NAMES[1:], error="unreachable: no answer in time")
+    answer = diagnose(known)
+    assert answer.headline == (
+        "This node (member-0) is cut off: its links to all other members are dead"
+        " (it hears none of member-1, member-2 and member-3)."
+    )
+    assert answer.culprits[0].member == "member-0"
+    assert not judge(known).ready
+
+
+def test_a_node_whose_peers_all_refuse_connections_is_not_cut_off() -> None:
+    known = without(*NAMES[1:], error="unreachable: [Errno 111] Connection refused")
+    assert {cause for _, cause in culprits(known)} == {"member_down"}
+
+
+def test_only_our_own_link_is_cut() -> None:
+    known = without("member-3", error="silent: 10.0.0.9:1: nothing came for 10 s")
+    known = msgspec.structs.replace(known, reports=facts().reports)
+    assert diagnose(known).headline == (
+        "Blocks are made, but only the link between this node and member-3 is cut"
+        " (member-1 and member-2 hear it). No further member may be away."
+    )
+
+
+def test_the_last_breath_of_a_dead_member_is_no_proof_of_its_life() -> None:
+    known = without("member-3")
+    # member-1 reported 5 s ago that it heard member-3 0.3 s before: that was before we lost it.
+    old = {**known.reports, "member-1": Heard(report("member-1"), 5_000)}
+    links = {**known.links, "member-3": msgspec.structs.replace(known.links["member-3"], silence_ms=5_600)}
+    assert culprits(msgspec.structs.replace(known, reports=old, links=links)) == [("member-3", "member_down")]
+
+
+def test_a_hanging_member_is_connected_and_silent() -> None:
+    hanging = Link(connected=True, silence_ms=4_200)
+    known = facts(links={**facts().links, "member-3": hanging})
+    known = msgspec.structs.replace(
+        known,
+        reports={name: Heard(report(name, reaches=NAMES[:3]), 500) for name in NAMES[1:3]},
+    )
+    assert "member-3 is connected and says nothing (last heard 4.2 s ago)" in diagnose(known).headline
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "text"),
+    [(60_000, "60.0 s ahead of the other members'"), (-60_000, "60.0 s behind the other members'")],
+)
+def test_another_members_clock_is_off(offset_ms: int, text: str) -> None:
+    wrong = Link(connected=True, silence_ms=300, clock_offset_ms=offset_ms)
+    known = facts(links={**facts().links, "member-2": wrong})
+    shown = text.replace("60.0 s", "1 min 0 s")
+    assert diagnose(known).headline == f"Blocks are made, but the clock of member-2 is wrong ({shown})."
+    assert diagnose(known).operator == ("Correct the clock of member-2 (NTP); nothing needs a restart.",)
+
+
+def test_our_own_clock_is_off_when_all_others_agree() -> None:
+    known = facts(links=dict.fromkeys(NAMES[1:], Link(connected=True, silence_ms=300, clock_offset_ms=-60_000)))
+    answer = diagnose(known)
+    assert answer.headline == (
+        "Blocks are made, but the clock of this node (member-0) is wrong (1 min 0 s ahead of the other members')."
+    )
+    assert culprits(known) == [("member-0", "clock_off")]
+
+
+def test_one_lying_clock_moves_nobody_else() -> None:
+    liar = Link(connected=True, silence_ms=300, clock_offset_ms=2**40)
+    assert culprits(facts(links={**facts().links, "member-1": liar})) == [("member-1", "clock_off")]
+
+
+def test_a_member_told_of_its_failing_disk_before_it_stopped() -> None:
+    known = without("member-2", "member-3")
+    last = Condition("disk_failing", "disk_full: No space left on device")
+    reports = {**known.reports, "member-3": Heard(report("member-3", conditions=(last,)), 9_000)}
+    answer = diagnose(msgspec.structs.replace(known, reports=reports))
+    assert "the disk of member-3 fails (disk_full: No space left on device, by its last word 9.0 s ago)" in (
+        answer.headline
+    )
+    assert "Free or repair the disk of member-3, then start its node: nothing decided is lost." in answer.operator
+
+
+def test_this_nodes_disk_fails() -> None:
+    answer = diagnose(facts(failure="disk_full: no space", conditions={"disk_failing": "disk_full: no space"}))
+    assert answer.headline == "The disk of this node (member-0) fails (disk_full: no space)."
+    assert not answer.moving
+
+
+def test_this_nodes_disk_is_nearly_full() -> None:
+    known = facts(disk_free_bytes=30_000_000, disk_free_bytes_min=500_000_000)
+    assert (
+        diagnose(known).headline
+        == "Blocks are made, but the disk of this node (member-0) is nearly full (30 MB free)."
+    )
+    assert judge(known).ready
+
+
+def test_a_member_with_other_contract_code_is_named_with_its_module() -> None:
+    known = said(
+        facts(), "member-2", contracts_hash=b"\x02" * 32, conditions=(Condition("contracts_differ", "settlement"),)
+    )
+    assert "member-2 has other contract code and does not vote (settlement)" in diagnose(known).headline
+
+
+def test_other_code_is_that_of_the_fewer() -> None:
+    known = said(facts(), "member-2", contracts_hash=b"\x02" * 32)
+    assert culprits(known) == [("member-2", "contracts_differ")]
+    for name in NAMES[1:]:
+        known = said(known, name, contracts_hash=b"\x02" * 32)
+    assert culprits(known) == [], "the others agree: what differs is this node, and its executor says so"
+
+
+def test_a_member_of_another_network_is_named() -> None:
+    known = without("member-3", error="wrong_network: 10.0.0.9:1: network other-00 (00) meets stage-01")
+    answer = diagnose(known)
+    assert "member-3 runs another network (network other-00 (00) meets stage-01)" in answer.headline
+    assert "network.toml" in answer.operator[0]
+
+
+def test_a_wiped_member_abstains_while_another_is_down() -> None:
+    known = said(without("member-3"), "member-2", abstention=Abstention.UNTIL.value, abstain_until=43)
+    answer = diagnose(known)
+    assert not answer.moving
+    assert "member-3 is down" in answer.headline
+    assert (
+        "member-2 lost its memory of earlier votes and does not vote yet (it votes again above height 43;"
+        " height 1 is in work)" in answer.headline
+    )
+    assert "2 of 4 members vote and 3 are needed" in answer.headline
+
+
+def test_a_key_in_two_places_while_another_is_down() -> None:
+    known = said(without("member-3"), "member-2", abstention=Abstention.KEY_TWICE.value)
+    answer = diagnose(known)
+    assert "the voting key of member-2 is in use in two places, so member-2 does not vote" in answer.headline
+    assert "member-3 is down" in answer.headline
+
+
+def test_a_diverged_member_while_another_is_down() -> None:
+    condition = Condition("diverged", "height 41: transaction ab12, settlement accounts/ACC-1")
+    known = said(without("member-3"), "member-2", conditions=(condition,))
+    assert (
+        "member-2 does not vote because its execution differs from the network's"
+        " (height 41: transaction ab12, settlement accounts/ACC-1)" in diagnose(known).headline
+    )
+
+
+def test_this_node_has_diverged() -> None:
+    known = facts(conditions={"diverged": "height 41"})
+    answer = diagnose(known)
+    assert answer.headline.startswith("This node (member-0) does not vote because its execution differs")
+    assert not answer.moving
+    assert not judge(known).ready
+
+
+def test_the_change_of_a_silent_primary_is_told_with_who_asks() -> None:
+    stage = Stage(me=2)
+    stage.work()
+    stage.pass_time(500)
+    stage.receive(stage.status(1), stage.status(3))
+    stage.pass_time(1_700)
+    status = stage.replica.status()
+    silent = Link(connected=True, silence_ms=2_200)
+    known = facts(
+        member="member-2",
+        status=status,
+        links={"member-0": silent, "member-1": NOW, "member-3": NOW},
+        reports={name: Heard(report(name), 500) for name in ("member-1", "member-3")},
+        waiting_ms=2_200,
+    )
+    answer = diagnose(known)
+    assert answer.headline == (
+        "No block for 2.2 s: member-0, the primary, is silent (last heard 2.2 s ago)."
+        " View 1 is asked for by 1 of the 3 that are needed."
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("member-1 passes over the oldest transaction", "primary_censoring"),
+        ("member-1 is slow", "primary_slow"),
+    ],
+)
+def test_a_bad_primary_is_remembered_after_it_was_replaced(reason: str, cause: str) -> None:
+    known = replica(facts(), last_suspicion=LastSuspicion("member-1", reason, 4_000))
+    assert culprits(known) == [("member-1", cause)]
+    assert "replacement asked for 4.0 s ago" in diagnose(known).headline
+
+
+def test_a_slow_executor_is_named() -> None:
+    stage = Stage(me=1)
+    stage.receive(stage.pre_prepare(b"block a"))
+    known = facts(
+        member="member-1",
+        status=stage.replica.status(),
+        links=dict.fromkeys(("member-0", "member-2", "member-3"), NOW),
+        reports={},
+        waiting_ms=7_000,
+        step_ms=7_000,
+    )
+    answer = diagnose(known)
+    assert (
+        answer.headline
+        == "No block for 7.0 s: this node (member-1) is still at work on a block (checking it for 7.0 s)."
+    )
+    assert not judge(known).ready
+
+
+def test_a_paused_process_says_that_it_woke() -> None:
+    known = facts(pause=Pause(length_ms=42_000, ago_ms=2_000))
+    assert diagnose(known).headline == (
+        "Blocks are made, but this node (member-0) stood still and woke a moment ago (for 42.0 s, 2.0 s ago)."
+    )
+
+
+def test_a_full_queue_is_told() -> None:
+    known = facts(waiting=100)
+    assert culprits(known) == [("member-0", "queue_full")]
+
+
+def test_an_observer_is_ready_and_no_culprit() -> None:
+    known = facts(member="auditor", roles={**dict.fromkeys(NAMES, "validator"), "auditor": "observer"})
+    known = msgspec.structs.replace(known, status=quiet(me=None), links=dict.fromkeys(NAMES, NOW))
+    assert judge(known).ready
+    assert culprits(known) == []
+
+
+def test_a_member_cannot_make_this_node_look_behind() -> None:
+    stage = Stage(me=0)
+    stage.receive(stage.status(1, height=10**9))
+    assert judge(facts(status=stage.replica.status())).ready
+
+
+def test_old_reports_are_marked() -> None:
+    known = without("member-3")
+    assert "Old reports: member-3 (9.0 s)." in diagnose(known).sentences
+    assert [member.report_old for member in diagnose(known).members] == [False, False, False, True]
+
+
+def test_every_cause_reads_for_one_member_and_for_two() -> None:
+    for code in CAUSES:
+        one = clause([Finding("bank-a", code)], "bank-x")
+        two = clause([Finding("bank-a", code), Finding("bank-b", code)], "bank-x")
+        assert "{" not in one + two
+        assert "bank-a and bank-b" in two
+        assert "{" not in action([Finding("bank-a", code)], "bank-a")
+
+
+def test_the_operators_guide_shows_the_table_of_causes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    shown = page.partition("<!-- causes -->\n")[2].partition("<!-- end of causes -->")[0]
+    assert shown == cause_table(), "print it anew: hansa docs causes"

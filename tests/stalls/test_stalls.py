@@ -1,0 +1,20 @@
+"""Every staged stall is told with its culprit: whole nodes, real parts, virtual time."""
+
+import pytest
+
+from tests.stalls.scenes import SCENES, Scene, play
+from tests.stalls.table import fault_of
+
+FAST = ("two_killed", "cut_off_self", "wiped")
+"""The others take their time: left out of the fast gate."""
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [pytest.param(scene, id=scene.name, marks=[] if scene.name in FAST else pytest.mark.slow) for scene in SCENES],
+)
+def test_why_names_the_culprit(scene: Scene) -> None:
+    for answer in play(scene):
+        assert fault_of(scene, answer.diagnosis) == "", (answer.asked, answer.diagnosis.sentences)
+        if answer.diagnosis.moving is False:
+            assert not answer.ready
