@@ -109,9 +109,10 @@ class HeightInWork:
         self.begin()
 
     def begin(self) -> None:
-        """Ask for the start view if it lies above the open one, then do what is possible [4]."""
+        """Ask for the start view if it lies above the open one, follow who asked, do what is possible [4]."""
         if self.head.start_view > self.view:
             self.ask(self.head.start_view, "voted in that view at the height before")  # [4.2]
+        self._follow()
         self.advance()
 
     def own_messages(self) -> list[Message]:
@@ -233,10 +234,7 @@ class HeightInWork:
         self.asks[message.member] = message
         if message.prepared is not None:
             self.pledge.shown_certificate(message.prepared)
-        target = jump_target([asked.view for asked in self.asks.values()], self.members)
-        if target is not None:
-            self.ask(target, "other members ask for it")  # [6.6]
-        self._open_as_primary()
+        self._follow()
 
     def on_new_view(self, message: NewView) -> None:
         """Open the view that a quorum asked for, unless we asked for a higher one."""
@@ -281,7 +279,8 @@ class HeightInWork:
             self._resend_restored_proposal()
             self._prepare()
             self._commit()
-            self._find_outcome()
+            for certificate in self.book.certificates(VoteKind.COMMIT)[:1]:
+                self._close(certificate)  # [3.5]
         if self.outcome is None:
             self._start_proposal()
         else:
@@ -341,9 +340,8 @@ class HeightInWork:
         """Make `message` the proposal of the open view, if it has the right and there is none yet."""
         if self.proposal is not None:
             return
-        verifier = self._context.verifier
-        if self.new_view is None and not gives_right(message.parent, self.view, self.head, verifier):  # [5.5]
-            return
+        if self.new_view is None and not gives_right(message.parent, self.view, self.head, self._context.verifier):
+            return  # [5.5]
         if self.required is not None and self.required.digest != message.vote.digest:
             self._context.refusal = "the primary did not propose the prepared block again"  # [5.3]
             self.ask(self.view + 1, self._context.refusal)
@@ -404,11 +402,6 @@ class HeightInWork:
         elif self.proposal is None or self.proposal.vote.digest != digest:
             proposer = self.primary(self.view)
             self.checks.ask(digest, self.view, None, first=False, proposer=proposer, holders=prepared.signers)
-
-    def _find_outcome(self) -> None:
-        """A commit certificate of any view decides."""
-        for certificate in self.book.certificates(VoteKind.COMMIT)[:1]:
-            self._close(certificate)
 
     def _decide(self, certificate: Certificate) -> None:
         """Hand the decided block over, once it is at hand."""
@@ -486,6 +479,13 @@ class HeightInWork:
             self.checks.ask(own.digest, own.view, None, first=False, proposer=own.member, holders=())
         else:
             self._publish(PrePrepare(own, payload, self.pledge.parent))  # [8.2]
+
+    def _follow(self) -> None:
+        """Ask for the view that f + 1 members ask for, and open it if it is ours to open."""
+        target = jump_target([asked.view for asked in self.asks.values()], self.members)
+        if target is not None:
+            self.ask(target, "other members ask for it")  # [6.6]
+        self._open_as_primary()
 
     def _open_as_primary(self) -> None:
         """Send the new view that a quorum asks us for, durably, once; then propose in it."""

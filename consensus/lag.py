@@ -9,6 +9,7 @@ from consensus.members import Members
 from consensus.messages import VALIDATORS_MAX, Message, NewView, PrePrepare, ViewChange, Vote
 
 CATCH_UP_CAP_MS = 8_000
+PROBE_AFTER_INTERVALS = 4
 _OF_ONE_HEIGHT = (Vote, ViewChange, NewView)
 
 
@@ -69,6 +70,10 @@ class Lag:
         self._highest = 0  # nobody ever worked above it
         self._certified = 0
         self._certified_by: tuple[str, ...] = ()
+        # What anybody says, be it in a list or under a key that we do not know yet: worth a question, no more.
+        self._hints: dict[str, int] = {}
+        self._probe_ms: int | None = None
+        self._probes = 0
         self._behind_since_ms: int | None = None
         self._next_ms: int | None = None
         self._delay_ms = interval_ms
@@ -77,6 +82,11 @@ class Lag:
         """A member's peer works on `height`."""
         self._working_on[peer] = height  # [7.6]
         self._highest = max(self._highest, height)
+
+    def hint(self, peer: str, height: int) -> None:
+        """A peer, member or not, speaks about a later height than we work on."""
+        if peer in self._hints or len(self._hints) < VALIDATORS_MAX:
+            self._hints[peer] = height
 
     def is_news(self, height: int) -> bool:
         """Whether a certificate of `height` would say more than those seen before."""
@@ -107,7 +117,7 @@ class Lag:
         target = self.target(members, head_height)
         if target is None:
             self._behind_since_ms = None
-            return None
+            return self._probe(head_height, now_ms)
         if self._behind_since_ms is None:
             self._behind_since_ms = now_ms
             self._next_ms = None
@@ -124,9 +134,27 @@ class Lag:
             peers += [peer for peer in self._certified_by if peer not in peers]
         return CatchUp(target, tuple(sorted(peers)))
 
+    def _probe(self, head_height: int, now_ms: int) -> CatchUp | None:
+        """The question that is due to one of those that may be ahead, for the next block alone, by turns."""
+        ahead = [peer for peer in sorted(self._hints) if self._hints[peer] > head_height + 1]
+        if not ahead:
+            self._probe_ms = None
+            return None
+        if self._probe_ms is None:
+            self._probe_ms = now_ms + PROBE_AFTER_INTERVALS * self._interval_ms
+            self._delay_ms = self._interval_ms
+        if now_ms < self._probe_ms:
+            return None
+        self._probe_ms = now_ms + self._delay_ms  # [7.7]
+        self._delay_ms = min(self._delay_ms * 2, CATCH_UP_CAP_MS)
+        self._probes += 1
+        return CatchUp(head_height + 1, (ahead[self._probes % len(ahead)],))
+
     def moved(self) -> None:
         """The head moved: patience and back-off start afresh."""
         self._behind_since_ms = None
+        self._probe_ms = None
+        self._hints = {}
 
     def forget_strangers(self, members: Members) -> None:
         """Drop the word of peers that are no members any more."""

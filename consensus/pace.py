@@ -23,6 +23,8 @@ FACTOR_FIRST = 2
 FACTOR_MAX = 64
 DIFFERENCE_MIN_SHARE = 100
 """Waits that differ by less than this part of a window are alike: no view change is worth so little."""
+EXECUTION_MIN_SHARE = 4
+"""Nor is it for less than this part of a block's execution: so much the samples of a healthy primary differ."""
 
 
 class _Window(msgspec.Struct):
@@ -108,6 +110,7 @@ class Pace:
             and usual is not None
             and measure.waited > usual * self._factor
             and (measure.waited - usual) * DIFFERENCE_MIN_SHARE >= self._window_ms * 1000
+            and (measure.waited - usual) * EXECUTION_MIN_SHARE >= measure.checked
         )
         self._slow_windows = self._slow_windows + 1 if slow else 0
         if self._slow_windows >= WINDOWS_SLOW and now_ms >= self._quiet_until_ms:

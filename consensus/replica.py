@@ -314,9 +314,10 @@ class Replica:
                 self._answer_behind(peer)
             return
         if height > work.height:
+            self._lag.hint(peer, height)
             if work.members.index(peer) is not None:
                 self._lag.note(peer, height)
-                if height == work.height + 1 and self._is_from(peer, message):
+                if height == work.height + 1:
                     self._held.keep(peer, message)  # [4.4]
             for certificate in _commit_certificates(message):
                 self._on_decided(peer, certificate)
@@ -351,6 +352,8 @@ class Replica:
         work = self._work
         members = work.members
         index = members.index(peer)
+        if status.height > work.height:
+            self._lag.hint(peer, status.height)
         if peer == self._config.member or index is None:
             return
         # Who works on another height may have another place in its list; it is its key that says who it is.
@@ -391,9 +394,11 @@ class Replica:
         """Compare the newest vote that `peer` has from us with our records; tell it ours if it may not know."""
         vote = message.vote
         work = self._work
-        mine = vote is not None and vote.member == work.me and vote.height >= work.height
-        if mine and vote is not None and self._context.verifier.vote(vote, work.members):
-            work.pledge.shown_vote(vote)
+        if vote is not None and work.me is not None and vote.height >= work.height:
+            # At a later height we may have another place in the list: our key says whose vote it is [9.3].
+            ours = vote.member == work.me or vote.height > work.height
+            if ours and self._context.verifier.vote_by(vote, work.members.key(work.me)):
+                work.pledge.shown_vote(vote)
         if self._context.amnesia.confirmed(peer, work.members, self._config.member or ""):
             work.begin()
         last_ms = self._shown_ms.get(peer)

@@ -53,7 +53,12 @@ class Suspicion:
             self._pace.replaced()
         # What was passed over may have been decided meanwhile: then counting starts below.
         self._passed_over_base = min(self._passed_over_base, self._context.passed_over)
-        if work.outcome is not None or not work.pledge.may_sign:
+        if work.outcome is not None:
+            return None
+        if work.changing or not work.pledge.may_sign:
+            # No wait is measured now, and a window with a part unmeasured would make every later one look slow.
+            self._pace.restart()
+        if not work.pledge.may_sign:
             return None
         return self._judge_change(work) if work.changing else self._judge_view(work, primary, passed_ms)
 

@@ -268,7 +268,7 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "not_ready": ErrorEntry(
         "The node runs, but it does not follow the network or no blocks can be made.",
-        "Read the reasons in details and run `hansa why`.",
+        "Read `reasons` in the answer and run `hansa why`.",
         retryable=True,
     ),
     "internal_error": ErrorEntry(

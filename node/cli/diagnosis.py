@@ -27,8 +27,7 @@ def show_diagnosis(output: Output, answer: Diagnosis) -> None:
         since = "" if answer.since_ms is None else f" for {duration(answer.since_ms)}"
         sign, style = f"not moving{since}", "red"
     output.styled(Text.assemble((f"{sign}: ", f"bold {style}"), (answer.headline or _first(answer), "bold")))
-    headline = answer.headline.lower()
-    told = [item for item in answer.culprits if item.sentence.rstrip(".").lower() not in headline]
+    told = [item for item in answer.culprits if item.sentence in answer.sentences[1:]]
     for culprit in told[:CULPRITS_SHOWN_MAX]:
         output.styled(Text(f"  {culprit.sentence}"))
     rest = [line for line in answer.sentences[1:] if all(line != item.sentence for item in answer.culprits)]

@@ -12,6 +12,7 @@ from node.cli.options import Directory, connect, node_option, output_option
 from node.cli.output import Output, show_failure, shown
 from node.client.answers import ContractAnswer, LedgerEvent, QueryAnswer
 from node.client.arguments import arguments_from_text, find_method
+from node.diagnosis.wording import duration
 from node.errors import ConfigError, Unavailable
 
 
@@ -91,9 +92,18 @@ def members(nodes: Sequence[str], directory: Directory, output: Output) -> None:
         output.document({"members": answer})
         return
     output.table(
-        ["member", "role", "address", "connected", "height", "view", "clock ms", "seen ms ago"],
+        ["member", "role", "address", "connected", "height", "view", "clock", "last heard"],
         [
-            [m.id, m.role, m.address, m.connected, m.height, m.view, m.clock_offset_ms, m.last_seen_ms]
+            [
+                m.id,
+                m.role,
+                m.address,
+                m.connected,
+                m.height,
+                m.view,
+                None if m.clock_offset_ms is None else f"{m.clock_offset_ms:+d} ms",
+                None if m.last_seen_ms is None else f"{duration(m.last_seen_ms)} ago",
+            ]
             for m in answer
         ],
     )
@@ -185,7 +195,7 @@ def _show_value(output: Output, answer: QueryAnswer) -> None:
         _show_rows(output, value)
     else:
         output.text(shown(value))
-    output.text(f"at height {answer.height}, {answer.age_ms} ms old")
+    output.text(f"at height {answer.height}, {duration(answer.age_ms)} old")
     if answer.diverged_at is not None:
         output.text(f"this node diverged at height {answer.diverged_at} and does not follow the network beyond it")
 

@@ -7,7 +7,7 @@ import msgspec
 from consensus.status import Abstention, Phase
 from node.client.answers import Culprit, Diagnosis, MemberDiagnosis, NextEvent, StepStatus
 from node.diagnosis.causes import Finding, action, clause, grouped
-from node.diagnosis.facts import HEARD_MS_MAX, REPORT_MS_MAX, STALL_MS_MAX, Facts
+from node.diagnosis.facts import REPORT_MS_MAX, STALL_MS_MAX, Facts
 from node.diagnosis.stall import holders_up, replaced, step_sentence, voted
 from node.diagnosis.standing import Standing, standings
 from node.diagnosis.wording import duration, names, sentence
@@ -70,10 +70,10 @@ def diagnose(facts: Facts) -> Diagnosis:
     fatal = [f for f in judged.members[facts.member].findings if f.cause in _SELF_FATAL]
     moving = not (judged.blocked or judged.still or fatal)
     groups = grouped(judged.findings)
-    clauses = [clause(group, facts.member) for group in groups]
     sentences = [judged.headline]
-    headline = judged.headline.lower()
-    sentences += [sentence(text) for text in clauses if text.lower() not in headline]
+    for group in groups:
+        if clause(group, facts.member).lower() not in judged.headline.lower():
+            sentences += _told(group, facts.member)
     sentences += [step_sentence(facts), *_old(facts)]
     next_event = _next(facts, judged)
     if next_event.what:
@@ -113,16 +113,21 @@ def diagnose(facts: Facts) -> Diagnosis:
     )
 
 
+def _told(group: Sequence[Finding], me: str) -> list[str]:
+    """One cause in sentences: one for all its members, or one for each where the details differ."""
+    alike = len({finding.detail for finding in group}) == 1
+    return [sentence(clause(findings, me)) for findings in ([group] if alike else [[item] for item in group])]
+
+
 def _since_ms(facts: Facts, judged: Judgement) -> int:
     """For how long nothing has moved: work waits, or the member went away without which there is no quorum."""
-    if facts.waiting_ms:
-        return facts.waiting_ms
-    away = [facts.links[name].silence_ms for name in facts.validators if name in facts.links]
-    gone = sorted((ms for ms in away if ms is not None and ms > HEARD_MS_MAX), reverse=True)
+    away = [name for name in facts.validators if name in facts.links and not judged.members[name].heard]
+    silences = [facts.links[name].silence_ms for name in away]
+    gone = sorted((ms for ms in silences if ms is not None), reverse=True)
     needed = len(facts.validators) - facts.status.quorum + 1
     if judged.blocked and len(gone) >= needed:
-        return min(gone[needed - 1], facts.idle_ms)
-    return facts.idle_ms
+        return max(facts.waiting_ms, min(gone[needed - 1], facts.idle_ms))
+    return facts.waiting_ms or facts.idle_ms
 
 
 def _sides(facts: Facts, members: dict[str, Standing]) -> dict[str, Standing]:
@@ -135,7 +140,8 @@ def _sides(facts: Facts, members: dict[str, Standing]) -> dict[str, Standing]:
     soft = [
         name
         for name in absent
-        if not any(
+        if members[name].findings
+        and not any(
             item.cause not in ("member_silent", "member_unreachable", "clock_off", "other_release")
             for item in members[name].findings
         )
@@ -179,6 +185,7 @@ def _headline(
         told = "; ".join(
             clause(group, me, brief=True) for group in grouped([item for item in silent if item is not None])
         )
+        told = told or f"this node has not reached {names([n for n in facts.validators if n not in voting])} yet"
         return f"No block can be made: {told}. {tally[:1].upper()}{tally[1:]}."
     fatal = [finding for finding in own if finding.cause in _SELF_FATAL]
     if fatal:

@@ -12,6 +12,8 @@ BUSY_MS_MAX = 1_000
 VOTE_MS_MAX = 2_000
 """A vote that is waited for longer is late: statuses come twice a second."""
 SUSPICION_SHOWN_MS = 60_000
+OWN_FAULTS = frozenset({"diverged", "contracts_differ"})
+"""A node of which these hold refuses what is right: that accuses nobody."""
 UNDECIDED = "no decision in time under"
 STEPS = {
     Phase.IDLE: "nothing waits to be decided",
@@ -67,7 +69,8 @@ def holders_up(facts: Facts, standings: dict[str, Standing]) -> list[Finding]:
         found += _primary(facts, standings)
     elif status.phase in (Phase.PREPARE, Phase.COMMIT) and facts.step_ms > VOTE_MS_MAX:
         found += [_waits(facts, name) for name in status.missing if _expected(facts, standings, name)]
-    if status.refusal and status.primary != facts.member:
+    odd = not OWN_FAULTS.isdisjoint(facts.conditions)
+    if status.refusal and status.primary != facts.member and not odd:
         found.append(Finding(status.primary, "proposal_refused", status.refusal))
     return sorted(found, key=lambda finding: WEIGHT[finding.cause])
 

@@ -63,13 +63,22 @@ def clock_offsets(facts: Facts) -> dict[str, int]:
                 for reporter, link in _links_to(facts, name).items()
                 if reporter in ours and link.clock_offset_ms is not None
             ]
-            if seen:
-                ours[name] = sorted(seen)[len(seen) // 2]
+            placed = _placed(sorted(seen), (len(facts.validators) - 1) // 3)
+            if placed is not None:
+                ours[name] = placed
     middle = sorted(ours.values())
     # Of an even number the two in the middle; with two clocks alone nobody can say which one is right.
     low, high = middle[(len(middle) - 1) // 2], middle[len(middle) // 2]
     centre = (low + high) // 2 if high - low <= facts.drift_ms // 2 else 0
     return {name: offset - centre for name, offset in ours.items()}
+
+
+def _placed(seen: list[int], liars: int) -> int | None:
+    """Where an unheard clock stands at least, by one honest word: further off it may be, and nobody is accused."""
+    if len(seen) <= liars:
+        return None
+    ahead, behind = seen[-1 - liars], seen[liars]
+    return ahead if ahead > 0 else min(0, behind)
 
 
 def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
@@ -83,7 +92,7 @@ def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
         found += _said(facts, member, report)
         found += _greeted(facts, member)
         explained = any(finding.silences for finding in found)
-        if not heard and (report is not None or not explained):
+        if not heard and not _awaited(facts, member) and (report is not None or not explained):
             found.append(_absence(facts, member))
     if clock_off_ms is not None and abs(clock_off_ms) > facts.drift_ms // 2:
         found.append(Finding(member, "clock_off", _off(facts, member, clock_off_ms)))
@@ -189,6 +198,14 @@ def _greeted(facts: Facts, member: str) -> list[Finding]:
     return found
 
 
+def _awaited(facts: Facts, member: str) -> bool:
+    """Whether nothing has come yet of this node's first link to a member, and no other's link to it has failed."""
+    link = facts.links.get(member)
+    if link is None or link.connected or link.silence_ms is not None or link.error:
+        return False
+    return not any(told.error and not told.connected for told in _links_to(facts, member).values())
+
+
 def _absence(facts: Facts, member: str) -> Finding:
     """Why this node does not hear the member."""
     link = facts.links.get(member)
@@ -199,13 +216,18 @@ def _absence(facts: Facts, member: str) -> Finding:
         return Finding(member, "link_cut", f"{names(still_heard)} {_hear(still_heard)} it")
     if link is not None and link.connected:
         return Finding(member, "member_silent", since or "not heard yet")
-    errors = [] if link is None else [link.error]
-    errors += [item.error for item in _links_to(facts, member).values() if not item.connected]
-    ended = next((error for error in errors if any(word in error.lower() for word in _ENDED)), None)
-    if ended is not None:
-        how = "stopped in good order" if "the peer stops" in ended else "connections refused or closed"
-        return Finding(member, "member_down", "; ".join(part for part in (how, since) if part))
-    known = next((error.rpartition(": ")[2] for error in errors if error), "")
+    # What another member says of its link is that member's word, and is told as such.
+    errors = [] if link is None else [(link.error, "")]
+    errors += [
+        (item.error, f", by the word of {name}")
+        for name, item in _links_to(facts, member).items()
+        if not item.connected
+    ]
+    for error, whose in errors:
+        if any(word in error.lower() for word in _ENDED):
+            how = "stopped in good order" if "the peer stops" in error else "connections refused or closed"
+            return Finding(member, "member_down", "; ".join(part for part in (how + whose, since) if part))
+    known = next((error.rpartition(": ")[2] + whose for error, whose in errors if error), "")
     return Finding(member, "member_unreachable", "; ".join(part for part in (known, since) if part))
 
 

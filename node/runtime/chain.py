@@ -25,6 +25,7 @@ from consensus.effects import (
     Synced,
     VoteRecord,
 )
+from consensus.members import Members
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
 from node.errors import InvalidBlock, RejectedTransaction
 from node.executor import Claim, Difference, Executor
@@ -78,7 +79,8 @@ class Chain:
         self._executed: dict[bytes, ExecutedBlock] = {}
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
-        self._head = head_of(store.head)
+        before = store.head_at(store.head.height - 1) if store.head.height > 0 else store.head
+        self._head = head_of(store.head, before.members)
         self._begun = (b"", 0)
         self._gather_until_ms = 0
         self._gather_for = 0
@@ -313,7 +315,7 @@ class Chain:
     async def _apply(self, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> None:
         record = await self._threads.write(self._store.apply, executed, certificate, start_view)
         view = await self._threads.execute(self._advance, executed)
-        self._head = head_of(record)
+        self._head = head_of(record, self._head.members)
         digest, begun_ms = self._begun
         count = len(executed.proposal.wire_ids)
         self.last_block_transactions = count
@@ -333,9 +335,9 @@ class Chain:
         return view
 
 
-def head_of(record: HeadRecord) -> Head:
-    """The head as consensus knows it."""
-    return Head(record.height, record.digest, record.certificate, record.start_view, record.members)
+def head_of(record: HeadRecord, decided_by: Members) -> Head:
+    """The head as consensus knows it; `decided_by` judged its certificate."""
+    return Head(record.height, record.digest, record.certificate, record.start_view, record.members, decided_by)
 
 
 def proposal_of(body: BlockBody) -> Proposal:

@@ -10,6 +10,7 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -33,6 +34,7 @@ from node.store import Store
 EVIDENCE_MAX: Final = 64
 # The sentence of a divergence, in whatever it is quoted: from the key on nothing is passed on.
 _STATE_KEY: Final = re.compile(r"; key .*", re.DOTALL)
+_VALUE_HASHES: Final = ("our_value_hash", "their_value_hash")
 LIBRARIES: Final = (
     "cryptography",
     "litestar",
@@ -98,6 +100,7 @@ class Diagnostics:
         if self._busy:
             raise Unavailable("node_busy", "a diagnostics bundle is being made", retry_after_ms=1_000)
         self._busy = True
+        started_ms = self._clock.now_ms()
         try:
             documents, recording = self._documents(answers), self._recorder.recording()
             manifest = Manifest(
@@ -110,7 +113,10 @@ class Diagnostics:
                 inputs=recording.inputs,
                 failure=recording.failure,
             )
-            return await asyncio.to_thread(write_bundle, manifest, documents, recording)
+            made = await asyncio.to_thread(write_bundle, manifest, documents, recording)
+            # Whoever asks without end gets a quarter of one core's time at most.
+            await asyncio.sleep(3 * (self._clock.now_ms() - started_ms) * 0.001)
+            return made
         finally:
             self._busy = False
 
@@ -165,6 +171,7 @@ class Diagnostics:
         }
 
 
+@cache
 def consensus_digest() -> str:
     """The digest of the consensus sources at hand: a recording replays for certain under the same ones only."""
     hashed = hashlib.sha256()
@@ -179,15 +186,22 @@ def _document(value: Any) -> bytes:
 
 
 def _without_state_keys(value: Any) -> Any:
-    """The value without the state key that a divergence names: it may hold an account's name."""
+    """The value without the state key that a divergence names, which may hold an account's name, and without the
+    hashes of its values, from which a balance can be guessed.
+    """
     if isinstance(value, str):
         return _STATE_KEY.sub("; its key is left out", value)
     if isinstance(value, dict):
-        kept = {name: item for name, item in value.items() if not (name == "key" and isinstance(item, list))}
+        kept = {
+            name: item
+            for name, item in value.items()
+            if not (name == "key" and isinstance(item, list)) and name not in _VALUE_HASHES
+        }
         return {name: _without_state_keys(item) for name, item in kept.items()}
     return [_without_state_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+@cache
 def _version(library: str) -> str:
     try:
         return importlib.metadata.version(library)

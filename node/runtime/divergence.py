@@ -73,11 +73,11 @@ class Divergence:
         height = block.body.header.height
         if self._task is not None or height != chain.head.height + 1:
             return
-        known = self._record
-        if known is None or known.height != height or known.digest != block.certificate.digest:
-            known = DivergenceRecord(
-                height, block.certificate.digest, self._clock.time_ms(), error.code, str(error)[:500]
-            )
+        known, reason = self._record, str(error)[:500]
+        finding = (height, block.certificate.digest, error.code, reason)
+        if known is None or (known.height, known.digest, known.code, known.reason) != finding:
+            # What another release found out about the same block is not what this one does otherwise.
+            known = DivergenceRecord(height, block.certificate.digest, self._clock.time_ms(), error.code, reason)
             self._record = known
             self._on_change()
         self._log.critical(
@@ -94,6 +94,10 @@ class Divergence:
         if self._record is not None and height >= self._record.height:
             self._log.warning("agrees with the network again", height=height)
             self._record = None
+            if self._task is not None:
+                # What it would still find out is over, and the next divergence needs its place.
+                self._task.cancel()
+                self._task = None
             self._on_change()
 
     async def close(self) -> None:
@@ -107,19 +111,26 @@ class Divergence:
         await self._threads.write(self._store.put_divergence, record)
         pause_s = PAUSE_S
         while record.difference is None:
+            best: tuple[str, Difference] | None = None
             for peer in sorted(self._transport.connected):
-                found = await self._ask(peer, block, chain)
-                if found is not None:
-                    record = DivergenceRecord(
-                        record.height,
-                        record.digest,
-                        record.found_time_ms,
-                        record.code,
-                        record.reason,
-                        peer,
-                        encode(found),
-                    )
-                    break
+                answer = await self._ask(peer, block, chain)
+                if answer is not None:
+                    found, whole = answer
+                    # Receipts alone name no key: whoever says that it keeps no more does not have the last word.
+                    best = (peer, found) if whole or best is None else best
+                    if whole:
+                        break
+            if best is not None:
+                peer, found = best
+                record = DivergenceRecord(
+                    record.height,
+                    record.digest,
+                    record.found_time_ms,
+                    record.code,
+                    record.reason,
+                    peer,
+                    encode(found),
+                )
             else:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_S_MAX)
@@ -128,15 +139,16 @@ class Divergence:
         self._log.critical("what this node computes otherwise", height=record.height, found=_sentence(record))
         self._on_change()
 
-    async def _ask(self, peer: str, block: CertifiedBlock, chain: Chain) -> Difference | None:
+    async def _ask(self, peer: str, block: CertifiedBlock, chain: Chain) -> tuple[Difference, bool] | None:
+        """What differs, and whether the peer proved the written values too; None: it proved nothing."""
         height = block.body.header.height
         try:
             receipts, writes = await fetch_execution(self._transport, peer, height)
-            return await chain.compare(block, Claim(receipts, writes))
+            return await chain.compare(block, Claim(receipts, writes)), writes is not None
         except InvalidBlock as error:
             # This node's rules forbid the block altogether: there is nothing to compare, and the error names it.
             self._log.info("the block cannot be executed here at all", height=height, reason=str(error))
-            return NOTHING_TO_COMPARE
+            return NOTHING_TO_COMPARE, True
         except HansaError as error:
             level = self._log.warning if isinstance(error, InvalidFrame) else self._log.info
             level("no proof of the block from this peer", peer=peer, height=height, reason=str(error))

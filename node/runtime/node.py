@@ -314,10 +314,14 @@ class Node:
         if self._failure is not None:
             return
         self._failure = error
-        what = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
-        self._health.on_failure(what, disk=isinstance(error, StoreError))
-        self._log.critical("stopping", reason=what, exc_info=error)
         self._stopping.set()
+        what = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
+        self._log.critical("stopping", reason=what, exc_info=error)
+        try:
+            self._health.on_failure(what, disk=isinstance(error, StoreError))
+        except Exception as told:
+            # The others are not told: a replica that has just failed may not even say where it stands.
+            self._log.error("its last word could not be said", exc_info=told)
 
     def _report(self, peer: str, error: HansaError) -> None:
         self._log.warning("peer at fault", peer=peer, code=error.code, reason=error.message)

@@ -15,6 +15,9 @@ from node.wire import MemberReport
 
 RELAY_MS_MAX = 2_500
 """An older report is not passed on; whoever gets one by a third member takes it for so old."""
+RELAY_APART_MS_MAX = 60_000
+"""What is passed on was said within seconds. One whose own time is further from this node's clock may be an old
+report of a member that is away, sent again by a liar: what was wrong with it then is no culprit now."""
 REPORTS_PER_SECOND_MAX = 8
 """Reports taken from one peer in a second, besides one of every member: what comes above that is not looked at."""
 
@@ -84,6 +87,8 @@ class Reports:
         # A link is in order, so its own member's word is the newest, whatever its clock did between two starts.
         direct = peer == message.member
         if known is not None and not direct and report.sequence <= known[0].sequence:
+            return
+        if not direct and abs(self._clock.time_ms() - report.time_ms) > RELAY_APART_MS_MAX:
             return
         if (report.network, report.member) != (self._network_id, message.member):
             return

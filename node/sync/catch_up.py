@@ -84,7 +84,7 @@ class CatchUp:
         """`verify(key, message, signature)` is pure and may be called from threads.
 
         `on_synced` is told of each new head, `report` of a peer at fault, `on_divergence` of the certified block to
-        which this node alone computes other roots: nothing is fetched any more after that, until the next start.
+        which this node alone computes other roots: nothing is fetched any more while that block is the next one.
 
         `on_failure` gets what ends the node: a broken disk or a bug.
         """
@@ -96,7 +96,7 @@ class CatchUp:
         self._report = report
         self._on_divergence = on_divergence
         self._on_failure = on_failure
-        self._diverged = False
+        self._diverged_at = 0
         self._task: asyncio.Task[None] | None = None
         self._ahead: asyncio.Task[_Range | None] | None = None
         self._closed = False
@@ -155,6 +155,11 @@ class CatchUp:
             ),
             problem=self._problem,
         )
+
+    @property
+    def _diverged(self) -> bool:
+        """Whether this node computes other roots to the next block; should it be applied after all, it goes on."""
+        return self._diverged_at == self._chain.head.height + 1
 
     # --- the run ---------------------------------------------------------------------------------------------
 
@@ -262,7 +267,7 @@ class CatchUp:
             return
         block = self._refusals[peer] = sha256(encode(candidate.block.body))
         if list(self._refusals.values()).count(block) >= members.weak_quorum:
-            self._diverged = True
+            self._diverged_at = candidate.height
             self._on_divergence(candidate.block, error)
 
     # --- peers -----------------------------------------------------------------------------------------------

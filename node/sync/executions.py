@@ -1,12 +1,18 @@
 """What a peer says that a decided block did, fetched in parts; whoever uses it proves it first."""
 
-from node.errors import InvalidFrame, NotFound
+import asyncio
+
+from node.errors import InvalidFrame, NotFound, Unavailable
 from node.sync.collaborators import Transport
 from node.wire import Execution, FetchExecution
 
 ANSWER_TIMEOUT_S = 10.0
+WHOLE_TIMEOUT_S = 60.0
+"""For all parts together: a peer that sends one row at a time must not keep the others from being asked."""
 BYTES_MAX = 256 * 1024 * 1024
 """Of one block's receipts and written values together: many times what a block can hold."""
+ROW_BYTES = 128
+"""What a row takes in memory beside its key and value: empty ones must not come without end."""
 
 
 async def fetch_execution(
@@ -17,6 +23,17 @@ async def fetch_execution(
     Raise InvalidFrame for an answer that is none, NotFound when `peer` does not have the block, Unavailable when it
     does not answer.
     """
+    try:
+        async with asyncio.timeout(WHOLE_TIMEOUT_S):
+            return await _fetch(transport, peer, height)
+    except TimeoutError as error:
+        text = f"{peer} did not send all of block {height}'s execution in {WHOLE_TIMEOUT_S:g} s"
+        raise Unavailable("peer_timeout", text, peer=peer) from error
+
+
+async def _fetch(
+    transport: Transport, peer: str, height: int
+) -> tuple[tuple[bytes, ...], dict[bytes, bytes | None] | None]:
     items: list[tuple[bytes, bytes | None]] = []
     size_bytes = 0
     while True:
@@ -26,7 +43,7 @@ async def fetch_execution(
         if reply.rows == 0:
             raise NotFound("block_not_found", f"{peer} does not have block {height}")
         items += reply.items
-        size_bytes += sum(len(key) + len(value or b"") for key, value in reply.items)
+        size_bytes += sum(len(key) + len(value or b"") + ROW_BYTES for key, value in reply.items)
         if not reply.items or len(items) > reply.rows or size_bytes > BYTES_MAX or reply.receipts > reply.rows:
             raise InvalidFrame("bad_catch_up", f"{peer} sent another execution of block {height} than it began")
         if len(items) == reply.rows:

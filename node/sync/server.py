@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from node.sync.collaborators import Transport
@@ -41,6 +42,14 @@ class Archive(Protocol):
         """The payload of the block `digest` proposed at `height`, if it is at hand."""
 
 
+class _Lane:
+    """Questions that are answered one after the other."""
+
+    def __init__(self) -> None:
+        self.requests: deque[tuple[str, _Question]] = deque()
+        self.task: asyncio.Task[None] | None = None
+
+
 class BlockServer:
     """Answers requests, one range at a time: however many come, one thread reads and one answer is in memory."""
 
@@ -49,18 +58,19 @@ class BlockServer:
         self._transport = transport
         self._archive = archive
         self._on_failure = on_failure
-        self._requests: deque[tuple[str, _Question]] = deque()
-        self._task: asyncio.Task[None] | None = None
+        # An old execution costs a third of a second to read; whoever waits for a payload waits to vote.
+        self._quick, self._slow = _Lane(), _Lane()
         self._closed = False
         self.blocks_served = 0
 
     async def close(self) -> None:
         """Nothing is served any more."""
         self._closed = True
-        self._requests.clear()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for lane in (self._quick, self._slow):
+            lane.requests.clear()
+            if lane.task is not None:
+                lane.task.cancel()
+                await asyncio.gather(lane.task, return_exceptions=True)
 
     def on_fetch_blocks(self, peer: str, message: FetchBlocks) -> None:
         """`peer` will be answered: blocks from `first` on, as many as fit, at least one if it is here."""
@@ -76,34 +86,36 @@ class BlockServer:
 
     def _take(self, peer: str, message: _Question) -> None:
         """What exceeds WAITING_PER_PEER_MAX is dropped unanswered: an honest peer asks for one after the other."""
-        waiting = sum(1 for asker, _ in self._requests if asker == peer)
+        lane = self._slow if isinstance(message, FetchExecution) else self._quick
+        waiting = sum(1 for asker, _ in lane.requests if asker == peer)
         if self._closed or waiting >= WAITING_PER_PEER_MAX:
             return
-        self._requests.append((peer, message))
-        if self._task is None:
-            self._start()
+        lane.requests.append((peer, message))
+        if lane.task is None:
+            self._start(lane)
 
-    def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._serve())
-        self._task.add_done_callback(self._finished)
+    def _start(self, lane: _Lane) -> None:
+        lane.task = asyncio.get_running_loop().create_task(self._serve(lane))
+        lane.task.add_done_callback(partial(self._finished, lane))
 
-    async def _serve(self) -> None:
-        while self._requests:
-            peer, message = self._requests.popleft()
+    async def _serve(self, lane: _Lane) -> None:
+        while lane.requests:
+            peer, message = lane.requests.popleft()
             if isinstance(message, FetchBlocks):
                 blocks = await asyncio.to_thread(self._read, message.first, message.last)
                 answer = Blocks(message.request, tuple(blocks), self._archive.head_height)
                 if self._transport.send(peer, answer):
                     self.blocks_served += len(blocks)
                 continue
-            started_s = asyncio.get_running_loop().time()
+            started_s, idle = asyncio.get_running_loop().time(), 1
             if isinstance(message, FetchExecution):
                 self._transport.send(peer, await asyncio.to_thread(self._read_execution, message))
+                idle = 3
             else:
                 payload = self._archive.payload(message.height, message.digest)
                 self._transport.send(peer, PayloadReply(message.request, payload))
-            # Whoever asks without end gets half of this node's time at most.
-            await asyncio.sleep(asyncio.get_running_loop().time() - started_s)
+            # Whoever asks without end gets half of this node's time at most, for executions a quarter.
+            await asyncio.sleep(idle * (asyncio.get_running_loop().time() - started_s))
 
     def _read_execution(self, message: FetchExecution) -> Execution:
         found = self._archive.execution(message.height)
@@ -122,12 +134,12 @@ class BlockServer:
             return Execution(message.request, 0, 0, False, ())
         return Execution(message.request, len(receipts), len(rows), writes is not None, tuple(items))
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._task = None
+    def _finished(self, lane: _Lane, task: asyncio.Task[None]) -> None:
+        lane.task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_failure(error)
-        elif self._requests and not self._closed:
-            self._start()
+        elif lane.requests and not self._closed:
+            self._start(lane)
 
     def _read(self, first: int, last: int) -> list[bytes]:
         blocks: list[bytes] = []

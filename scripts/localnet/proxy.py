@@ -1,9 +1,9 @@
 """The process between the nodes of a test network: carries what they send, later, or not at all, as it is told.
 
-Every pair of nodes has one wire with two ways. A way is open (with or without a delay), cut (connections are
-reset, new ones too) or a hole (nothing arrives and nobody is told, as when packets are lost; TCP would send them
-again, so what was sent into a hole arrives when it is open again). A connection that one side ends while its way
-is a hole stays half-open for the other, as it does in a real network.
+Every pair of nodes has two ways, whichever of the two has dialled. A way is open (with or without a delay), cut
+(connections are reset, new ones too) or a hole (nothing arrives and nobody is told, as when packets are lost; TCP
+would send them again, so what was sent into a hole arrives when it is open again). A connection that one side ends
+while its way is a hole stays half-open for the other, as it does in a real network.
 
 Listens on the loopback interface only. Ends by SIGTERM.
 """
@@ -169,8 +169,8 @@ class Proxy:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        pairs = [(wire.dialler, wire.listener) for wire in plan.wires]
-        self._lanes = {pair: Lane(*pair) for dialler, listener in pairs for pair in _both(dialler, listener)}
+        pairs = dict.fromkeys(pair for wire in plan.wires for pair in _both(wire.dialler, wire.listener))
+        self._lanes = {pair: Lane(*pair) for pair in pairs}
         self._lines = [Line(wire, self._lanes) for wire in plan.wires]
 
     async def run(self) -> None:

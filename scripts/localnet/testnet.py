@@ -241,7 +241,10 @@ def link(
     running = Nodes(layout)
     wiring = running.wiring
     if wiring is None:
-        raise TestnetError(f"{layout.directory} holds a network that was founded without: up --proxied")
+        raise TestnetError(
+            f"{layout.directory} holds a network whose nodes reach each other directly; "
+            "found one in another --dir: scripts/testnet up --proxied"
+        )
     if one_way and first is None:
         raise TestnetError("--one-way needs to know whose way: name FIRST")
     for name in (first, second):
@@ -317,7 +320,9 @@ def _run_nodes(
         if count is not None and count != known:
             raise TestnetError(f"{layout.directory} holds a network of {known} nodes, not {count}")
         if proxied and not layout.proxy_file.exists():
-            raise TestnetError(f"{layout.directory} holds a network that was founded without --proxied")
+            raise TestnetError(
+                f"{layout.directory} holds a network that was founded without --proxied; take another --dir"
+            )
     else:
         console.print(f"founding a network of {count or NODES_DEFAULT} nodes in {layout.directory}")
         found(layout, count or NODES_DEFAULT, base_port, proxied=proxied)

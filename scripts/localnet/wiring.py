@@ -1,10 +1,11 @@
-"""Which proxied port stands between which two nodes, and how the proxy is told what to do to a link.
+"""Which proxied ports stand between which two nodes, and how the proxy is told what to do to a link.
 
-Of two members the one with the higher id dials (node/peers/mesh.py), so there is one connection a pair, and only
-the dialler's view of addresses has to lead through the proxy. Addresses are outside the genesis hash: each member
-may have its own.
+Of two members the one with the higher id dials, and when it was not reached for a while the other one does
+(node/peers/mesh.py); so each way of dialling has a port of its own, and every member's view of the others'
+addresses leads through the proxy. Addresses are outside the genesis hash: each member may have its own.
 """
 
+import itertools
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ DELAY_MS_MAX = 10_000
 
 
 class Wire(msgspec.Struct, frozen=True):
-    """The connection of a pair: who dials, who listens where ("host:port"), and the proxy's port between them."""
+    """One way to connect a pair: who dials, who listens where ("host:port"), and the proxy's port between them."""
 
     dialler: str
     listener: str
@@ -58,13 +59,13 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def plan(members: Sequence[Member], base_port: int) -> Plan:
-    """The wires between all pairs of members, with their ports."""
-    wires: list[Wire] = []
-    for index, dialler in enumerate(sorted(members, key=lambda member: member.id)):
-        for listener in sorted(members, key=lambda member: member.id)[:index]:
-            port = base_port + LINK_PORT_OFFSET + len(wires)
-            wires.append(Wire(dialler.id, listener.id, listener.listen, port))
-    return Plan(base_port + CONTROL_PORT_OFFSET, tuple(wires))
+    """The wires between all pairs of members, one for either that dials, with their ports."""
+    pairs = itertools.permutations(sorted(members, key=lambda member: member.id), 2)
+    wires = tuple(
+        Wire(dialler.id, listener.id, listener.listen, port)
+        for port, (dialler, listener) in enumerate(pairs, base_port + LINK_PORT_OFFSET)
+    )
+    return Plan(base_port + CONTROL_PORT_OFFSET, wires)
 
 
 def lead_through(layout: Layout, wires: Sequence[Wire]) -> None:
@@ -92,7 +93,8 @@ class Wiring:
 
     def __init__(self, plan_: Plan) -> None:
         self._port = plan_.control_port
-        self.pairs = [(wire.dialler, wire.listener) for wire in plan_.wires]
+        pairs = (tuple(sorted((wire.dialler, wire.listener))) for wire in plan_.wires)
+        self.pairs: list[tuple[str, str]] = [(first, second) for first, second in dict.fromkeys(pairs)]
 
     def set(self, *ways: Way) -> tuple[Way, ...]:
         """The ways are as said, at once; return all of them. Raise TestnetError when the proxy is not there."""
@@ -123,8 +125,8 @@ class Wiring:
 
     def heal(self) -> None:
         """Every way is open and adds no delay."""
-        for dialler, listener in self.pairs:
-            self.both(dialler, listener, "open")
+        for first, second in self.pairs:
+            self.both(first, second, "open")
 
     def _others(self, member: str) -> list[str]:
         return sorted({name for pair in self.pairs if member in pair for name in pair if name != member})

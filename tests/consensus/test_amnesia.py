@@ -142,6 +142,20 @@ def test_an_unknown_vote_of_ours_before_we_voted_means_a_lost_memory() -> None:
     assert of(PersistAbstention, effects) == [PersistAbstention(6)]
 
 
+def test_an_unknown_vote_of_ours_from_another_place_in_the_list_is_ours() -> None:
+    """9.3, 9.4: the list may change before that height; whose vote it is, the key says."""
+    stage = Stage(me=3, memory=Memory(False, True, 0, ()))
+    vote = msgspec.structs.replace(stage.commit(3, A, height=9), member=2)
+    assert of(PersistAbstention, stage.receive(LatestVote(vote), peer=1)) == [PersistAbstention(11)]
+
+
+def test_the_vote_of_whoever_will_have_our_place_in_the_list_is_not_ours() -> None:
+    """9.4"""
+    stage = Stage(me=3, memory=Memory(False, True, 0, ()))
+    vote = msgspec.structs.replace(stage.commit(2, A, height=9), member=3)
+    assert not of(PersistAbstention, stage.receive(LatestVote(vote), peer=1))
+
+
 def test_our_vote_inside_a_certificate_is_an_unknown_vote_too() -> None:
     """9.4"""
     stage = Stage(me=1, memory=Memory(False, True, 0, ()))

@@ -190,7 +190,23 @@ def test_one_peer_far_ahead_is_a_mere_word() -> None:
     stage = Stage(me=1)
     for height in (50, 60, 70):
         stage.receive(stage.status(3, height=height), stage.prepare(3, A, height=height))
-    assert not of(CatchUp, stage.pass_time(5_000))
+    assert not of(CatchUp, stage.pass_time(1_900))
+    # 7.7: one block further, no more.
+    assert {effect.target for effect in of(CatchUp, stage.pass_time(5_000))} == {1}
+    assert stage.replica.status().catch_up_target is None
+
+
+def test_whoever_speaks_about_later_heights_is_asked_in_turn_for_the_next_block() -> None:
+    """7.7: two members that had missed a change of the list knew only one of the others (found by a seed)."""
+    stage = Stage(me=1)
+    later = stage.status(3, height=9)
+    stage.give(Received("member-7", later), Received("member-5", later))
+    assert not of(CatchUp, stage.pass_time(1_900))
+    asked = of(CatchUp, stage.pass_time(10_000))
+    assert asked[:2] == [CatchUp(1, ("member-7",)), CatchUp(1, ("member-5",))]
+    assert len(asked) < 8
+    stage.decide(A)
+    assert not of(CatchUp, stage.pass_time(1_900))
 
 
 def test_f_plus_1_members_ahead_are_followed() -> None:

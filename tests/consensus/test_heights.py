@@ -80,6 +80,19 @@ def test_messages_of_the_next_height_are_judged_after_this_one_is_applied() -> N
     assert [vote.kind for vote in voted] == [VoteKind.PREPARE, VoteKind.COMMIT]
 
 
+def test_an_early_proposal_is_judged_by_the_list_of_its_own_height() -> None:
+    """4.4, 2.5: who proposes there may have another place in the list than here."""
+    for peer, taken in ((3, True), (0, False)):
+        stage = Stage(me=1)
+        turned = type(stage.members)(stage.members.validators[3:] + stage.members.validators[:3])
+        certificate = stage.certificate(VoteKind.COMMIT, A, (0, 2, 3))
+        signed = stage.vote(VoteKind.PREPARE, 3, B, height=2)
+        vote = msgspec.structs.replace(signed, member=0)
+        stage.receive(PrePrepare(vote, B, certificate), peer=peer)
+        effects = stage.give(Applied(Head(1, certificate.digest, certificate, 0, turned)))
+        assert [check.height for check in of(CheckPayload, effects)] == ([2] if taken else [])
+
+
 def test_a_held_message_is_displaced_by_its_own_sender_only() -> None:
     """4.4"""
     stage = Stage(me=1)

@@ -6,6 +6,7 @@ from consensus.messages import (
     KnownInstance,
     LatestVote,
     Message,
+    NewView,
     Presence,
     Status,
     TwoInstances,
@@ -175,3 +176,19 @@ def test_one_vote_a_slot_also_across_a_time_withheld() -> None:
     effects = stage.give(Withhold("")) + stage.follow(b"block b")
     assert not said(Vote, effects)
     assert not sent(Vote, effects, "member-0")
+
+
+def test_who_may_sign_again_follows_at_once_what_others_asked_for_meanwhile() -> None:
+    """6.6, 9.9: they do not say it a second time, and view by view would take minutes."""
+    stage = Stage(me=3)
+    stage.give(Withhold("its code differs"))
+    assert not said(ViewChange, stage.receive(stage.ask(1, 40), stage.ask(2, 40)))
+    assert [message.view for message in said(ViewChange, stage.give(Withhold("")))] == [40]
+
+
+def test_who_may_sign_again_opens_the_view_that_a_quorum_asked_it_for() -> None:
+    """5.2, 9.9"""
+    stage = Stage(me=1)
+    stage.give(Withhold("its code differs"))
+    assert not said(NewView, stage.receive(stage.ask(0, 1), stage.ask(2, 1), stage.ask(3, 1)))
+    assert [message.view for message in said(NewView, stage.give(Withhold("")))] == [1]

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from consensus.effects import Withhold
 from consensus.messages import ViewChange
 from consensus.pace import Pace
 
@@ -288,6 +289,16 @@ def test_a_delay_that_is_small_beside_a_window_accuses_nobody() -> None:
     assert not any(verdicts(pace, 9, 9, 9, 9, check_ms=2))
 
 
+def test_a_delay_that_is_small_beside_a_blocks_execution_accuses_nobody() -> None:
+    """6.8: ticks sample the times: of a short wait beside long executions two windows differ by chance alone."""
+    for late_ms, accused in ((60, False), (100, True)):
+        pace = Pace(1_000)
+        for window in range(6):
+            run_window(pace, window * 2_000, 15, 250, blocks=3)
+            pace.restart()
+        assert any(verdicts(pace, *[late_ms] * 4, check_ms=250)) is accused
+
+
 def test_without_a_full_queue_nobody_is_slow() -> None:
     """6.8"""
     assert not any(verdicts(healthy(), 70, 70, 70, 70, full=False))
@@ -331,3 +342,14 @@ def test_a_slow_primary_is_asked_to_go() -> None:
         seen = asked(stage.pass_time(400))
     assert seen == [1]
     assert stage.replica.status().suspicion == "member-0 is slow"
+
+
+def test_what_is_not_measured_while_nothing_may_be_signed_makes_nobody_slow() -> None:
+    """6.8: an abstaining member measures no waits; taken for none at all, every later one would look long."""
+    stage = Stage(me=1, base_timeout_ms=1_000)
+    stage.work(full=True)
+    stage.give(Withhold("its code differs"))
+    for number in range(60):
+        if number == 30:
+            stage.give(Withhold(""))
+        assert not asked(stage.pass_time(300, alive=(0, 2, 3)) + stage.decide(b"%d" % number))

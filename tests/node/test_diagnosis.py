@@ -110,6 +110,35 @@ def test_a_quiet_network_is_well() -> None:
     assert judge(facts()).ready
 
 
+def test_a_stall_counts_from_when_the_quorum_was_lost_whenever_work_came() -> None:
+    known = without("member-2", "member-3")
+    links = dict(known.links)
+    links["member-3"] = Link(connected=False, silence_ms=1_600, error="connection refused")
+    assert diagnose(msgspec.structs.replace(known, links=links, idle_ms=30_000)).since_ms == 1_600
+    assert diagnose(msgspec.structs.replace(known, idle_ms=30_000, waiting_ms=4_000)).since_ms == 9_000
+
+
+def test_details_that_differ_are_told_once_one_member_a_sentence() -> None:
+    known = without("member-2", "member-3")
+    links = dict(known.links)
+    links["member-3"] = Link(connected=False, silence_ms=5_000, error="connection refused")
+    answer = diagnose(msgspec.structs.replace(known, links=links))
+    assert answer.sentences[1:3] == tuple(item.sentence for item in answer.culprits)
+    assert not any("member-2 and member-3 are down" in text for text in answer.sentences[1:])
+
+
+def test_a_link_that_was_never_up_is_not_called_cut_before_it_has_failed() -> None:
+    known = facts(links={**facts().links, "member-3": Link(connected=False)})
+    assert culprits(known) == []
+    links = {name: Link(connected=False) for name in NAMES[1:]}
+    assert diagnose(facts(links=links)).headline == (
+        "No block can be made: this node has not reached member-1, member-2 and member-3 yet. "
+        "1 of 4 members vote and 3 are needed."
+    )
+    failed = Link(connected=False, error="127.0.0.1:9: no answer in time")
+    assert culprits(facts(links={**facts().links, "member-3": failed})) == [("member-3", "link_cut")]
+
+
 def test_two_of_four_are_down() -> None:
     known = without("member-2", "member-3")
     answer = diagnose(known)
@@ -169,6 +198,18 @@ def test_only_our_own_link_is_cut() -> None:
         "Blocks are made, but only the link between this node and member-3 is cut"
         " (member-1 and member-2 hear it). No further member may be away."
     )
+
+
+def test_what_one_member_says_of_an_absent_one_is_told_as_its_word_and_moves_no_clock() -> None:
+    known = without("member-3", error="")
+    lies = tuple(
+        LinkReport(name, name != "member-3", 300, "it was expelled" if name == "member-3" else "", 10**9)
+        for name in NAMES
+        if name != "member-1"
+    )
+    known = said(known, "member-1", links=lies)
+    assert culprits(known) == [("member-3", "member_unreachable")]
+    assert "it was expelled, by the word of member-1" in diagnose(known).headline
 
 
 def test_the_last_breath_of_a_dead_member_is_no_proof_of_its_life() -> None:
@@ -297,6 +338,14 @@ def test_this_node_has_diverged() -> None:
     assert answer.headline.startswith("This node (member-0) does not vote because its execution differs")
     assert not answer.moving
     assert not judge(known).ready
+
+
+@pytest.mark.parametrize("condition", ["diverged", "contracts_differ"])
+def test_a_node_that_executes_otherwise_accuses_no_primary(condition: str) -> None:
+    known = replica(facts(waiting_ms=3_000), refusal="state_differs: block 41", primary="member-1")
+    assert culprits(known) == [("member-1", "proposal_refused")]
+    known = msgspec.structs.replace(known, conditions={condition: "height 41"})
+    assert culprits(known) == [("member-0", condition)]
 
 
 def test_the_change_of_a_silent_primary_is_told_with_who_asks() -> None:

@@ -152,7 +152,13 @@ def test_from_the_key_of_a_divergence_on_nothing_is_passed_on() -> None:
     sentence = f"height 4: state_differs; key settlement/accounts/{MARKER} holds; nothing; key x"
     value = {
         "sentences": [f"It differs: {sentence}"],
-        "diverged": {"height": 4, "key": ["settlement", "accounts", MARKER], "sentence": sentence},
+        "diverged": {
+            "height": 4,
+            "key": ["settlement", "accounts", MARKER],
+            "our_value_hash": MARKER,
+            "their_value_hash": MARKER,
+            "sentence": sentence,
+        },
     }
     left = _without_state_keys(value)
     assert MARKER not in str(left)

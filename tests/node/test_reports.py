@@ -9,6 +9,7 @@ from node.config import MemberConfig, NetworkConfig
 from node.keys import SigningKey, verify
 from node.report import (
     REPORT_SIZE_MAX,
+    Condition,
     LinkReport,
     Report,
     decode_report,
@@ -18,7 +19,7 @@ from node.report import (
 )
 from node.runtime.clock import Clock
 from node.runtime.clock_offsets import ClockOffsets
-from node.runtime.reports import RELAY_MS_MAX, REPORTS_PER_SECOND_MAX, Reports
+from node.runtime.reports import RELAY_APART_MS_MAX, RELAY_MS_MAX, REPORTS_PER_SECOND_MAX, Reports
 from node.wire import (
     LENGTH_SIZE,
     MemberReport,
@@ -44,6 +45,9 @@ class SetClock(Clock):
         self.ms = 10_000
 
     def now_ms(self) -> int:
+        return self.ms
+
+    def time_ms(self) -> int:
         return self.ms
 
 
@@ -134,6 +138,19 @@ def test_a_report_passed_on_counts_as_older_and_never_displaces_a_newer_one() ->
     desk.reports.receive("member-1", signed("member-1", sequence=1, height=6))
     assert desk.heights() == {"member-1": 6}
     assert desk.reports.direct_ages() == {"member-1": 0}
+
+
+def test_an_old_report_that_is_sent_again_accuses_nobody() -> None:
+    desk = Desk()
+    desk.clock.ms = RELAY_APART_MS_MAX + 100_000
+    old = signed("member-1", sequence=5, time_ms=99_999, conditions=(Condition("diverged", "height 4"),))
+    desk.reports.receive("member-2", old)
+    assert desk.heights() == {}
+    desk.reports.receive("member-2", signed("member-1", sequence=6, time_ms=100_000))
+    assert desk.heights() == {"member-1": 1}
+    # Over its own link a member is believed whatever its clock says.
+    desk.reports.receive("member-1", old)
+    assert [item.code for item in desk.reports.heard()["member-1"].report.conditions] == ["diverged"]
 
 
 def test_a_flood_is_not_even_verified() -> None:

@@ -1,6 +1,7 @@
 """Catch-up over in-memory links: real blocks, real certificates, hostile peers."""
 
 import asyncio
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -17,8 +18,18 @@ from consensus.members import Members, Validator
 from consensus.messages import Certificate, VoteKind, vote_bytes
 from node.errors import HansaError, InvalidBlock, InvalidFrame, NotFound, Unavailable
 from node.ledger import BlockBody, CertifiedBlock, Header, Proposal, members_hash, merkle_root, sha256
-from node.sync import BlockServer, CatchUp, catch_up, fetch_execution, fetch_payload, server
-from node.wire import BLOCK_SIZE_MAX, Blocks, Execution, FetchBlocks, FetchExecution, FetchPayload, PayloadReply
+from node.sync import BlockServer, CatchUp, catch_up, executions, fetch_execution, fetch_payload, server
+from node.wire import (
+    BLOCK_SIZE_MAX,
+    ROWS_MAX,
+    ROWS_TOTAL_MAX,
+    Blocks,
+    Execution,
+    FetchBlocks,
+    FetchExecution,
+    FetchPayload,
+    PayloadReply,
+)
 
 NETWORK = "net-1"
 GENESIS = sha256(b"genesis")
@@ -542,6 +553,20 @@ async def test_a_node_that_alone_computes_other_roots_says_so_once_two_members_s
         assert node.failures == []
 
 
+@pytest.mark.usefixtures("hurried")
+async def test_a_block_that_is_applied_after_all_starts_catch_up_again() -> None:
+    async with running() as node:
+        state, node.chain.state = node.chain.state, sha256(b"corrupted state")
+        node.net.peers.update(m1=serving(CHAIN), m2=serving(CHAIN))
+        node.sync.catch_up(80, ["m1"])
+        await until(lambda: len(node.divergences) == 1 and not node.sync.progress().running)
+        # Consensus itself came to the certified roots: what differs from run to run may be right this time.
+        node.chain.state = state
+        node.chain._apply(CHAIN[0])
+        await node.reach(80, ["m1"])
+        assert len(node.divergences) == 1
+
+
 class Executing(OwnChain):
     """A chain that knows what its blocks did: `rows` of the block at each height."""
 
@@ -590,6 +615,34 @@ async def test_an_account_of_a_block_that_is_none_is_refused(reply: object) -> N
     net = Net()
     net.peers["m1"] = answer
     with pytest.raises(InvalidFrame):
+        await fetch_execution(net, "m1", 3)
+
+
+async def test_rows_without_end_are_refused() -> None:
+    asked = 0
+
+    async def endless(message: Question) -> object:
+        nonlocal asked
+        asked += 1
+        return Execution(0, 1, ROWS_TOTAL_MAX, True, ((b"", b""),) * ROWS_MAX)
+
+    net = Net()
+    net.peers["m1"] = endless
+    with pytest.raises(InvalidFrame):
+        await fetch_execution(net, "m1", 3)
+    assert asked * ROWS_MAX * executions.ROW_BYTES <= executions.BYTES_MAX + ROWS_MAX * executions.ROW_BYTES
+
+
+async def test_a_peer_that_sends_a_row_at_a_time_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executions, "WHOLE_TIMEOUT_S", 0.1)
+
+    async def slow(message: Question) -> object:
+        await asyncio.sleep(0.02)
+        return Execution(0, 1, ROWS_TOTAL_MAX, True, ((b"", b"receipt"),))
+
+    net = Net()
+    net.peers["m1"] = slow
+    with pytest.raises(Unavailable, match="peer_timeout"):
         await fetch_execution(net, "m1", 3)
 
 
@@ -665,6 +718,26 @@ async def test_server_serves_a_payload_at_hand_and_says_when_it_has_none() -> No
     peer.server.on_fetch_payload("asker", FetchPayload(2, 6, header.digest))
     assert await peer.answers.get() == PayloadReply(1, encode(Proposal(header, (), ())))
     assert await peer.answers.get() == PayloadReply(2, None)
+
+
+async def test_server_keeps_nobody_from_a_payload_with_an_old_execution() -> None:
+    chain, reading = OwnChain(), threading.Event()
+
+    def slow(height: int) -> Any:
+        assert reading.wait(5.0)
+
+    chain.execution = slow  # type: ignore[method-assign]
+    peer = Answering(chain)
+    peer.server.on_fetch_execution("liar", FetchExecution(1, 1, 0))
+    peer.server.on_fetch_execution("liar", FetchExecution(2, 1, 0))
+    peer.server.on_fetch_execution("liar", FetchExecution(3, 1, 0))
+    peer.server.on_fetch_payload("asker", FetchPayload(4, 1, GENESIS))
+    assert isinstance(await peer.answers.get(), PayloadReply)
+    assert peer.answers.empty()
+    reading.set()
+    replies = [await peer.answers.get() for _ in range(2)]
+    assert [reply.request for reply in replies if isinstance(reply, Execution)] == [1, 2], "the third was too many"
+    await peer.server.close()
 
 
 async def test_server_reports_a_broken_archive() -> None:

@@ -332,7 +332,7 @@ class Faults:
 def draw_plan(world: "World") -> Plan:
     """The plan of the world's seed."""
     n = SIZES[world.pick(0, len(SIZES))]
-    base = (500, 500, 1_000, 1_500)[world.pick(0, 4)]
+    base = (500, 500, 750, 1_000)[world.pick(0, 4)]
     fastest = world.pick(500, 20_000)
     f = (n - 1) // 3
     faulty = []

@@ -219,7 +219,7 @@ class Machine:
     def connected(self, peer: "Machine") -> None:
         """A link to `peer` is up (again): requests that one side lacks travel too."""
         self.step(Connected(peer.id))
-        for request in peer.known:
+        for request in [one for one in peer.known if one not in self.known]:
             self.world.after(self.world.pick(1_000, 50_000), self, self.learn, request)
 
     def withhold(self, reason: str) -> None:

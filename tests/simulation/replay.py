@@ -30,6 +30,7 @@ from node.runtime.recording import Image, Outcome, Step, mark, read_part, signed
 from tests.simulation.world import brief
 
 INPUTS_MAX: Final = 4_000_000
+SENTENCE_LENGTH_MAX: Final = 1_000
 _DOMAINS: Final = ("hansa/vote", "hansa/view-change")
 
 
@@ -333,7 +334,7 @@ def _said_then(bundle: Bundle) -> list[str]:
         sentences = [str(sentence) for sentence in why.get("sentences", [])][:40]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError, TypeError):
         return []
-    return [f"   {printable(sentence)}" for sentence in sentences]
+    return [f"   {printable(sentence, SENTENCE_LENGTH_MAX)}" for sentence in sentences]
 
 
 def replay_file(path: Path, until: int | None, *, quiet: bool = False, as_json: bool = False) -> int:
@@ -341,7 +342,9 @@ def replay_file(path: Path, until: int | None, *, quiet: bool = False, as_json: 
     try:
         bundle = read_bundle(path)
     except ConfigError as error:
-        print(f"simulate: {error.code}: {printable(error.message)}", file=sys.stderr)
+        # A path may be longer than what of a peer's text is shown.
+        message = printable(error.message, SENTENCE_LENGTH_MAX)
+        print(f"simulate: {error.code}: {message}. {error.entry.action}", file=sys.stderr)
         return ConfigError.exit_code
     manifest = bundle.manifest
     write = (lambda line: print(line, file=sys.stderr)) if as_json else print

@@ -20,8 +20,9 @@ from node.wire import WireMessage
 from tests.simulation.nodes.faults import Plan
 from tests.simulation.nodes.founding import Shape, key_of, transaction
 from tests.simulation.nodes.host import Host, Process
-from tests.simulation.nodes.links import Link, SimTransport
+from tests.simulation.nodes.links import Link
 from tests.simulation.nodes.timeline import START_MS
+from tests.simulation.nodes.transport import SimTransport
 from tests.simulation.nodes.world import NodeWorld
 
 SHAPE = Shape(

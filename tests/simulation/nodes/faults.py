@@ -53,7 +53,7 @@ class Faults:
             (2, self._slow_network),
             (2, self._slow_link),
             (2, self._slow_executor),
-            (2, self._slow_disk),
+            (4, self._slow_disk),
             (3, self._clock),
             (3, self._disk_full),
             (1, self._disk_broken),

@@ -13,10 +13,10 @@ from node.runtime.surroundings import Surroundings
 from node.store import Database
 from tests.simulation.nodes.disk import Contents, Disk, MemoryDatabase, PowerCut, Rows
 from tests.simulation.nodes.founding import DATA, signer, verify
-from tests.simulation.nodes.links import SimTransport
 from tests.simulation.nodes.loop import ProcessLoop
 from tests.simulation.nodes.rules import height_of
 from tests.simulation.nodes.threads import Pace, VirtualClock, VirtualThreads
+from tests.simulation.nodes.transport import SimTransport
 
 if TYPE_CHECKING:
     from tests.simulation.nodes.world import NodeWorld

@@ -95,12 +95,17 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def _clear(self) -> None:
         """The coroutines of the dead process are closed; what they still say goes nowhere."""
         with self.entered():
-            for task in asyncio.all_tasks(self):
+            tasks = asyncio.all_tasks(self)
+            for task in tasks:
                 task.cancel()
             for _ in range(CLEARING_STEPS_MAX):
                 if not self._ready:
                     break
                 self._ready.popleft()._run()
+            for task in tasks:
+                coroutine = task.get_coro()
+                if not task.done() and isinstance(coroutine, Coroutine):
+                    coroutine.close()  # it had not begun
         self._ready.clear()
 
     @contextlib.contextmanager

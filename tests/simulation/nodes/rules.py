@@ -152,6 +152,10 @@ class Rules:
         for key in [key for key in self._voted if key[0] == member]:
             del self._voted[key]
 
+    def committed(self, member: int, height: int) -> bool:
+        """Whether the member has sent a commit vote at that height."""
+        return any((member, VoteKind.COMMIT, height, view) in self._slots for view in range(8))
+
     def request_used(self, sender: str, request_id: str) -> bytes | None:
         """The final transaction that used this request id."""
         return self._requests.get((sender, request_id))

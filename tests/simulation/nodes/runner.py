@@ -44,7 +44,7 @@ EXPECTED_FAULTS = (
 )
 EXPECTED_SITUATIONS = (
     "a block came by catch-up",
-    "a block came by catch-up while it was being applied",
+    "a block came by catch-up while it was being decided",
     "a known transaction promised",
     "a payload came from a holder",
     "a proposal to be held",
@@ -63,7 +63,6 @@ EXPECTED_SITUATIONS = (
     "started with a journal",
     "started with a journal near or above the mempool",
     "view change",
-    "voted above the view that decided",
     "voted for a proposal that was held",
 )
 

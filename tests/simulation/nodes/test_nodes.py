@@ -4,20 +4,18 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from consensus.messages import Certificate
 from node.client.answers import Submission
 from node.errors import HansaError
 from node.ledger import Transaction
 from node.mempool import Mempool
 from node.runtime.chain import Chain
 from node.runtime.intake import Intake
-from node.state import ExecutedBlock
 from node.store import Store
 from tests.simulation.nodes.runner import run_seed, unexercised
 from tests.simulation.nodes.world import NodeWorld
@@ -25,7 +23,7 @@ from tests.simulation.runner import report_lines, run_seeds
 from tests.simulation.world import Failure
 
 ROOT = Path(__file__).resolve().parents[3]
-FAST_SEEDS = 6
+FAST_SEEDS = 4
 SLOW_SEEDS = 150
 EXPECTED_RULES = (
     "a node ends only when told or with its disk",
@@ -72,12 +70,12 @@ def test_every_rule_holds_in_many_seeds() -> None:
 def test_one_seed_is_one_run_whatever_the_hash_seed() -> None:
     traces = [trace_in_process(hash_seed) for hash_seed in ("1", "2")]
     assert traces[0] == traces[1]
-    assert traces[0].count("\n") > 1_000
+    assert traces[0].count("\n") > 500
 
 
 def trace_in_process(hash_seed: str) -> str:
     """The trace of one seed, by a process whose sets have another order."""
-    command = [sys.executable, "scripts/simulate", "--nodes", "--seed", "2"]
+    command = [sys.executable, "scripts/simulate", "--nodes", "--seed", "2", "--until", "2500"]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return finished.stdout.rpartition("\n")[0].rpartition("\n")[0]  # the last line has the real time
@@ -176,15 +174,6 @@ def catch_up_and_consensus_apply_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Chain, "__init__", init)
 
 
-def the_start_view_is_that_of_the_certificate(patch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., Awaitable[None]] = Chain._apply
-
-    async def apply(self: Chain, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> None:
-        await real(self, executed, certificate, certificate.view)
-
-    patch.setattr(Chain, "_apply", apply)
-
-
 def a_wiped_node_takes_its_key_for_new(patch: pytest.MonkeyPatch) -> None:
     real = Store.initialise
     patch.setattr(Store, "initialise", lambda self, genesis, never_voted: real(self, genesis, True))
@@ -210,7 +199,6 @@ LOST = ("no accepted transaction is lost", "progress after healing")
         (what_a_builder_takes_is_gone_when_the_block_fails, 0, LOST),
         (the_journal_is_not_read_at_the_start, 0, LOST),
         (catch_up_and_consensus_apply_at_once, 16, ("a node ends only when told or with its disk",)),
-        (the_start_view_is_that_of_the_certificate, 54, ("start view",)),
         (a_wiped_node_takes_its_key_for_new, 6, ("one vote per slot", "agreement")),
         (an_ending_is_forgotten, 0, ("no accepted transaction is lost",)),
     ],

@@ -4,21 +4,23 @@ from collections.abc import Callable
 
 import pytest
 
-from consensus.effects import Connected, Effect, Input
-from consensus.messages import PrePrepare, Vote, VoteKind
+from consensus.codec import decode, encode
+from consensus.effects import Connected, Effect, Input, VoteRecord
+from consensus.messages import PrePrepare, Vote, VoteKind, vote_bytes
 from consensus.replica import Replica
 from node.client.answers import Submission
 from node.gossip import Gossip
-from node.ledger import Transaction
+from node.ledger import HeadRecord, Transaction
 from node.runtime.driver import Driver
 from node.runtime.intake import Intake
+from node.store.layout import META_NEVER_VOTED, META_VOTED, number
 from node.wire import ConsensusMessage, WireMessage
 from tests.simulation.nodes.disk import Contents
 from tests.simulation.nodes.faults import Plan
-from tests.simulation.nodes.founding import Shape
+from tests.simulation.nodes.founding import Shape, sign
 from tests.simulation.nodes.host import Door, Host
-from tests.simulation.nodes.links import SimTransport
-from tests.simulation.nodes.rules import height_of
+from tests.simulation.nodes.rules import height_of, record_slot_of
+from tests.simulation.nodes.transport import SimTransport
 from tests.simulation.nodes.world import NodeWorld
 
 BASE_MS = 2_000
@@ -349,6 +351,36 @@ def test_a_wiped_node_catches_up_and_votes_again() -> None:
         until(lambda: host.door is not None and host.height == max(other.height for other in world.hosts), 10_000)
         assert height_of(host.disk.contents) >= 1
         until(lambda: host.door is not None and host.door.service.status().voting, 60_000)
+
+
+def test_catch_up_keeps_the_highest_view_voted_in_as_the_start_view_across_a_crash() -> None:
+    world = scene()
+    with world.staged() as until:
+        until(everybody_votes(world), 20_000)
+        host = next(host for host in world.hosts if host is not primary_of(world))
+        others = [other for other in world.hosts if other is not host]
+        height, view = host.height + 1, 5
+        host.crash(power=True)
+        # It voted in view 5 of the next height, which the others decide in view 0.
+        message = vote_bytes(world.founding.network.network_id, VoteKind.PREPARE, view, height, bytes(32))
+        vote = Vote(VoteKind.PREPARE, view, height, bytes(32), host.index, sign(host.member.voting_key, message))
+        slot = record_slot_of(vote)
+        record = number(1_000) + encode(VoteRecord(vote, False, None))
+        host.disk.write([(b"c" + number(height) + slot, record), (META_VOTED, b"1"), (META_NEVER_VOTED, None)])
+        payment = world.clients.good_payment()
+        world.clients.submit_at(others[0], [payment])
+        until(final_at(*others, transactions=[payment]), 20_000)
+        host.start()
+        until(lambda: host.height >= height, 20_000)
+        host.crash(power=True)
+        data = host.disk.contents.get(b"h" + number(height))
+        assert data is not None
+        head = decode(data, HeadRecord, size_max=1_000_000)
+        assert head.certificate is not None
+        assert (head.certificate.view, head.start_view) == (0, view)
+        host.start()
+        # It asks for its view alone, and comes back to the others' with the next height.
+        until(lambda: host.door is not None and host.door.service.status().ready, 60_000)
 
 
 def test_a_node_whose_disk_was_full_goes_on_when_it_has_room() -> None:
