@@ -8,7 +8,7 @@ Numbers in brackets are README sections: [9.8].
 """
 
 from consensus.context import Context
-from consensus.effects import Send
+from consensus.effects import Broadcast, Send
 from consensus.members import Members
 from consensus.messages import INSTANCE_SIZE, KnownInstance, Presence, TwoInstances, presence_bytes
 
@@ -25,13 +25,15 @@ class Instances:
         """No process was met yet."""
         self._context = context
         self._own = context.config.instance
-        self._met: dict[str, list[Presence]] = {}
+        # By name and key: what one key has said proves nothing about the next one.
+        self._met: dict[tuple[str, bytes], list[Presence]] = {}
         self._answered_ms: dict[str, int] = {}
 
     def on_connected(self, peer: str, members: Members) -> None:
         """Ask `peer` which process it is, and show it the one that was met last."""
-        if members.index(peer) is not None and len(self._own) == INSTANCE_SIZE:
-            met = self._met.get(peer)
+        index = members.index(peer)
+        if index is not None and len(self._own) == INSTANCE_SIZE:
+            met = self._met.get((peer, members.key(index)))
             self._context.emit(Send(peer, KnownInstance(met[-1].instance if met else None)))
 
     def on_known(self, peer: str, message: KnownInstance, members: Members, me: int | None) -> None:
@@ -46,28 +48,44 @@ class Instances:
         self._context.emit(Send(peer, self._presence(message.instance, me)))
 
     def on_presence(self, peer: str, message: Presence, members: Members, me: int | None) -> None:
-        """Take a member's own word, or what a peer shows this process of another one with its key."""
-        own = message.member == me
-        if not own and members.index(peer) != message.member:
-            return
-        if not self._context.verifier.presence(message, members):
-            return
-        if own and me is not None:
-            # Only who met *this* process counts: a presence of an earlier process of ours proves nothing.
-            if message.met == self._own and message.instance != self._own:
-                self._accuse(members.id(me), self._presence(message.instance, me), message)
+        """Take a member's own word, or what a peer shows this process of another one with its key.
+
+        Whose word it is says the key alone: the place that it names is that of the signer's list, and lists change.
+        """
+        index = members.index(peer)
+        if me is not None and message.met == self._own:
+            # Only who met *this* process counts: a presence of an earlier process of ours proves nothing. Nor does
+            # one of the key that this process replaces, while the list still names that one.
+            other = message.instance != self._own and self._context.key_is_ours
+            if other and self._context.verifier.presence(message, members.key(me)):
+                own = self._presence(message.instance, me)
+                self._accuse(members.id(me), members.key(me), own, message)
                 self._context.own_key_equivocates()  # [9.8]
-            return
-        self._note(peer, message)
+        elif index is not None and index != me and self._context.verifier.presence(message, members.key(index)):
+            self._note(peer, members.key(index), message)
 
-    def forget_strangers(self, members: Members) -> None:
-        """Drop what is kept about names that are no members any more."""
-        self._met = {name: met for name, met in self._met.items() if members.index(name) is not None}
+    def list_changed(self, before: Members, members: Members, me: int | None) -> None:
+        """Drop what is kept of strangers and of replaced keys; meet the members that were not to be judged before.
+
+        Who is new, or has a new key, is asked, and says unasked which process it is. Members learn of the list one
+        after the other: what comes too early is dropped, and then the other of the two comes later.
+        """
+        listed = {(one.id, one.voting_key): None for one in members}
+        self._met = {whose: met for whose, met in self._met.items() if whose in listed}
         self._answered_ms = {peer: ms for peer, ms in self._answered_ms.items() if members.index(peer) is not None}
+        known = {(one.id, one.voting_key): None for one in before}
+        new = [members.index(name) for name, key in listed if (name, key) not in known]
+        if len(self._own) != INSTANCE_SIZE:
+            return
+        if me in new and me is not None and self._context.key_is_ours:
+            self._context.emit(Broadcast(self._presence(None, me)))
+        for index in new:
+            if index is not None and index != me:
+                self.on_connected(members.id(index), members)
 
-    def _note(self, peer: str, message: Presence) -> None:
+    def _note(self, peer: str, key: bytes, message: Presence) -> None:
         """Keep the word of a member's process; when another one lived with it, prove that to it and to all."""
-        met = self._met.setdefault(peer, [])
+        met = self._met.setdefault((peer, key), [])
         if message in met:
             met.remove(message)
         met.append(message)
@@ -76,11 +94,12 @@ class Instances:
             if other.met == message.instance and other.instance != message.instance:
                 self._context.emit(Send(peer, other))
                 if message.met == other.instance:
-                    self._accuse(peer, other, message)  # [10.3]
+                    self._accuse(peer, key, other, message)  # [10.3]
 
-    def _accuse(self, member: str, one: Presence, other: Presence) -> None:
+    def _accuse(self, member: str, key: bytes, one: Presence, other: Presence) -> None:
+        """Prove it once for each key: a member whose new key lives twice as well is accused again."""
         first, second = sorted((one, other), key=lambda presence: presence.instance)
-        self._context.accuse(member, "instance", 0, 0, TwoInstances(first, second))
+        self._context.accuse(member, f"instance {key.hex()}", 0, 0, TwoInstances(first, second))
 
     def _presence(self, met: bytes | None, me: int) -> Presence:
         shown = met if met != self._own else None

@@ -169,7 +169,10 @@ class NewViewEquivocation(_Message, frozen=True, tag=2):
 
 
 class TwoInstances(_Message, frozen=True, tag=3):
-    """Two processes with one member's key, each of which lived after the other had started."""
+    """Two processes with one member's key, each of which lived after the other had started.
+
+    The places that they name differ where the list changed in between: it is the key that says whose they are.
+    """
 
     first: Presence
     second: Presence

@@ -33,6 +33,7 @@ from consensus.effects import (
 from consensus.height import HeightInWork
 from consensus.instances import Instances
 from consensus.lag import Held, Lag, height_of
+from consensus.members import Members
 from consensus.messages import (
     Certificate,
     Decided,
@@ -434,14 +435,24 @@ class Replica:
         self._context.suspicion = ""
         self._context.refusal = ""
         self._work = self._open(head)  # [1.3]
-        self._context.forget_strangers(head.members)
-        self._instances.forget_strangers(head.members)
         self._lag.moved()
-        self._lag.forget_strangers(head.members)
+        self._forget_strangers(head.members)
+        if head.members != work.members:
+            self._instances.list_changed(work.members, head.members, self._work.me)
         self._work.begin()
         for peer, message in self._held.take(self._work.height):
             self._dispatch(peer, message)
         self._conclude_amnesia()
+
+    def _forget_strangers(self, members: Members) -> None:
+        """Drop what is kept about names that are no members any more."""
+        self._context.forget_strangers(members)
+        self._lag.forget_strangers(members)
+        self._peers = {name: said for name, said in self._peers.items() if members.index(name) is not None}
+        self._peer_heard_ms = {
+            name: ms for name, ms in self._peer_heard_ms.items() if members.index(name) is not None
+        }
+        self._shown_ms = {name: ms for name, ms in self._shown_ms.items() if members.index(name) is not None}
 
     def _open(self, head: Head) -> HeightInWork:
         work = HeightInWork(self._context, head)

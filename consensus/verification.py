@@ -79,11 +79,9 @@ class Verifier:
         """Whether the owner of `key` signed it."""
         return self._verify(key, status_bytes(self._network, message), message.signature)
 
-    def presence(self, message: Presence, members: Members) -> bool:
-        """Whether the member that `message` names signed it."""
-        return message.member < members.n and self._verify(
-            members.key(message.member), presence_bytes(self._network, message), message.signature
-        )
+    def presence(self, message: Presence, key: bytes) -> bool:
+        """Whether the owner of `key` signed it."""
+        return self._verify(key, presence_bytes(self._network, message), message.signature)
 
     def _signed(self, key: bytes, message: bytes, signature: bytes) -> bool:
         entry = (key, message, signature)

@@ -25,6 +25,8 @@ def show_diagnosis(output: Output, answer: Diagnosis) -> None:
         sign, style = ("ok", "green") if not answer.culprits else ("ok, but", "yellow")
     else:
         since = "" if answer.since_ms is None else f" for {duration(answer.since_ms)}"
+        # Most headlines of a stall say it themselves.
+        since = "" if since in answer.headline else since
         sign, style = f"not moving{since}", "red"
     output.styled(Text.assemble((f"{sign}: ", f"bold {style}"), (answer.headline or _first(answer), "bold")))
     told = [item for item in answer.culprits if item.sentence in answer.sentences[1:]]

@@ -7,9 +7,9 @@ import msgspec
 from consensus.status import Abstention, Phase
 from node.client.answers import Culprit, Diagnosis, MemberDiagnosis, NextEvent, StepStatus
 from node.diagnosis.causes import Finding, action, clause, grouped
-from node.diagnosis.facts import REPORT_MS_MAX, STALL_MS_MAX, Facts
-from node.diagnosis.stall import holders_up, replaced, step_sentence, voted
-from node.diagnosis.standing import Standing, standings
+from node.diagnosis.facts import HEARD_MS_MAX, REPORT_MS_MAX, STALL_MS_MAX, Facts
+from node.diagnosis.stall import asks_alone, holders_up, last_block, replaced, step_sentence, voted
+from node.diagnosis.standing import Standing, standings, vanished
 from node.diagnosis.wording import duration, names, sentence
 
 _SELF_FATAL = ("stopping", "diverged", "disk_failing", "key_twice", "contracts_differ", "other_network")
@@ -47,17 +47,19 @@ def judge(facts: Facts) -> Judgement:
     members = _sides(facts, standings(facts))
     voting = tuple(name for name in facts.validators if members[name].votes)
     blocked = len(voting) < facts.status.quorum
-    stalled = not blocked and facts.waiting_ms > STALL_MS_MAX
+    alone = not blocked and asks_alone(facts)
+    waiting_ms = 0 if alone else facts.waiting_ms
+    stalled = not blocked and waiting_ms > STALL_MS_MAX
     findings = [finding for standing in members.values() for finding in standing.findings[:2]]
-    changing = facts.status.phase is Phase.VIEW_CHANGE
+    changing = facts.status.phase is Phase.VIEW_CHANGE and not alone
     # Where votes lack, nobody else holds anything up.
-    look = not blocked and (changing or facts.waiting_ms > SLOW_MS_MAX)
+    look = not blocked and (changing or waiting_ms > SLOW_MS_MAX)
     held_up = holders_up(facts, members) if look else []
     known = {(finding.member, finding.cause) for finding in findings}
     old = [] if blocked else replaced(facts)
     findings += [item for item in (*held_up, *old) if (item.member, item.cause) not in known]
     ordered = tuple(finding for group in grouped(findings) for finding in group)
-    still = changing or facts.waiting_ms > STILL_MS_MAX
+    still = changing or waiting_ms > STILL_MS_MAX
     headline = _headline(facts, members, ordered, held_up, voting, blocked, still)
     reasons = _reasons(facts, members, headline, blocked, stalled)
     return Judgement(members, ordered, voting, blocked, stalled, still, headline, reasons)
@@ -133,18 +135,18 @@ def _since_ms(facts: Facts, judged: Judgement) -> int:
 def _sides(facts: Facts, members: dict[str, Standing]) -> dict[str, Standing]:
     """Members that nobody here hears, seen together: is this node cut off, or the network split?
 
-    Whose connections were closed or refused is down, for a cut cable closes nothing.
+    Who refuses connections is down, for a cut cable refuses nothing. Whose connection was closed is down too,
+    unless those of all others were closed at the same time: then what they have in common is this node's own link.
     """
     absent = [name for name in facts.validators if not members[name].heard]
     others = [name for name in facts.validators if name != facts.member]
+    explained = {"member_silent", "member_unreachable", "clock_off", "other_release"}
+    if len(others) > 1 and absent == others and _at_once(facts, members, others):
+        explained.add("member_down")
     soft = [
         name
         for name in absent
-        if members[name].findings
-        and not any(
-            item.cause not in ("member_silent", "member_unreachable", "clock_off", "other_release")
-            for item in members[name].findings
-        )
+        if members[name].findings and all(item.cause in explained for item in members[name].findings)
     ]
     if len(others) > 1 and absent == others and soft == others:
         alone = Finding(facts.member, "isolated", f"it hears none of {names(others)}")
@@ -162,6 +164,16 @@ def _sides(facts: Facts, members: dict[str, Standing]) -> dict[str, Standing]:
             rest = tuple(item for item in members[name].findings if item.cause == "clock_off")
             members[name] = msgspec.structs.replace(members[name], findings=(split, *rest))
     return members
+
+
+def _at_once(facts: Facts, members: dict[str, Standing], others: Sequence[str]) -> bool:
+    """Whether this node lost all `others` at one time, and no machine of theirs has refused a connection since."""
+    links = [facts.links[name] for name in others if name in facts.links]
+    known = [link.silence_ms for link in links if link.silence_ms is not None]
+    if len(known) < len(others) or max(known) - min(known) > HEARD_MS_MAX:
+        return False
+    down = [name for name in others if any(item.cause == "member_down" for item in members[name].findings)]
+    return all(vanished(facts, name) for name in down)
 
 
 def _headline(
@@ -197,14 +209,26 @@ def _headline(
             told = "; ".join(clause(group, me, brief=True) for group in culprits[:2])
             return f"No block {since}: {told}.{_change(facts)}"
         return f"No block {since}, and no member stands out: the step below says what is waited for."
+    if asks_alone(facts):
+        return f"{_alone(facts, members, findings)}{_margin(facts, voting)}"
     if own:
         return f"Blocks are made, but {clause([own[0]], me)}."
     if findings:
         told = "; ".join(clause(group, me, brief=True) for group in grouped(findings)[:2])
         return f"Blocks are made, but {told}.{_margin(facts, voting)}"
     if facts.status.phase is Phase.IDLE:
-        return f"All is well: nothing waits; the last block was applied {duration(facts.idle_ms)} ago."
+        return f"All is well: nothing waits; {last_block(facts)}."
+    if facts.no_block:
+        return "All is well: the first block is being made."
     return f"All is well: blocks are made; the last one was applied {duration(facts.idle_ms)} ago."
+
+
+def _alone(facts: Facts, members: dict[str, Standing], findings: Sequence[Finding]) -> str:
+    """Why this node alone asks for another primary, on a quiet day."""
+    primary = facts.status.primary
+    told = "; ".join(clause(group, facts.member, brief=True) for group in grouped(findings)[:2])
+    what = "asks for another primary" if members[primary].heard else f"does not hear the primary, {primary}"
+    return f"Nothing waits and the others go on, but this node alone {what}{': ' * bool(told)}{told}."
 
 
 def _first_silencing(standing: Standing) -> Finding | None:

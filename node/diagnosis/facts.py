@@ -53,6 +53,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     `validators` and `roles` are in the members' order. `idle_ms`: since the last applied block; `waiting_ms`: for
     how long work has waited since then (0: none waits); `step_ms`: for how long the replica has been in this phase.
+    `no_block`: the ledger holds none yet.
     `conditions` are the facts that other parts of this node set (code: detail); `failure` says why it stops.
     """
 
@@ -76,6 +77,7 @@ class Facts(msgspec.Struct, frozen=True):
     conditions: Mapping[str, str] = {}
     failure: str = ""
     pause: Pause | None = None
+    no_block: bool = False
 
     @property
     def others(self) -> tuple[str, ...]:

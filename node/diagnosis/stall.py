@@ -5,7 +5,7 @@ from consensus.suspicion import PASSES_OVER, SLOW
 from node.diagnosis.causes import WEIGHT, Finding
 from node.diagnosis.facts import HEARD_MS_MAX, STALL_MS_MAX, Facts
 from node.diagnosis.standing import Standing
-from node.diagnosis.wording import duration, names
+from node.diagnosis.wording import duration, names, sentence
 
 BUSY_MS_MAX = 1_000
 """An execution or a write that takes longer is worth a sentence."""
@@ -51,7 +51,25 @@ def step_sentence(facts: Facts) -> str:
         text += f" (view {status.asked})"
     if status.phase in (Phase.PREPARE, Phase.COMMIT, Phase.VIEW_CHANGE):
         text += f"; heard: {names(voted(status))}; missing: {names(status.missing)}"
-    return f"{text}. The last block was applied {duration(facts.idle_ms)} ago."
+    return f"{text}. {sentence(last_block(facts))}"
+
+
+def last_block(facts: Facts) -> str:
+    """When the ledger last grew, as a clause."""
+    if facts.no_block:
+        return "no block has been made yet"
+    return f"the last block was applied {duration(facts.idle_ms)} ago"
+
+
+def asks_alone(facts: Facts) -> bool:
+    """Whether this node asks for another primary though nothing waits here, and too few ask for anybody to follow.
+
+    So it is when its own link to the primary is cut on a quiet day: the others hear the primary and see no reason.
+    """
+    status = facts.status
+    if status.phase != Phase.VIEW_CHANGE or status.waiting:
+        return False
+    return len(voted(status)) <= (len(facts.validators) - 1) // 3
 
 
 def holders_up(facts: Facts, standings: dict[str, Standing]) -> list[Finding]:
@@ -64,7 +82,8 @@ def holders_up(facts: Facts, standings: dict[str, Standing]) -> list[Finding]:
     if status.phase == Phase.VIEW_CHANGE:
         found += _suspect(facts, standings)
         if facts.waiting_ms > STALL_MS_MAX:
-            found += [_waits(facts, name) for name in status.missing if _expected(facts, standings, name)]
+            late = [name for name in status.missing if _expected(facts, standings, name)]
+            found += [_waits(facts, name) for name in late if not _sees_no_reason(facts, name)]
     elif status.phase == Phase.PROPOSAL:
         found += _primary(facts, standings)
     elif status.phase in (Phase.PREPARE, Phase.COMMIT) and facts.step_ms > VOTE_MS_MAX:
@@ -144,6 +163,12 @@ def _heard(facts: Facts, name: str) -> str:
 def _expected(facts: Facts, standings: dict[str, Standing], name: str) -> bool:
     known = standings.get(name)
     return name != facts.member and known is not None and known.votes
+
+
+def _sees_no_reason(facts: Facts, name: str) -> bool:
+    """Whether nothing waits at a member, by its own word: then it need not ask for another primary."""
+    report = facts.fresh_report(name)
+    return report is not None and report.phase == Phase.IDLE and report.waiting == 0
 
 
 def _waits(facts: Facts, name: str) -> Finding:

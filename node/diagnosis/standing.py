@@ -21,7 +21,10 @@ _ABSTENTIONS: Mapping[str, str] = {
     Abstention.UNTIL: "memory_lost",
     Abstention.CONFIRMING: "confirming",
 }
-_ENDED = ("connection refused", "connect call failed", "errno 111", "the peer stops", "lost: ")
+_GONE = ("connection refused", "connect call failed", "errno 111", "the peer stops")
+"""Its machine, or the node itself, has said so."""
+_CLOSED = "lost: "
+"""Its process has ended, or it has given the link up because it heard nothing of this node."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -223,12 +226,31 @@ def _absence(facts: Facts, member: str) -> Finding:
         for name, item in _links_to(facts, member).items()
         if not item.connected
     ]
+    if link is not None and _CLOSED in link.error and _gave_up(facts, member):
+        return Finding(member, "member_unreachable", f"it had ceased to hear this node; {since}")
     for error, whose in errors:
-        if any(word in error.lower() for word in _ENDED):
+        if any(word in error.lower() for word in (*_GONE, _CLOSED)):
             how = "stopped in good order" if "the peer stops" in error else "connections refused or closed"
             return Finding(member, "member_down", "; ".join(part for part in (how + whose, since) if part))
     known = next((error.rpartition(": ")[2] + whose for error, whose in errors if error), "")
     return Finding(member, "member_unreachable", "; ".join(part for part in (known, since) if part))
+
+
+def vanished(facts: Facts, member: str) -> bool:
+    """Whether a member's connection was closed and nobody knows more: no machine has refused one since."""
+    link = facts.links.get(member)
+    if link is None or _CLOSED not in link.error:
+        return False
+    told = [item.error.lower() for item in _links_to(facts, member).values() if not item.connected]
+    return not any(word in error for word in _GONE for error in told)
+
+
+def _gave_up(facts: Facts, member: str) -> bool:
+    """Whether the member, by its last word before it closed the connection, heard no more of this node."""
+    heard = facts.reports.get(member)
+    links = () if heard is None else heard.report.links
+    silences = [link.silence_ms for link in links if link.member == facts.member]
+    return any(silence_ms is not None and silence_ms > HEARD_MS_MAX for silence_ms in silences)
 
 
 def _hear(members: tuple[str, ...]) -> str:

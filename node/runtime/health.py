@@ -54,8 +54,12 @@ class Health:
         waiting: Callable[[], int],
         waiting_max: int,
         disk_free: Callable[[], int | None],
+        head_time_ms: int,
     ) -> None:
-        """`waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes are left (None: unknown)."""
+        """`waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes are left (None: unknown).
+
+        The block at the head says that it was made at `head_time_ms`: a restart moves nothing.
+        """
         self._network = network
         self._member = member
         self._version = version
@@ -68,7 +72,7 @@ class Health:
         self._waiting_max = waiting_max
         self._disk_free = disk_free
         self._offsets = ClockOffsets()
-        self._moved_ms = clock.now_ms()
+        self._moved_ms = clock.now_ms() - max(0, clock.time_ms() - head_time_ms)
         self._waiting_since_ms: int | None = None
         self._step: tuple[Phase, int, int] | None = None
         self._step_since_ms = clock.now_ms()
@@ -232,6 +236,7 @@ class Health:
             conditions=dict(self._conditions),
             failure=self._failure,
             pause=pause,
+            no_block=status.height <= 1,
         )
 
     def _note_step(self, status: ReplicaStatus, now_ms: int) -> None:

@@ -166,6 +166,7 @@ class Node:
             lambda: len(self._mempool),
             config.limits.mempool_transactions_max,
             lambda: free_bytes(config.data_dir),
+            self._store.head.time_ms,
         )
         diagnostics = Diagnostics(
             config,
@@ -408,7 +409,7 @@ class Node:
 
     async def accuse(self, effect: Accuse) -> None:
         """Store and show a proof of misbehaviour."""
-        if await self._threads.write(self._store.put_evidence, effect.evidence):
+        if await self._threads.write(self._store.put_evidence, effect.member, effect.evidence):
             self._metrics.on_evidence()
             twice = isinstance(effect.evidence, TwoInstances)
             what = "a member's key lives in two places" if twice else "a member signed two things for one slot"

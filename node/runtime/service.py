@@ -359,12 +359,14 @@ class Service:
 
     def members(self) -> tuple[MemberStatus, ...]:
         """The members of the network, in their order, as last heard."""
-        heard = {peer.member: peer for peer in self._health.replica().peers}
+        replica = self._health.replica()
+        heard = {peer.member: peer for peer in replica.peers}
         offsets = self._health.clock_offsets()
         connected = frozenset(self._transport.connected)
         rows: list[MemberStatus] = []
         for member in self._config.members:
             last = heard.get(member.id)
+            own = member.id == self._member
             rows.append(
                 MemberStatus(
                     id=member.id,
@@ -372,9 +374,9 @@ class Service:
                     address=member.address,
                     voting_key=member.voting_key.hex(),
                     tls_key=member.tls_key.hex(),
-                    connected=member.id in connected or member.id == self._member,
-                    height=None if last is None else last.height - 1,
-                    view=None if last is None else last.view,
+                    connected=own or member.id in connected,
+                    height=self._view.head.height if own else (None if last is None else last.height - 1),
+                    view=replica.view if own else (None if last is None else last.view),
                     clock_offset_ms=offsets.get(member.id),
                     last_seen_ms=None if last is None else last.heard_ms_ago,
                 )
@@ -392,15 +394,13 @@ class Service:
     def evidence(self) -> tuple[EvidenceItem, ...]:
         """Proofs of equivocation that this node holds, oldest first."""
         items: list[EvidenceItem] = []
-        members = self._store.head.members
-        for proof in self._store.evidence():
-            first = proof.first
-            name = members.id(first.member) if first.member < members.n else str(first.member)
+        for record in self._store.evidence():
+            proof = record.evidence
             kind, height, view = "two_instances", 0, 0
             if not isinstance(proof, TwoInstances):
                 kind = "vote" if isinstance(proof, VoteEquivocation) else "new_view"
                 height, view = proof.first.height, proof.first.view
-            items.append(EvidenceItem(member=name, kind=kind, height=height, view=view, data=encode(proof).hex()))
+            items.append(EvidenceItem(record.member, kind, height, view, encode(proof).hex()))
         return tuple(items)
 
     def metrics(self) -> bytes:

@@ -14,12 +14,13 @@ e size topic height     positions (4 bytes each) with events under the topic
 q expires_at_ms key     a request id to be forgotten: state key of its record
 p tx_id                 a transaction that this node accepted from a client and that is not final
 c height slot           a consensus record: sequence number, canonical bytes
-v digest                evidence of equivocation
+v number                evidence of equivocation, with the name of the accused
 """
 
 import msgspec
 
 from consensus.effects import PreparedRecord, Record, ViewChangeRecord, VoteRecord
+from consensus.messages import Evidence
 from node.ledger import sha256
 
 FORMAT = b"1"
@@ -43,6 +44,13 @@ class ReceiptsRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
     scheduled: int
     receipts: tuple[bytes, ...]
+
+
+class EvidenceRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A proof, and whom it accused when it was found: a place in a list of members means another one later."""
+
+    member: str
+    evidence: Evidence
 
 
 class UndoRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from node.store.layout import (
     META_NEVER_VOTED,
     META_VOTED,
     DivergenceRecord,
+    EvidenceRecord,
     ReceiptsRecord,
     UndoRecord,
     location,
@@ -282,19 +283,18 @@ class Store:
         data = self._database.get(META_DIVERGED)
         return None if data is None else stored(data, DivergenceRecord, "divergence")
 
-    def put_evidence(self, evidence: Evidence) -> bool:
-        """The evidence is durable; False when it is known already or 1,000 others are kept."""
-        data = encode(evidence)
+    def put_evidence(self, member: str, evidence: Evidence) -> bool:
+        """The evidence against `member` is durable; False when it is known already or 1,000 others are kept."""
+        record = EvidenceRecord(member, evidence)
         known = self.evidence()
-        if len(known) >= EVIDENCE_MAX or evidence in known:
+        if len(known) >= EVIDENCE_MAX or record in known:
             return False
-        self._database.write([(b"v" + number(len(known)), data)])
+        self._database.write([(b"v" + number(len(known)), encode(record))])
         return True
 
-    def evidence(self) -> tuple[Evidence, ...]:
-        """Return the stored proofs of equivocation, oldest first."""
-        rows = self._database.scan(b"v", b"w")
-        return tuple(stored(data, Evidence, "evidence") for _, data in rows)  # type: ignore[arg-type]
+    def evidence(self) -> tuple[EvidenceRecord, ...]:
+        """Return the stored proofs of equivocation with the names of the accused, oldest first."""
+        return tuple(stored(data, EvidenceRecord, "evidence") for _, data in self._database.scan(b"v", b"w"))
 
     # --- accepted transactions ---------------------------------------------------------------------------
 

@@ -92,8 +92,9 @@ def cli(
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
     else:
         show.outcomes_table(Console(width=None if sys.stdout.isatty() else 160, highlight=False), report.schedules)
+        schedules_run = "1 schedule" if len(outcomes) == 1 else f"{len(outcomes)} schedules"
         click.echo(
-            f"{len(outcomes)} schedules in {report.seconds:.0f} s, {len(failed)} failed; after a heal the next "
+            f"{schedules_run} in {report.seconds:.0f} s, {len(failed)} failed; after a heal the next "
             f"block came within {report.next_block_s:.2f} s, longest stall with a quorum: {report.stall_s:.2f} s"
         )
     for number in failed:

@@ -81,13 +81,19 @@ class Nodes:
         if proxy is not None:
             processes.end(proxy.pid, proxy.started_ticks, kill=False)
 
-    def pause(self, member: Member) -> None:
-        """The node's process stands still, its sockets open (SIGSTOP)."""
-        processes.tell(member.pid, member.started_ticks, signal.SIGSTOP)
+    def pause(self, member: Member) -> bool:
+        """The node's process stands still, its sockets open (SIGSTOP); return whether one ran."""
+        return self._tell(member, signal.SIGSTOP)
 
-    def resume(self, member: Member) -> None:
-        """A paused node goes on."""
-        processes.tell(member.pid, member.started_ticks, signal.SIGCONT)
+    def resume(self, member: Member) -> bool:
+        """A paused node goes on; return whether its process runs."""
+        return self._tell(member, signal.SIGCONT)
+
+    @staticmethod
+    def _tell(member: Member, number: signal.Signals) -> bool:
+        runs = processes.is_alive(member.pid, member.started_ticks)
+        processes.tell(member.pid, member.started_ticks, number)
+        return runs
 
     def _start(self, member: Member) -> Member:
         environment = {
@@ -103,8 +109,12 @@ class Nodes:
         self._layout.save(self.network)
         return started
 
-    def end(self, members: Sequence[Member], *, kill: bool) -> None:
-        """None of the members runs. A node that does not stop within 20 s is killed: that loses nothing decided."""
+    def end(self, members: Sequence[Member], *, kill: bool) -> list[Member]:
+        """None of the members runs; return those that did.
+
+        A node that does not stop within 20 s is killed: that loses nothing decided.
+        """
+        running = [member for member in members if processes.is_alive(member.pid, member.started_ticks)]
         if not kill:
             for member in members:
                 processes.interrupt(member.pid, member.started_ticks)
@@ -112,12 +122,13 @@ class Nodes:
         for member in members:
             if not processes.end(member.pid, member.started_ticks, kill=kill):
                 processes.end(member.pid, member.started_ticks, kill=True)
+        return running
 
-    def wipe(self, member: Member) -> None:
+    def wipe(self, member: Member) -> Member:
         """The node starts over without its data: it has its keys, fetches the blocks, and abstains for a while."""
         self.end([member], kill=True)
         self.delete_data(member)
-        self.start([self.network.member(member.id)])
+        return self.start([self.network.member(member.id)])[0]
 
     def delete_data(self, member: Member) -> None:
         """A node that does not run has lost all but its keys."""
@@ -149,6 +160,24 @@ class Nodes:
     def statuses(self) -> list[MemberStatus]:
         """A row for each member, in their order."""
         return [self.status(member) for member in self.network.members]
+
+    def wait_answers(self, members: Sequence[Member], timeout_s: float = START_TIMEOUT_S) -> None:
+        """The API of each of the members, which were started, answers; whether they are ready is not asked.
+
+        Raise TestnetError for one that ended, or does not answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        for member in members:
+            while node_status(member) is None:
+                if not processes.is_alive(member.pid, member.started_ticks):
+                    raise TestnetError(f"{member.id} ended: {self.last_log_line(member)}", exit_code=3)
+                if time.monotonic() > deadline:
+                    raise TestnetError(
+                        f"{member.id} runs (pid {member.pid}) and does not answer after {timeout_s:.0f} s: "
+                        f"{self.last_log_line(member)}",
+                        exit_code=1,
+                    )
+                time.sleep(POLL_S)
 
     def wait_agreement(
         self, timeout_s: float = START_TIMEOUT_S, on_wait: Callable[[str], None] = lambda _: None

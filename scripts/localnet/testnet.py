@@ -29,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_DIRECTORY = ROOT / "testnet"
 NODES_DEFAULT = 4
+NOT_RUNNING = "was not running"
 FILE_COLUMNS = 110
 """Tables in a file or pipe are this wide."""
 
@@ -154,10 +155,14 @@ def audit(layout: Layout, as_json: bool) -> None:
 @click.argument("node", required=False)
 @directory_option
 def start(node: str | None, layout: Layout) -> None:
-    """Start the node, or all that are not running."""
+    """Start the node, or all that are not running, and return when they answer."""
     running = Nodes(layout)
-    for member in running.start(_chosen(running, node)):
-        click.echo(f"{member.id}: started, pid {member.pid}", err=True)
+    chosen = _chosen(running, node)
+    started = running.start(chosen)
+    running.wait_answers(started)
+    pids = {member.id: member.pid for member in started}
+    for member in chosen:
+        _say(member, f"started, pid {pids[member.id]}" if member.id in pids else "runs already")
 
 
 @cli.command()
@@ -166,7 +171,7 @@ def start(node: str | None, layout: Layout) -> None:
 def stop(node: str | None, layout: Layout) -> None:
     """Stop the node, or all, in good order."""
     running = Nodes(layout)
-    running.end(_chosen(running, node), kill=False)
+    _end(running, _chosen(running, node), kill=False)
 
 
 @cli.command()
@@ -175,16 +180,18 @@ def stop(node: str | None, layout: Layout) -> None:
 def kill(node: str | None, layout: Layout) -> None:
     """Kill the node, or all, as a power cut would (SIGKILL)."""
     running = Nodes(layout)
-    running.end(_chosen(running, node), kill=True)
+    _end(running, _chosen(running, node), kill=True)
 
 
 @cli.command()
 @click.argument("node")
 @directory_option
 def wipe(node: str, layout: Layout) -> None:
-    """Kill the node, delete its data (not its keys), and start it again."""
+    """Kill the node, delete its data (not its keys), start it again, and return when it answers."""
     running = Nodes(layout)
-    running.wipe(running.network.member(node))
+    started = running.wipe(running.network.member(node))
+    running.wait_answers([started])
+    _say(started, f"wiped and started again, pid {started.pid}")
 
 
 @cli.command()
@@ -193,7 +200,8 @@ def wipe(node: str, layout: Layout) -> None:
 def pause(node: str, layout: Layout) -> None:
     """Stop the node's process where it stands, its connections open (SIGSTOP)."""
     running = Nodes(layout)
-    running.pause(running.network.member(node))
+    member = running.network.member(node)
+    _say(member, "paused" if running.pause(member) else NOT_RUNNING)
 
 
 @cli.command()
@@ -202,7 +210,8 @@ def pause(node: str, layout: Layout) -> None:
 def resume(node: str, layout: Layout) -> None:
     """Let a paused node go on."""
     running = Nodes(layout)
-    running.resume(running.network.member(node))
+    member = running.network.member(node)
+    _say(member, "goes on" if running.resume(member) else NOT_RUNNING)
 
 
 @cli.command()
@@ -348,6 +357,18 @@ def _show_loaded(console: Console, layout: Layout, loaded: Loaded, as_json: bool
 
 def _chosen(running: Nodes, node: str | None) -> Sequence[Member]:
     return running.network.members if node is None else [running.network.member(node)]
+
+
+def _end(running: Nodes, members: Sequence[Member], *, kill: bool) -> None:
+    """None of the members runs, and one line for each has said so."""
+    ended = {member.id for member in running.end(members, kill=kill)}
+    for member in members:
+        _say(member, ("killed" if kill else "stopped") if member.id in ended else NOT_RUNNING)
+
+
+def _say(member: Member, what: str) -> None:
+    """One line for people; stdout is for documents."""
+    click.echo(f"{member.id}: {what}", err=True)
 
 
 def _stop(running: Nodes, console: Console) -> None:

@@ -1,7 +1,8 @@
 """README 9.8, 9.9, 10.3: one key in two processes is proven by the key itself; a caller that forbids signing."""
 
 from consensus.amnesia import HEIGHT_MAX
-from consensus.effects import Accuse, Connected, Effect, PersistAbstention, Send, Withhold
+from consensus.effects import Accuse, Connected, Effect, Head, PersistAbstention, Send, Synced, Withhold
+from consensus.members import Members, Validator
 from consensus.messages import (
     KnownInstance,
     LatestVote,
@@ -25,9 +26,19 @@ def staged(me: int = 1) -> Stage:
     return Stage(me=me, instance=OURS)
 
 
-def presence(stage: Stage, member: int, instance: bytes, met: bytes | None) -> Presence:
-    unsigned = Presence(instance, met, member, b"")
-    return Presence(instance, met, member, stage.signer.sign_as(member)(presence_bytes(NETWORK, unsigned)))
+def presence(
+    stage: Stage, member: int, instance: bytes, met: bytes | None, *, place: int | None = None, version: int = 0
+) -> Presence:
+    """The word of a process of `member`, signed with its key of this version in a list that has it at `place`."""
+    unsigned = Presence(instance, met, member if place is None else place, b"")
+    signature = stage.signer.sign_as(member, version)(presence_bytes(NETWORK, unsigned))
+    return Presence(instance, met, unsigned.member, signature)
+
+
+def relist(stage: Stage, *validators: Validator) -> list[Effect]:
+    """The next block changes the list."""
+    stage.head = Head(stage.height, bytes((stage.height,)) * 32, None, 0, Members(validators))
+    return stage.give(Synced(stage.head))
 
 
 def to(peer: int, effects: list[Effect]) -> list[Message]:
@@ -122,6 +133,79 @@ def test_what_is_kept_of_a_members_processes_is_bounded() -> None:
     # The first ones are forgotten: they prove nothing any more.
     assert not to(2, stage.receive(presence(stage, 2, NEW, bytes(16))))
     assert to(2, stage.give(Connected("member-2"))) == [KnownInstance(NEW)]
+
+
+def test_two_processes_are_proven_across_a_change_of_the_list() -> None:
+    """9.8: the place in the list is no part of whose word it is."""
+    stage = staged()
+    stage.receive(presence(stage, 2, OLD, None), presence(stage, 2, NEW, OLD))
+    relist(stage, stage.members.validators[2], stage.members.validators[1], stage.members.validators[3])
+    earlier, later = presence(stage, 2, NEW, OLD), presence(stage, 2, OLD, NEW, place=0)
+    effects = stage.receive(later, peer=2)
+    assert of(Accuse, effects) == [Accuse("member-2", TwoInstances(earlier, later))]
+    assert to(2, effects) == [earlier]
+
+
+def test_the_process_that_is_shown_another_one_from_before_a_change_of_the_list_stops() -> None:
+    """9.5, 9.8"""
+    stage = staged()
+    relist(stage, *stage.members.validators[1:])
+    effects = stage.receive(presence(stage, 1, NEW, OURS, place=1), peer=3)
+    assert of(PersistAbstention, effects) == [PersistAbstention(HEIGHT_MAX)]
+
+
+def test_a_second_doubling_under_a_new_key_is_accused_again() -> None:
+    """10.3"""
+    stage = staged()
+    effects = stage.receive(
+        presence(stage, 2, OLD, None), presence(stage, 2, NEW, OLD), presence(stage, 2, OLD, NEW)
+    )
+    assert len(of(Accuse, effects)) == 1
+    rotated = stage.signer.validator(2, 1)
+    relist(stage, *stage.members.validators[:2], rotated, stage.members.validators[3])
+    words = (presence(stage, 2, OLD, NEW, version=1), presence(stage, 2, NEW, OLD, version=1))
+    assert len(of(Accuse, stage.receive(*words, *words))) == 1
+
+
+def test_what_the_key_before_said_proves_nothing_about_the_new_one() -> None:
+    """9.8"""
+    stage = staged()
+    stage.receive(presence(stage, 2, OLD, None), presence(stage, 2, NEW, OLD))
+    rotated = stage.signer.validator(2, 1)
+    relist(stage, *stage.members.validators[:2], rotated, stage.members.validators[3])
+    effects = stage.receive(presence(stage, 2, OLD, NEW), presence(stage, 2, OLD, NEW, version=1))
+    assert not of(Accuse, effects)
+    assert not to(2, effects)
+
+
+def test_the_process_with_the_key_before_cannot_stop_the_one_that_replaces_it() -> None:
+    """9.5, 9.6, 9.8: whoever shows the old process the new one has its word; the list names the old key yet."""
+    stage = staged()
+    validators = list(stage.members.validators)
+    validators[1] = stage.signer.validator(1, 1)  # what it signs with is another key than the list's
+    relist(stage, *validators)
+    effects = stage.receive(presence(stage, 1, NEW, OURS, version=1), peer=3)
+    assert not of(PersistAbstention, effects)
+    assert not of(Accuse, effects)
+
+
+def test_who_joins_or_gets_a_new_key_is_met_at_once() -> None:
+    """9.8: on the link that stands nobody could judge its word before."""
+    stage = staged()
+    rotated = stage.signer.validator(2, 1)
+    effects = relist(stage, *stage.members.validators[:2], rotated, stage.members.validators[3])
+    assert to(2, effects) == [KnownInstance(None)]
+    assert not to(3, effects)
+
+
+def test_who_becomes_a_member_says_which_process_it_is() -> None:
+    """9.8"""
+    stage = staged(me=1)
+    me, rest = stage.members.validators[1], stage.members.validators[2:]
+    assert not said(Presence, relist(stage, *rest))
+    effects = relist(stage, me, *rest)
+    assert said(Presence, effects) == [presence(stage, 1, OURS, None, place=0)]
+    assert not said(Presence, relist(stage, *rest, me))
 
 
 def test_an_observer_has_no_key_that_could_live_twice() -> None:

@@ -2,10 +2,12 @@
 
 import pytest
 
-from consensus.messages import VoteKind
+from consensus.effects import CatchUp, Effect, Head, Synced
+from consensus.members import Members
+from consensus.messages import Decided, VoteKind
 from consensus.status import Phase
 
-from .stage import TIME_MS, Stage
+from .stage import TIME_MS, Stage, of
 
 A = b"block a"
 
@@ -91,6 +93,32 @@ def test_others_are_ahead() -> None:
     stage.receive(stage.status(2, height=9), stage.status(3, height=9))
     status = stage.replica.status()
     assert (status.phase, status.catch_up_target) == (Phase.CATCH_UP, 8)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+def test_a_liar_that_speaks_about_far_heights_puts_nobody_behind(n: int) -> None:
+    """7.7: f of them, in every kind of message, and the question that they cause is no reason to be not ready."""
+    stage = Stage(n, me=1)
+    for liar in range(2, 2 + stage.members.f):
+        stage.receive(stage.status(liar, height=2**62), stage.prepare(liar, A, height=2**61))
+        stage.receive(stage.ask(liar, 1, height=2**60), stage.ask(liar, 1, height=2))
+        stage.receive(Decided(stage.certificate(VoteKind.COMMIT, A, (liar,), height=2**60)), peer=liar)
+    effects: list[Effect] = []
+    for _ in range(100):
+        effects += stage.pass_time(100)
+        status = stage.replica.status()
+        assert (status.phase, status.catch_up_target) == (Phase.IDLE, None)
+    assert 1 <= len(of(CatchUp, effects)) < 8
+    assert {effect.target for effect in of(CatchUp, effects)} == {1}
+
+
+def test_members_that_left_the_list_are_shown_no_more() -> None:
+    stage = Stage(me=1)
+    stage.receive(stage.status(2), stage.status(3))
+    assert [peer.member for peer in stage.replica.status().peers] == ["member-2", "member-3"]
+    members = Members(stage.members.validators[:3])
+    stage.give(Synced(Head(1, b"h" * 32, None, 0, members)))
+    assert [peer.member for peer in stage.replica.status().peers] == ["member-2"]
 
 
 def test_clock_offsets_and_silence_of_peers_are_shown() -> None:

@@ -4,15 +4,18 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from node.config import load_network
 from scripts.localnet import processes
 from scripts.localnet.founding import found
 from scripts.localnet.layout import Layout, Member, Network, TestnetError, addresses, member_names
 from scripts.localnet.nodes import Nodes
+from scripts.localnet.testnet import cli
 from tests.e2e.conftest import Testnet
 
 
@@ -97,6 +100,39 @@ def test_a_process_that_took_over_the_pid_is_not_killed(tmp_path: Path) -> None:
     assert processes.is_alive(pid, ticks)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[Layout]:
+    """A network of one node, whose process is one that never answers."""
+    pid, ticks = processes.start(["/bin/sleep", "60"], os.environ, tmp_path / "log")
+    layout = Layout(tmp_path)
+    layout.save(Network("n-0", (Member("bank-a", "127.0.0.1:1", "http://127.0.0.1:2", "d", pid, ticks),)))
+    yield layout
+    processes.end(pid, ticks, kill=True)
+
+
+def test_what_was_done_to_a_node_is_said_in_one_line(one_process: Layout) -> None:
+    def said(command: str) -> str:
+        done = CliRunner().invoke(cli, [command, "bank-a", "--dir", str(one_process.directory)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert said("pause") == "bank-a: paused\n"
+    assert said("resume") == "bank-a: goes on\n"
+    assert said("start") == "bank-a: runs already\n"
+    assert said("stop") == "bank-a: stopped\n"
+    for command in ("stop", "kill", "pause", "resume"):
+        assert said(command) == "bank-a: was not running\n"
+
+
+def test_a_node_that_was_started_and_does_not_answer_is_named(one_process: Layout) -> None:
+    nodes = Nodes(one_process)
+    with pytest.raises(TestnetError, match=r"bank-a runs .* and does not answer after 0 s"):
+        nodes.wait_answers(nodes.network.members, timeout_s=0.2)
+    nodes.end(nodes.network.members, kill=True)
+    with pytest.raises(TestnetError, match="bank-a ended: it wrote nothing"):
+        nodes.wait_answers(nodes.network.members)
 
 
 def test_links_of_a_network_without_a_proxy_say_how_to_found_one(tmp_path: Path) -> None:

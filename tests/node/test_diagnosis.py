@@ -110,6 +110,17 @@ def test_a_quiet_network_is_well() -> None:
     assert judge(facts()).ready
 
 
+def test_without_a_block_none_is_called_the_last() -> None:
+    answer = diagnose(facts(no_block=True))
+    assert answer.headline == "All is well: nothing waits; no block has been made yet."
+    assert not any("applied" in text for text in answer.sentences)
+
+
+def test_a_network_of_one_member_is_well() -> None:
+    alone = facts(roles={"member-0": "validator"}, validators=NAMES[:1], links={}, reports={})
+    assert judge(replica(alone, quorum=1)).ready
+
+
 def test_a_stall_counts_from_when_the_quorum_was_lost_whenever_work_came() -> None:
     known = without("member-2", "member-3")
     links = dict(known.links)

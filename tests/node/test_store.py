@@ -270,8 +270,9 @@ def test_a_voted_body_outlives_a_crash_and_only_the_decided_one_stays(ledger: Le
 def test_evidence_is_kept_once(ledger: Ledger) -> None:
     proof = VoteEquivocation(vote(1, 0).vote, vote(1, 0, digest=b"x" * 32).vote)
     other = VoteEquivocation(vote(2, 0).vote, vote(2, 0, digest=b"x" * 32).vote)
-    assert [ledger.store.put_evidence(item) for item in (proof, proof, other)] == [True, False, True]
-    assert reopened(ledger).store.evidence() == (proof, other)
+    assert [ledger.store.put_evidence("bank-b", item) for item in (proof, proof, other)] == [True, False, True]
+    kept = [(record.member, record.evidence) for record in reopened(ledger).store.evidence()]
+    assert kept == [("bank-b", proof), ("bank-b", other)]
 
 
 # --- accepted transactions -------------------------------------------------------------------------------

@@ -57,6 +57,13 @@ def test_a_stall_reads_from_the_culprit_to_what_to_do(capsys: pytest.CaptureFixt
     assert any("member-3" in line and "member_down" in line for line in rest)
 
 
+def test_how_long_nothing_moves_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    known = facts(waiting_ms=15_800)
+    text = shown(diagnose(known), capsys).splitlines()[0]
+    assert text.startswith("not moving: No block for 15.8 s")
+    assert text.count("15.8 s") == 1
+
+
 def test_a_network_that_is_well_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(diagnose(facts()), capsys).startswith("ok: All is well: nothing waits")
 

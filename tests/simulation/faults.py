@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.simulation.byzantine.roles import ROLES
 from tests.simulation.disk import Disk
+from tests.simulation.instances import DRAWN, OF_SEEDS
 from tests.simulation.link_faults import LinkFaults
 from tests.simulation.machine import Machine
 from tests.simulation.network import KINDS
@@ -45,6 +46,8 @@ class Plan(NamedTuple):
     """How many of a thousand requests cannot be executed in time, or not at all."""
     long_pause: bool = False
     """One process stands still for half an hour of the others' time."""
+    instances: str = DRAWN
+    """Which instances the processes have: a kind of instances.py."""
     full_load: bool = False
     """Work waits all the time and little else goes wrong, so that a slow primary can be told from slow others."""
 
@@ -358,6 +361,7 @@ def draw_plan(world: "World") -> Plan:
         spares=world.pick(1, 3) if n > 1 and world.chance(300) else 0,
         observers=1 if world.chance(150) else 0,
         poison_permille=world.pick(10, 200) if world.chance(150) else 0,
+        instances=OF_SEEDS[world.seed % len(OF_SEEDS)],
     )
     return _rare(world, plan)
 

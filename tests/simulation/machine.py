@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from consensus.amnesia import HEIGHT_MAX
 from consensus.effects import (
     Accuse,
     Applied,
@@ -113,7 +114,7 @@ class Machine:
         now_ms, time_ms = self.clocks()
         sign = self.world.signer.sign_as(self.member, self.key_version)
         self.replica = self.factory(
-            self.world.config_for(self.member),
+            self.world.config_for(self),
             head,
             self.disk.memory(),
             sign,
@@ -309,6 +310,8 @@ class Machine:
 
     def _write(self, effect: Persist | PersistAbstention) -> None:
         if isinstance(effect, PersistAbstention):
+            if effect.until == HEIGHT_MAX:
+                self.world.on_stopped(self)
             self.disk.abstain_until = max(self.disk.abstain_until, effect.until)
             return
         record = effect.record

@@ -128,7 +128,8 @@ def report_lines(report: Report) -> list[str]:
         lines.append("never took effect, which fails the sweep: " + ", ".join(report.never_hit))
     per_minute = report.seeds * 60 / report.seconds if report.seconds else 0
     lines.append(
-        f"{report.seeds} seeds, {len(report.failed)} failed, {report.steps} steps, {report.heights} heights, "
+        f"{report.seeds} {'seed' if report.seeds == 1 else 'seeds'}, {len(report.failed)} failed, "
+        f"{report.steps} steps, {report.heights} heights, "
         f"{report.seconds:.1f} s ({per_minute:.0f} seeds a minute); slowest recovery {report.recovery_ms_max} ms, "
         f"at most {report.recovery_permille_of_bound_max / 10:.1f} % of its bound"
     )

@@ -10,6 +10,7 @@ import argparse
 import functools
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import ClassVar, NamedTuple
 
@@ -199,6 +200,8 @@ def main(arguments: list[str]) -> int:
         return 1 if outcome.failure is not None else 0
     count = len(all_schedules(options.rounds))  # made before the processes fork: they share it
     report = run_seeds(0, count, options.jobs, run=functools.partial(play, options.rounds))
+    # Two rounds with one key in two places reach some of the protocol only: which rules, the sweep over seeds says.
+    report = report._replace(numbers=Counter())
     lines = report_lines(report)[len(report.failed) :]
     lines += [replay_line(failure).replace("--seed", "--twins") for failure in report.failed[:SHOWN_MAX]]
     print("\n".join(lines).replace(" seeds,", " schedules,"))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from consensus.config import Config
 from consensus.effects import Accuse, Effect, Input, Received, Tick
 from consensus.members import Members
+from consensus.messages import TwoInstances
 from consensus.replica import Replica
 from tests.simulation import coverage
 from tests.simulation.block import REQUESTS_MAX
@@ -19,6 +20,7 @@ from tests.simulation.byzantine.roles import ROLES
 from tests.simulation.byzantine.traitor import Traitor
 from tests.simulation.checks import NETWORK, Checks, Violation
 from tests.simulation.faults import Faults, Plan, draw_plan
+from tests.simulation.instances import Instances
 from tests.simulation.machine import Machine, ReplicaFactory
 from tests.simulation.membership import Change, Membership
 from tests.simulation.network import Network
@@ -89,6 +91,7 @@ class World:
         self.accepted: dict[int, None] = {}  # every request that a member without memory loss promised to settle
         self.poison: dict[int, int] = {}  # request -> how long executing it takes (us); 0: building with it fails
         self.checks = Checks(self.signer)
+        self._instances = Instances(seed, self.plan.instances)
         self.network = Network(self)
         self.machines = self._people(factory)
         self._faults = Faults(self, self.plan)
@@ -147,19 +150,23 @@ class World:
 
     # --- the run -----------------------------------------------------------------------------------------
 
-    def config_for(self, member: int) -> Config:
-        """The constants of one process of the member with this number; the last ones are observers."""
-        observes = member >= self.plan.n + self.plan.spares
+    def config_for(self, machine: Machine) -> Config:
+        """The constants of the process that starts on `machine`; the last ones are observers."""
+        observes = machine.member >= self.plan.n + self.plan.spares
+        copied = machine.faulty == "twin" and machine.life == 1
+        instance = self._instances.at_start(machine.name, machine.member, first_of_twin=copied)
+        if self._instances.in_two_places(instance):
+            self.checks.reached["one instance in two places"] += 1
         return Config(
             network=NETWORK,
-            member=None if observes else self.signer.name(member),
+            member=None if observes else machine.id,
             rotation_heights=self.plan.rotation_heights,
             base_timeout_ms=self.plan.base_timeout_ms,
             timeout_cap_ms=self.plan.timeout_cap_ms,
             status_interval_ms=self.plan.status_interval_ms,
             empty_block_interval_ms=self.plan.empty_block_interval_ms,
             passed_over_max=PASSED_OVER_MAX,
-            instance=self._sequence.to_bytes(16, "big"),  # no other process starts at this event
+            instance=instance,
         )
 
     def run(self, until: int = STEPS_MAX) -> Outcome:
@@ -373,8 +380,17 @@ class World:
     def on_accused(self, machine: Machine, effect: Accuse) -> None:
         """Evidence must name a member that is not honest; an honest one can never be accused."""
         holder = next(other for other in self.machines if other.id == effect.member)
-        self.checks.reached["equivocation proved"] += 1
         self.checks.require("no honest member is accused", not holder.honest, machine.name, "accuses", holder.name)
+        if not isinstance(effect.evidence, TwoInstances):
+            self.checks.reached["equivocation proved"] += 1
+        elif holder.faulty not in ROLES:  # a liar may sign what no process of it has seen
+            key = self.signer.validator(holder.member, holder.key_version).voting_key
+            self._instances.judge(self.checks, machine.name, effect.evidence, key, self.signer)
+
+    def on_stopped(self, machine: Machine) -> None:
+        """A process signs nothing any more: its key lives in two places, as that of an honest member never does."""
+        self.checks.require("who lives once never stops for good", not machine.honest, machine.name)
+        self.checks.reached["a doubled key stops for good"] += machine.faulty == "twin"
 
 
 def brief(value: object) -> str:

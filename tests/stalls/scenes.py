@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from node.client.answers import Diagnosis
-from tests.simulation.nodes.founding import founding_of
+from tests.simulation.nodes.founding import Shape, founding_of
 from tests.stalls.releases import censoring, idling, miscounting, other_code
 from tests.stalls.stage import SHAPE, Stage, StageHost
+
+SMALL_BLOCKS = SHAPE._replace(block_transactions_max=8)
+"""A few payments fill the queue."""
 
 
 class Scene(NamedTuple):
@@ -22,6 +25,7 @@ class Scene(NamedTuple):
     asked: tuple[str, ...]
     culprits: tuple[tuple[str, str], ...]
     moving: bool | None = False
+    shape: Shape = SHAPE
 
 
 class Answer(NamedTuple):
@@ -88,6 +92,35 @@ def primary_idles(stage: Stage) -> None:
 def primary_censors(stage: Stage) -> None:
     stage.restart("bank-0", make=censoring)
     stage.pass_time(20_000)
+
+
+def primary_slow(stage: Stage) -> None:
+    stage.network.delay_us = (40_000, 50_000)
+    stage.payments_at_once = 8
+    stage.pass_time(16_000)
+    stage.late_us["bank-0"] = 500_000
+    stage.pass_time(12_000)
+
+
+def link_to_primary_cut_on_a_quiet_day(stage: Stage) -> None:
+    stage.stop_paying()
+    stage.pass_time(4_000)
+    stage.network.cut("bank-3", "bank-0")
+    stage.network.cut("bank-0", "bank-3")
+    stage.pass_time(16_000)
+
+
+def sends_lost(stage: Stage) -> None:
+    for other in ("bank-1", "bank-2", "bank-3"):
+        stage.network.cut("bank-0", other)
+    # Asked as soon as the others' connections are gone: what it says first is what it goes on to say.
+    stage.pass_time_until(lambda: len(stage.why("bank-0").missing) == 3, 20_000)
+
+
+def own_disk_full(stage: Stage) -> None:
+    # A node whose disk fails stops at once: what is left to ask is its directory.
+    stage.host("bank-2").disk.full = True
+    stage.pass_time_until(lambda: not stage.host("bank-2").up, 3_000)
 
 
 def other_contracts(stage: Stage) -> None:
@@ -199,6 +232,13 @@ SCENES: tuple[Scene, ...] = (
         ("bank-3",),
         (("bank-0", "network_split"), ("bank-1", "network_split")),
     ),
+    Scene(
+        "sends_lost",
+        "nothing that bank-0 sends arrives, asked there as soon as the others have given it up",
+        sends_lost,
+        ("bank-0",),
+        (("bank-0", "isolated"),),
+    ),
     Scene("cut_off_self", "all links of bank-2 cut, asked there", cut_off, ("bank-2",), (("bank-2", "isolated"),)),
     Scene(
         "cut_off_others",
@@ -214,6 +254,22 @@ SCENES: tuple[Scene, ...] = (
         one_link_cut,
         ("bank-3",),
         (("bank-2", "link_cut"),),
+        moving=True,
+    ),
+    Scene(
+        "quiet_link_cut",
+        "only the link bank-3 – primary bank-0 cut while nothing waits",
+        link_to_primary_cut_on_a_quiet_day,
+        ("bank-3",),
+        (("bank-0", "link_cut"),),
+        moving=True,
+    ),
+    Scene(
+        "quiet_link_cut_others",
+        "the same, asked at the others",
+        link_to_primary_cut_on_a_quiet_day,
+        ("bank-1",),
+        (),
         moving=True,
     ),
     Scene(
@@ -247,6 +303,15 @@ SCENES: tuple[Scene, ...] = (
         moving=True,
     ),
     Scene(
+        "primary_slow",
+        "the primary's sends are half a second late under a full queue, and it was replaced",
+        primary_slow,
+        ("bank-2",),
+        (("bank-0", "primary_slow"),),
+        moving=True,
+        shape=SMALL_BLOCKS,
+    ),
+    Scene(
         "clock_off_self",
         "clock of bank-2 a minute ahead, asked there",
         clock_off,
@@ -276,6 +341,13 @@ SCENES: tuple[Scene, ...] = (
         disk_full,
         ("bank-0", "bank-1"),
         (("bank-2", "disk_failing"), ("bank-3", "member_down")),
+    ),
+    Scene(
+        "disk_full_self",
+        "disk of bank-2 full, asked there with `hansa why --dir`",
+        own_disk_full,
+        ("bank-2",),
+        (("bank-2", "disk_failing"),),
     ),
     Scene(
         "other_contracts",
@@ -327,7 +399,8 @@ SCENES: tuple[Scene, ...] = (
 
 def play(scene: Scene) -> Iterator[Answer]:
     """Stage the scene and ask; give the answers."""
-    with Stage().playing() as stage:
+    with Stage(shape=scene.shape).playing() as stage:
         scene.play(stage)
         for asked in scene.asked:
-            yield Answer(scene, asked, stage.why(asked), stage.ready(asked)[0])
+            ready = stage.host(asked).up and stage.ready(asked)[0]
+            yield Answer(scene, asked, stage.why(asked), ready)

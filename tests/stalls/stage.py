@@ -6,10 +6,13 @@ operator's machine shows of a broken link: the words with which a connection end
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Generator
+from unittest import mock
 
 import msgspec
 
+import node.cli.diagnosis
 from node.client.answers import Diagnosis
 from node.config import NetworkConfig, NodeConfig
 from node.ledger import Call, Transaction
@@ -18,7 +21,7 @@ from node.runtime.node import Node
 from node.runtime.surroundings import Surroundings
 from node.wire import WireMessage
 from tests.simulation.nodes.faults import Plan
-from tests.simulation.nodes.founding import Shape, key_of, transaction
+from tests.simulation.nodes.founding import DATA, Shape, key_of, transaction
 from tests.simulation.nodes.host import Host, Process
 from tests.simulation.nodes.links import Link
 from tests.simulation.nodes.timeline import START_MS
@@ -42,10 +45,10 @@ SILENT = "silent: {peer}: nothing came for 10 s"
 NO_ANSWER = "unreachable: no answer in time"
 
 
-def quiet_plan(world: NodeWorld) -> Plan:
+def quiet_plan(shape: Shape, world: NodeWorld) -> Plan:
     """Nothing fails by itself."""
     return Plan(
-        shape=SHAPE,
+        shape=shape,
         delay_us=(300, 3_000),
         mempool_transactions_max=1_000,
         request_every_us=PAYMENT_US,
@@ -95,6 +98,27 @@ class ToldTransport(SimTransport):
             self._errors[peer] = f"refused: {peer}: wrong_network: {text}"
             return
         super()._greeted(peer)
+
+    def send(self, peer: str, message: WireMessage) -> bool:
+        """Whether `message` was queued; a machine whose sends are late lets it go later."""
+        late_us = self._stage.late_us.get(self.id, 0)
+        if not late_us:
+            return super().send(peer, message)
+        send = super().send
+
+        def leave() -> None:
+            send(peer, message)
+
+        self._stage.timeline.after(late_us, leave)
+        return True
+
+    def broadcast(self, message: WireMessage) -> None:
+        """`message` is queued for every connected peer, later on a machine whose sends are late."""
+        late_us = self._stage.late_us.get(self.id, 0)
+        if late_us:
+            self._stage.timeline.after(late_us, super().broadcast, message)
+        else:
+            super().broadcast(message)
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """Every other member with the state of its link."""
@@ -152,12 +176,16 @@ class StageHost(Host):
 class Stage(NodeWorld):
     """Four banks, a client that pays all the time, and whatever a scene does to them."""
 
-    def __init__(self, seed: int = 1) -> None:
-        super().__init__(seed, plan=quiet_plan)
+    def __init__(self, seed: int = 1, shape: Shape = SHAPE) -> None:
+        super().__init__(seed, plan=functools.partial(quiet_plan, shape))
         self.hosts = [StageHost(self, index) for index in range(SHAPE.n)]
         self._by_id = {host.id: host for host in self.hosts}
         self.network.delay_us = (300, 3_000)
         self.twins: list[StageHost] = []
+        self.late_us: dict[str, int] = {}
+        """How much later than they should the sends of a member leave its machine."""
+        self.payments_at_once = 1
+        """Of each payer, every PAYMENT_US."""
         self._payments = 0
         self._paying = True
 
@@ -212,6 +240,13 @@ class Stage(NodeWorld):
         while not ended:
             self.timeline.step()
 
+    def pass_time_until(self, holds: Callable[[], bool], milliseconds_max: int) -> None:
+        """Virtual time goes by until `holds()`, which is asked after every single event."""
+        end_us = self.timeline.now_us + milliseconds_max * 1000
+        while not holds():
+            assert self.timeline.now_us < end_us, "it did not come to hold in time"
+            self.timeline.step()
+
     # --- work ------------------------------------------------------------------------------------------------
 
     def stop_paying(self) -> None:
@@ -220,11 +255,12 @@ class Stage(NodeWorld):
 
     def _pay(self) -> None:
         if self._paying:
-            self._payments += 1
-            for payer, account in (("bank-1", "A-1"), ("bank-2", "A-2")):
-                payment = self._payment(f"pay-{self._payments}", payer, account)
-                for host in self.hosts:
-                    self._submit(host, payment)
+            for _ in range(self.payments_at_once):
+                self._payments += 1
+                for payer, account in (("bank-1", "A-1"), ("bank-2", "A-2")):
+                    payment = self._payment(f"pay-{self._payments}", payer, account)
+                    for host in self.hosts:
+                        self._submit(host, payment)
             self.timeline.after(PAYMENT_US, self._pay)
 
     def _payment(self, request_id: str, payer: str, account: str) -> Transaction:
@@ -249,9 +285,13 @@ class Stage(NodeWorld):
     # --- questions -------------------------------------------------------------------------------------------
 
     def why(self, member: str) -> Diagnosis:
-        """What the member's node answers now."""
+        """What the member's node answers now, or its directory where no node runs."""
         host = self.host(member)
-        assert host.process is not None
+        if host.process is None:
+            free = 0 if host.disk.full else None
+            config = NodeConfig(member, DATA, DATA, DATA, host.member.address, "127.0.0.1:0")
+            with mock.patch.object(node.cli.diagnosis, "_free_bytes", return_value=free):
+                return node.cli.diagnosis.absent_node(config)
         assert host.door is not None, f"{member} does not answer"
         with host.process.loop.entered():
             return host.door.service.why()

@@ -91,8 +91,12 @@ def markdown(rows: Iterable[Row]) -> str:
         "Made by `scripts/stalls --markdown`: four whole nodes in virtual time, one thing broken at a time.\n\n"
         "| what was done | asked at | the first line of the answer |\n|---|---|---|\n"
     )
-    lines = [f"| {row.staged} | {row.asked} | {row.headline.replace('|', chr(92) + '|')} |\n" for row in rows]
-    return head + "".join(lines)
+    return head + "".join(f"{line_of(row)}\n" for row in rows)
+
+
+def line_of(row: Row) -> str:
+    """The row as a line of the page's table."""
+    return f"| {row.staged} | {row.asked} | {row.headline.replace('|', chr(92) + '|')} |"
 
 
 def _show(rows: Sequence[Row], seconds: float) -> None:

@@ -1,0 +1,78 @@
+"""The head that the runtime gives to consensus: who decides the next height, and who decided this one."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from consensus.members import Members, Validator
+from node.ledger import CertifiedBlock, Transaction
+from node.runtime.chain import Chain
+from node.runtime.clock import Clock
+from node.runtime.threads import WorkerThreads
+from tests.node.ledger_world import Ledger, certificate, key_of
+
+
+class VerifiedBodies:
+    """Bodies whose signatures nobody has to verify."""
+
+    async def verified(self, data: Sequence[bytes]) -> list[Transaction]:
+        return [Transaction.decode(item) for item in data]
+
+
+@pytest.fixture
+def threads() -> Iterator[WorkerThreads]:
+    pool = WorkerThreads(1)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path)
+    yield opened
+    opened.close()
+
+
+def started(ledger: Ledger, threads: WorkerThreads) -> Chain:
+    """The chain of a node that has just started on the ledger's store."""
+    bodies: Any = VerifiedBodies()
+
+    def on_divergence(*told: object) -> None:
+        raise AssertionError(told)
+
+    return Chain(
+        ledger.store,
+        ledger.executor,
+        bodies,
+        threads,
+        Clock(),
+        "bank-a",
+        1_000,
+        lambda executed, view: None,
+        on_divergence,
+    )
+
+
+async def test_the_head_names_the_list_that_decided_it_after_a_start_and_after_a_block(
+    ledger: Ledger, threads: WorkerThreads
+) -> None:
+    first = ledger.store.head.members
+    other = Members((*first.validators[:3], Validator("bank-e", key_of("bank-e", 8))))
+    assert started(ledger, threads).head.decided_by == first
+
+    change = ledger.build(ledger.transaction("bank-a"))
+    assert change is not None
+    ledger.decide(msgspec.structs.replace(change, members=other))
+    chain = started(ledger, threads)
+    assert (chain.head.height, chain.head.decided_by, chain.head.members) == (1, first, other)
+
+    block = ledger.build(ledger.transaction("bank-a"))
+    assert block is not None
+    head = await chain.apply_certified(CertifiedBlock(block.body, certificate(block)))
+    # The state still names the first list: this block changes the members back.
+    assert (head.height, head.decided_by, head.members) == (2, other, first)
+    assert chain.head == head
+    assert started(ledger, threads).head == head

@@ -1,0 +1,69 @@
+"""Whose fault a dead link is: a member's, the line's, or this node's own."""
+
+from typing import Any
+
+import msgspec
+
+from consensus.status import Phase
+from node.diagnosis import Facts, Heard, Link, diagnose, judge
+from node.report import LinkReport
+from tests.node.test_diagnosis import NAMES, NOW, culprits, facts, quiet, replica, report, said, without
+
+CLOSED = "lost: 10.0.0.9:1: the other side closed the connection"
+
+
+def test_a_node_whose_peers_all_close_at_one_time_is_cut_off() -> None:
+    known = without(*NAMES[1:], error=CLOSED)
+    assert culprits(known) == [("member-0", "isolated")]
+    refused = Link(connected=False, silence_ms=9_000, error="unreachable: [Errno 111] Connection refused")
+    one_refuses = msgspec.structs.replace(known, links={**known.links, "member-3": refused})
+    assert {cause for _, cause in culprits(one_refuses)} == {"member_down"}, "its machine answers: no link is cut"
+    earlier = msgspec.structs.replace(refused, error=CLOSED, silence_ms=60_000)
+    one_earlier = msgspec.structs.replace(known, links={**known.links, "member-3": earlier})
+    assert {cause for _, cause in culprits(one_earlier)} == {"member_down"}, "they did not go at one time"
+
+
+def test_a_member_that_closed_because_it_heard_nothing_of_this_node_is_not_called_down() -> None:
+    known = without("member-3", error=CLOSED)
+    unheard = tuple(LinkReport(name, True, 8_000 if name == "member-0" else 300, "", 0) for name in NAMES[:3])
+    last = Heard(report("member-3", links=unheard), 9_000)
+    known = msgspec.structs.replace(known, reports={**known.reports, "member-3": last})
+    assert culprits(known) == [("member-3", "member_unreachable")]
+    assert "it had ceased to hear this node; last heard 9.0 s ago" in diagnose(known).headline
+
+
+def quiet_change(**changes: Any) -> Facts:
+    """member-2 asks for view 1 on a quiet day; it alone does not hear the primary, member-0."""
+    status = msgspec.structs.replace(
+        quiet(me=2),
+        phase=Phase.VIEW_CHANGE,
+        asked=1,
+        askers=(("member-2", 1),),
+        missing=("member-0", "member-1", "member-3"),
+    )
+    gone = Link(connected=False, silence_ms=15_800, error="unreachable: no answer in time")
+    here = dict.fromkeys(("member-1", "member-3"), NOW)
+    known = facts(member="member-2", status=status, links={"member-0": gone, **here}, waiting_ms=15_800)
+    return msgspec.structs.replace(
+        known, reports={name: Heard(report(name), 500) for name in here}, idle_ms=20_000, **changes
+    )
+
+
+def test_a_member_that_alone_does_not_hear_the_primary_of_a_quiet_network_blames_its_link() -> None:
+    answer = diagnose(quiet_change())
+    assert answer.headline == (
+        "Nothing waits and the others go on, but this node alone does not hear the primary, member-0:"
+        " only the link between this node and member-0 is cut (member-1 and member-3 hear it)."
+        " No further member may be away."
+    )
+    assert (answer.moving, answer.since_ms) == (True, None)
+    assert [(item.member, item.cause) for item in answer.culprits] == [("member-0", "link_cut")]
+    assert judge(quiet_change()).ready
+
+
+def test_who_sees_no_reason_for_another_primary_is_not_blamed_and_who_does_is() -> None:
+    known = replica(quiet_change(), waiting=True)
+    assert culprits(known) == [("member-0", "link_cut")], "work waits at this node alone"
+    known = said(known, "member-1", phase="proposal", waiting=1)
+    assert culprits(known) == [("member-0", "link_cut"), ("member-1", "votes_missing")]
+    assert not diagnose(known).moving
