@@ -61,7 +61,7 @@ async def test_it_names_the_first_differing_transaction_contract_and_key(network
     assert diverged.differing_keys == 1
     # The others go on without it, and it stays where it was.
     await settle(network, network.add("even", 10))
-    assert network.height("bank-a") > diverged.height
+    await network.until(lambda: network.height("bank-a") > diverged.height)
     assert network.height(ODD) == diverged.height - 1
     status = network.nodes[ODD]._driver.status()
     assert "its execution differs" in status.abstaining
