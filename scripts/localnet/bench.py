@@ -18,7 +18,7 @@ from rich.console import Console
 from node.client import AsyncClient
 from node.config import Parameters
 from node.errors import HansaError
-from scripts.localnet import failover, limits, processes, slow_primary
+from scripts.localnet import failover, limits, processes, slow_primary, state_bench
 from scripts.localnet.figures import Percentiles, Spread, percentiles_ms, spread
 from scripts.localnet.founding import found
 from scripts.localnet.generator import LoadReport, Shape, Traffic, one_at_a_time
@@ -29,6 +29,10 @@ from scripts.localnet.session import Session
 CASES_DEFAULT = ("single", "bundle500", "idle")
 FAULT_CASES = ("kill", "quorum-loss", "slow-primary")
 """Something is broken in these, and the time until it is whole again is measured."""
+ALONE_CASES: dict[str, Callable[[Path, Console], object]] = {"state": state_bench.measure}
+"""They need no network of this script's: an empty directory (on the repository's disk) is enough; each one's report
+is one field of the document.
+"""
 REPETITIONS = 3
 IDLE_TRANSACTIONS = 50
 
@@ -165,7 +169,7 @@ def _case(name: str, nodes: int, runs: Sequence[Run]) -> Case:
     "--case",
     "cases",
     multiple=True,
-    type=click.Choice([*CASES_DEFAULT, *FAULT_CASES]),
+    type=click.Choice([*CASES_DEFAULT, *FAULT_CASES, *ALONE_CASES]),
     help=f"Again for more (default: {', '.join(CASES_DEFAULT)}).",
 )
 @click.option("--nodes", type=click.IntRange(1, 16), default=4, show_default=True)
@@ -181,28 +185,33 @@ def cli(cases: tuple[str, ...], nodes: int, seconds: float, rate: float, bundles
     """Measure on a network of its own, and print one JSON document."""
     console = Console(stderr=True, highlight=False)
     chosen = list(dict.fromkeys(cases or CASES_DEFAULT))
-    loads = [name for name in chosen if name not in FAULT_CASES]
-    faults: dict[str, object] = {}
-    with _network(nodes, base_port) as (layout, running):
-        console.print("limits of this machine")
-        machine_limits = limits.measure(layout.directory)
-        bench = Bench(layout, running, console, seconds, rate, bundles)
-        measured = asyncio.run(_measure(bench, loads))
-        if "kill" in chosen:
-            faults["failovers"] = asyncio.run(failover.kill_primaries(layout, running, console))
-        if "quorum-loss" in chosen:
-            faults["quorum_loss"] = asyncio.run(failover.lose_quorum(layout, running, console))
+    loads = [name for name in chosen if name in CASES_DEFAULT]
+    reports: dict[str, object] = {}
+    if set(chosen) & {*CASES_DEFAULT, "kill", "quorum-loss"}:
+        with _network(nodes, base_port) as (layout, running):
+            console.print("limits of this machine")
+            reports["limits"] = limits.measure(layout.directory)
+            bench = Bench(layout, running, console, seconds, rate, bundles)
+            reports["cases"] = asyncio.run(_measure(bench, loads))
+            if "kill" in chosen:
+                reports["failovers"] = asyncio.run(failover.kill_primaries(layout, running, console))
+            if "quorum-loss" in chosen:
+                reports["quorum_loss"] = asyncio.run(failover.lose_quorum(layout, running, console))
     if "slow-primary" in chosen:
         small = Parameters(block_transactions_max=slow_primary.BLOCK_TRANSACTIONS_MAX)
         with _network(nodes, base_port, proxied=True, parameters=small) as (layout, running):
-            faults["slow_primary"] = asyncio.run(slow_primary.measure(layout, running, console))
+            reports["slow_primary"] = asyncio.run(slow_primary.measure(layout, running, console))
+    for name in chosen:
+        if name in ALONE_CASES:
+            with _directory() as directory:
+                reports[name] = ALONE_CASES[name](directory, console)
     document = {
         "machine": machine(),
         "commit": commit(),
         "settings": {"nodes": nodes, "seconds": seconds, "repetitions": REPETITIONS},
-        "limits": machine_limits,
-        "cases": measured,
-        **faults,
+        "limits": {},
+        "cases": [],
+        **reports,
     }
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
 
@@ -218,11 +227,8 @@ async def _measure(bench: Bench, names: Sequence[str]) -> list[Case]:
 def _network(
     count: int, base_port: int, *, proxied: bool = False, parameters: Parameters | None = None
 ) -> Iterator[tuple[Layout, Nodes]]:
-    """A new network in a directory beside the repository's own files, on the same disk; gone afterwards."""
-    place = ROOT / "build"
-    place.mkdir(exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=place))
-    try:
+    """A new network in a directory of its own; gone afterwards."""
+    with _directory() as directory:
         layout = Layout(directory)
         found(layout, count, base_port, proxied=proxied, parameters=parameters)
         nodes = Nodes(layout)
@@ -233,6 +239,16 @@ def _network(
         finally:
             nodes.end(nodes.network.members, kill=False)
             nodes.end_proxy()
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """An empty directory beside the repository's own files, on the same disk; gone afterwards."""
+    place = ROOT / "build"
+    place.mkdir(exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=place))
+    try:
+        yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
