@@ -1,7 +1,8 @@
 """Every failure, arranged by who is at fault, and the one catalogue of codes.
 
 A class says who must act; a code says what happened. A code that is not in `CATALOGUE` cannot be raised.
-The documentation page and the API's error bodies are generated from the catalogue.
+The documentation page and the API's error bodies are generated from the catalogue. More than 500 lines because it
+is one table, and a code is looked up in one place.
 """
 
 from typing import Final
@@ -126,6 +127,11 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "queue_full": ErrorEntry(
         "The node holds as many waiting transactions as its limits allow.",
         "Send the same transaction again after retry_after.",
+        retryable=True,
+    ),
+    "disk_low": ErrorEntry(
+        "The node's disk is full up to its reserve; it takes no transactions until space is freed.",
+        "Send the same transaction to another node, or here again after retry_after. Here: `hansa why`.",
         retryable=True,
     ),
     # --- readers ---
@@ -262,6 +268,55 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "This node no longer keeps the block of that height.",
         "Ask a node that keeps a longer history.",
     ),
+    "unknown_field": ErrorEntry(
+        "The contract keeps no field of that name in the state.",
+        "Use one of the fields that the message names.",
+    ),
+    "account_not_found": ErrorEntry(
+        "The settlement contract had no such account at that height.",
+        "Check the spelling with `hansa query settlement.account`, or choose a later height.",
+    ),
+    "proof_too_large": ErrorEntry(
+        "The proof would hold more entries, headers or changes of members than one file may.",
+        "Ask for a shorter range of heights, or for a nearer checkpoint.",
+    ),
+    "transaction_executed": ErrorEntry(
+        "The transaction was executed, so nobody can prove the contrary.",
+        "Do not pay again: `hansa prove tx TX_ID` proves what was done.",
+    ),
+    "not_expired_yet": ErrorEntry(
+        "The ledger may still execute the transaction: no block is past its expiry yet.",
+        "Ask again when a block is later than expires_at_ms; idle networks make one each empty_block_interval_ms.",
+        retryable=True,
+    ),
+    "retention_over": ErrorEntry(
+        "Request ids of that age are forgotten, so absence proves nothing, and no earlier state is kept here.",
+        "Ask a node with a longer history; or prove the absence of the payment's UETR: those are kept for ever.",
+    ),
+    "wrong_proof_height": ErrorEntry(
+        "At that height the request's absence proves nothing: it lies before the expiry or after the retention.",
+        "Leave out the height, and the node finds one; or choose one whose block time the message allows.",
+    ),
+    "transaction_not_kept": ErrorEntry(
+        "This node has not kept the bytes of that transaction.",
+        "Ask the node that accepted it, or give the transaction: a file (`hansa tx submit --save`) or its content.",
+    ),
+    "proof_refused": ErrorEntry(
+        "What the node answered does not prove what was asked, by the network.toml at hand; nothing was written.",
+        "Compare network.toml with the network's; if it is right, the node lies or is damaged: ask another.",
+    ),
+    "proof_not_written": ErrorEntry(
+        "The evidence pack could not be written to the file.",
+        "Name a file that does not exist yet, in a directory that exists and has room.",
+    ),
+    "transaction_not_saved": ErrorEntry(
+        "The signed transaction could not be written to the file, so it was not sent.",
+        "Name a file that does not exist yet, in a directory that exists and has room.",
+    ),
+    "verifier_missing": ErrorEntry(
+        "The stand-alone verifier, which checks each pack before it is written, is not installed.",
+        "Install it beside this command: pip install ./verifier",
+    ),
     "query_refused": ErrorEntry(
         "The contract refused the query; its reason stands in details.",
         "Read the contract's documentation for that reason: `hansa contracts`.",
@@ -308,6 +363,19 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Send the request to another node. Here: `hansa why` names the block, the transaction and the state key.",
         retryable=True,
     ),
+    "snapshot_corrupt": ErrorEntry(
+        "A snapshot is unreadable, or does not lead to the state root that its block was certified with.",
+        "From a peer: nothing here, another one is asked; ask its operator to check the disk. On this disk: remove"
+        " the directory that the message names.",
+    ),
+    "snapshot_foreign": ErrorEntry(
+        "A snapshot belongs to another network, or was certified by others than this network's members.",
+        "Compare network.toml with that of the other members; take snapshots from this network only.",
+    ),
+    "snapshot_stale": ErrorEntry(
+        "A snapshot is no newer than what this node has, or older than what other members offer.",
+        "Nothing here: a newer one is taken, or the blocks themselves.",
+    ),
     # --- store (disk) ---
     "data_dir_in_use": ErrorEntry(
         "Another process holds this data directory.",
@@ -327,15 +395,36 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "store_corrupt": ErrorEntry(
         "What was read from disk is not what was written.",
-        "Check the disk, move the data directory away and let the node catch up from the peers into an empty one.",
+        "Check the disk, keep a copy of the data directory, then run `hansa repair`.",
     ),
     "corrupt_state_tree": ErrorEntry(
         "A stored part of the state tree differs from its hash.",
-        "Check the disk, move the data directory away and let the node catch up from the peers into an empty one.",
+        "Check the disk, keep a copy of the data directory, then run `hansa repair`.",
     ),
     "ledger_differs": ErrorEntry(
         "What this node stores is not what its blocks lead to.",
-        "Move the data directory away, keep it, and let the node catch up from its peers into an empty one.",
+        "Keep a copy of the data directory, then let `hansa repair` fetch and rebuild what is wrong.",
+    ),
+    "backup_unreadable": ErrorEntry(
+        "The directory holds no backup of this node, or what a backup needs cannot be read.",
+        "Check the path; give every node's backup an empty directory of its own.",
+    ),
+    "backup_damaged": ErrorEntry(
+        "A file of the backup is missing or is not what was written. No data directory was made from it.",
+        "Restore from another backup, or start the node with an empty data directory: it fetches everything.",
+    ),
+    "snapshot_not_made": ErrorEntry(
+        "The node could not make a snapshot of its state.",
+        "Read its log; free disk beside its data directory, then run the backup again.",
+        retryable=True,
+    ),
+    "restore_refused": ErrorEntry(
+        "A backup is restored only into an empty data directory of its own network.",
+        "Move the old data directory away and keep it, or choose another --dir.",
+    ),
+    "repair_impossible": ErrorEntry(
+        "Something in the data directory is damaged and cannot be proven right again. Nothing was changed.",
+        "Start the other members and try again; or let the node fetch its whole ledger: `hansa repair --join`.",
     ),
     "disk_full": ErrorEntry(
         "The disk has no room left; the node stopped before anything was lost.",
@@ -344,6 +433,26 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "disk_failed": ErrorEntry(
         "The operating system refused to read or write the data directory.",
         "Read the message, check disk and permissions, and start the node again.",
+    ),
+    "adoption_incomplete": ErrorEntry(
+        "This node was taking over a snapshot's state when it stopped, and the snapshot is gone or damaged since.",
+        "Remove data/ and joining/ of this node and start it: it joins again, and abstains until it has caught up.",
+    ),
+    "archive_unreadable": ErrorEntry(
+        "The archive file or directory does not exist or may not be read.",
+        "Check the path and its permissions; `hansa archive list` shows the files of a node.",
+    ),
+    "archive_failed": ErrorEntry(
+        "The archive file could not be written; nothing is removed that is not archived.",
+        "Free space or mend the directory: retention.archive_dir in node.toml. A node goes on by itself then.",
+    ),
+    "archive_damaged": ErrorEntry(
+        "The file is no archive, or its bytes are not those that were written.",
+        "Fetch it again from where a copy is kept; any member's archive of the same blocks serves as well.",
+    ),
+    "archive_refused": ErrorEntry(
+        "The archive is whole, but the members of this network did not certify what it holds.",
+        "Check network.toml. If it is the right one, this file was made up: keep it and ask where it came from.",
     ),
     "store_closed": ErrorEntry("The store was used after it was closed.", "Start the node again."),
     "history_too_far": ErrorEntry(

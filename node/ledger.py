@@ -88,6 +88,12 @@ class Transaction:
         self.tx_id = sha256(b"hansa/tx" + body_bytes)
         self.wire_id = sha256(b"hansa/wire" + data)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Transaction) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return int.from_bytes(self.wire_id[:8], "big")
+
     @classmethod
     def decode(cls, data: bytes) -> "Transaction":
         """Return the transaction in `data`; raise RejectedTransaction when it is not canonical."""
@@ -249,10 +255,15 @@ def content_root(transactions: Sequence[bytes], quarantined: Sequence[int]) -> b
 
     Quarantined positions, where there are any, are one more leaf: else two payloads with one digest could differ.
     """
+    return merkle_root(content_leaves(transactions, quarantined))
+
+
+def content_leaves(transactions: Sequence[bytes], quarantined: Sequence[int]) -> list[bytes]:
+    """The leaves under `content_root`: the transactions, and one more where positions are quarantined."""
     leaves = list(transactions)
     if quarantined:
         leaves.append(encode(("hansa/quarantined", tuple(quarantined))))
-    return merkle_root(leaves)
+    return leaves
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
@@ -266,3 +277,25 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
             paired.append(level[-1])
         level = paired
     return level[0]
+
+
+def merkle_path(leaves: Sequence[bytes], index: int) -> tuple[tuple[int, bytes], ...]:
+    """The RFC 6962 audit path (section 2.1.1) of the leaf at `index`: (side, hash beside the way), lowest first.
+
+    Side 0: the hash stands to the left of what was computed so far, 1: to the right. So the path needs no index and
+    no count, to which an RFC 6962 root does not commit. Raise ValueError for an index outside the tree.
+    """
+    if not 0 <= index < len(leaves):
+        raise ValueError(f"a tree of {len(leaves)} leaves has no leaf {index}")
+    path: list[tuple[int, bytes]] = []
+    level = [sha256(b"\x00" + leaf) for leaf in leaves]
+    while len(level) > 1:
+        beside = index ^ 1
+        # The last node of an odd level has nobody beside it: it goes up as it is.
+        if beside < len(level):
+            path.append((beside & 1, level[beside]))
+        paired = [sha256(b"\x01" + level[i] + level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        if len(level) % 2:
+            paired.append(level[-1])
+        level, index = paired, index // 2
+    return tuple(path)

@@ -13,7 +13,7 @@ import msgspec
 
 from consensus.codec import decode_own, encode
 from consensus.members import Members
-from node.ledger import BlockBody, EventData, Header, HeadRecord, Proposal
+from node.ledger import BlockBody, EventData, Header, HeadRecord, Proposal, Transaction
 from node.state_tree import StagedTree
 
 T = TypeVar("T")
@@ -63,14 +63,15 @@ class WriteSet(msgspec.Struct, frozen=True):
 class ExecutedBlock(msgspec.Struct, frozen=True):
     """A block with all that it does, ready to be applied in one batch; or genesis, at height 0 with an empty body.
 
-    Positions count the due scheduled calls first, then the transactions: `receipts` (encoded), `tx_ids` and
-    `topics` (topic to ascending positions) use them. `requests_added` and `requests_removed` are
-    (expires_at_ms, state key) of request records. `members` decide the next height. `calls`, `size_bytes` and
-    `operations` say how full the block is.
+    `transactions` are those of the body, decoded. Positions count the due scheduled calls first, then the
+    transactions: `receipts` (encoded), `tx_ids` and `topics` (topic to ascending positions) use them.
+    `requests_added` and `requests_removed` are (expires_at_ms, state key) of request records. `members` decide the
+    next height. `calls`, `size_bytes` and `operations` say how full the block is.
     """
 
     digest: bytes
     body: BlockBody
+    transactions: tuple[Transaction, ...]
     proposal: Proposal
     receipts: tuple[bytes, ...]
     tx_ids: tuple[bytes, ...]

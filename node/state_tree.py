@@ -13,8 +13,12 @@ and up to a bound in memory, for a read from disk costs more than all the hashin
     branch  0x01 || 16 counts (4 bytes) || 16 hashes  the SHA-256 of the hashes is the bucket's hash
 
 Every record that is read from the store is compared with the hash that the tree holds for it.
+
+A proof for a key is its bucket's pairs and, on each level from the top, the fifteen hashes beside the one on the
+way: who knows the root and the number of bits computes the rest from SHA-256(key), and finds the pair or misses it.
 """
 
+import copy
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
@@ -50,6 +54,18 @@ class StagedTree(msgspec.Struct, frozen=True):
     root: bytes
     buckets: dict[bytes, bytes | None]
     levels: tuple[dict[int, bytes], ...]
+
+
+class TreeProof(msgspec.Struct, frozen=True):
+    """What leads from a key to the root, whether the key is there or not.
+
+    `siblings` holds for each level, top first, the 15 hashes beside the node on the key's way, in their order (480
+    bytes); the levels of branch buckets follow those of the tree. `pairs` are the pairs of the leaf where the way
+    ends, without the leading byte; empty where nothing lies.
+    """
+
+    siblings: tuple[bytes, ...]
+    pairs: bytes
 
 
 class StateTree:
@@ -133,8 +149,42 @@ class StateTree:
             self._remember(path, record)
         self.root = staged.root
 
+    def prove(self, key: bytes) -> TreeProof:
+        """Return the proof that `key` has its value, or none, under this root. StoreError for a damaged bucket."""
+        key_hash = sha256(key).digest()
+        index = int.from_bytes(key_hash[:4], "big") >> self._shift
+        siblings: list[bytes] = []
+        for level in range(1, self._depth + 1):
+            node = index >> 4 * (self._depth - level)
+            first = 512 * (node >> 4)
+            siblings.append(_beside(self._levels[level][first : first + 512], node & 15))
+        known = bytes(self._levels[-1][32 * index : 32 * index + 32])
+        path, nibble = index.to_bytes(4, "big"), self._depth
+        while known != EMPTY:
+            record = self._read(path, known)
+            if record[:1] == _LEAF:
+                return TreeProof(tuple(siblings), record[1:])
+            child = _nibble(key_hash, nibble)
+            hashes = record[_BRANCH_HASHES:]
+            siblings.append(_beside(hashes, child))
+            known = hashes[32 * child : 32 * child + 32]
+            path, nibble = path + bytes((child,)), nibble + 1
+        return TreeProof(tuple(siblings), b"")
+
+    def copy(self, read_bucket: Callable[[bytes], bytes | None]) -> "StateTree":
+        """Return a tree with this one's hashes that goes its own way over the records that `read_bucket` gives.
+
+        It takes as much memory as the levels (2 MB at 16 bits, 34 MB at 20) and remembers no records.
+        """
+        copied = copy.copy(self)
+        copied._read_bucket = read_bucket
+        copied._levels = [bytearray(level) for level in self._levels]
+        copied._younger, copied._older, copied._younger_bytes = {}, {}, 0
+        copied._cache_bytes_max = 0
+        return copied
+
     def _root(self, top: bytes) -> bytes:
-        return sha256(TAG + bytes((self.bits,)) + top).digest()
+        return root_over(self.bits, top)
 
     def _read(self, path: bytes, known: bytes) -> bytes:
         """Return the record at `path`, whose hash is `known`."""
@@ -229,6 +279,30 @@ class StateTree:
         return _write(path, nibble, pairs, buckets)
 
 
+def bucket_of(key_hash: bytes, bits: int) -> int:
+    """Return the number of the bucket that the key with this hash lies in."""
+    return int.from_bytes(key_hash[:4], "big") >> (32 - bits)
+
+
+def build_bucket(index: int, bits: int, pairs: list[bytes], records: dict[bytes, bytes | None]) -> bytes:
+    """Return the hash of bucket `index` of ascending `pairs`; what is stored of it is put into `records`."""
+    if not pairs:
+        return EMPTY
+    return _write(index.to_bytes(4, "big"), bits // 4, pairs, records)[0]
+
+
+def fold(nodes: bytes | bytearray) -> bytes:
+    """Return the hash of the node over all of `nodes`, the joined hashes of a level below it (16 ** n of them)."""
+    while len(nodes) > 32:
+        nodes = b"".join([sha256(nodes[at : at + 512]).digest() for at in range(0, len(nodes), 512)])
+    return bytes(nodes)
+
+
+def root_over(bits: int, top: bytes) -> bytes:
+    """Return the root of a tree of 2 ** `bits` buckets whose top node is `top`."""
+    return sha256(TAG + bytes((bits,)) + top).digest()
+
+
 def _parents(below: bytearray, changed: dict[int, bytes]) -> dict[int, bytes]:
     """Return the hashes of the parents of the `changed` nodes of the level `below`."""
     nodes: dict[int, bytearray] = {}
@@ -240,6 +314,11 @@ def _parents(below: bytearray, changed: dict[int, bytes]) -> dict[int, bytes]:
         at = 32 * (index & 15)
         children[at : at + 32] = node
     return {parent: sha256(children).digest() for parent, children in nodes.items()}
+
+
+def _beside(hashes: bytes | bytearray, place: int) -> bytes:
+    """Return 16 children's hashes without the one at `place`."""
+    return bytes(hashes[: 32 * place] + hashes[32 * place + 32 :])
 
 
 def _nibble(key_hash: bytes, place: int) -> int:

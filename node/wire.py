@@ -23,6 +23,7 @@ from node.config import BLOCK_BYTES_LIMIT
 from node.errors import InvalidFrame
 from node.ledger import TRANSACTION_SIZE_MAX, Hash, NetworkId
 from node.report import REPORT_SIZE_MAX
+from node.snapshot.manifest import CHUNK_FILE_BYTES_MAX, CHUNKS_MAX, MANIFEST_BYTES_MAX
 
 PROTOCOL_VERSION: Final = 1
 LENGTH_SIZE: Final = 4
@@ -42,6 +43,8 @@ BLOCKS_BYTES_MAX: Final = BLOCK_SIZE_MAX
 ROWS_MAX: Final = 20_000
 """Receipts and written values of a block in one message."""
 ROWS_TOTAL_MAX: Final = 2**32 - 1
+SNAPSHOTS_KNOWN_MAX: Final = 64
+"""Digests of snapshots in one question."""
 MANIFEST_LINES_MAX: Final = 256
 MANIFEST_LINE_LENGTH_MAX: Final = 200
 REASON_LENGTH_MAX: Final = 300
@@ -175,12 +178,14 @@ class PayloadReply(_Wire, frozen=True, tag=13):
 class Blocks(_Wire, frozen=True, tag=14):
     """Consecutive blocks (encoded ledger.CertifiedBlock) from `first` asked for on, as many as fit.
 
-    `head` is the sender's head height; no blocks means that it does not have the first one.
+    `head` is the sender's head height, `first` the lowest height that it serves; no blocks means that it does not
+    have the first one.
     """
 
     request: RequestNumber
     blocks: Annotated[tuple[BlockBytes, ...], msgspec.Meta(max_length=BLOCKS_MAX)]
     head: Height
+    first: Height
 
 
 class MemberReport(_Wire, frozen=True, tag=15):
@@ -226,8 +231,60 @@ class Manifest(_Wire, frozen=True, tag=19):
     lines: Annotated[tuple[ManifestLine, ...], msgspec.Meta(max_length=MANIFEST_LINES_MAX)]
 
 
-Request: TypeAlias = FetchTransactions | FetchPayload | FetchBlocks | FetchExecution | FetchManifest
-Reply: TypeAlias = Transactions | PayloadReply | Blocks | Execution | Manifest
+class FetchSnapshot(_Wire, frozen=True, tag=20):
+    """Asks for the manifest of the newest snapshot that the receiver offers; answered by SnapshotOffer.
+
+    `known` are digests of snapshots whose manifest the sender has: that of such a one need not be sent again.
+    """
+
+    request: RequestNumber
+    known: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=SNAPSHOTS_KNOWN_MAX)]
+
+
+class SnapshotOffer(_Wire, frozen=True, tag=21):
+    """The newest snapshot that the sender has: its height, its digest, its encoded manifest (None: known already).
+
+    Height 0: the sender offers none.
+    """
+
+    request: RequestNumber
+    height: Height
+    digest: Digest
+    manifest: Annotated[bytes, msgspec.Meta(max_length=MANIFEST_BYTES_MAX)] | None
+
+
+class FetchChunk(_Wire, frozen=True, tag=22):
+    """Asks for one chunk of the snapshot `digest` of `height`; answered by Chunk with the same `request`."""
+
+    request: RequestNumber
+    height: Height
+    digest: Digest
+    index: Annotated[int, msgspec.Meta(ge=0, lt=CHUNKS_MAX)]
+
+
+class Chunk(_Wire, frozen=True, tag=23):
+    """The compressed chunk asked for; None where the sender does not have that snapshot (any more)."""
+
+    request: RequestNumber
+    data: Annotated[bytes, msgspec.Meta(max_length=CHUNK_FILE_BYTES_MAX)] | None
+
+
+Request: TypeAlias = (
+    FetchTransactions | FetchPayload | FetchBlocks | FetchExecution | FetchManifest | FetchSnapshot | FetchChunk
+)
+Reply: TypeAlias = Transactions | PayloadReply | Blocks | Execution | Manifest | SnapshotOffer | Chunk
+REPLY_TYPES: Final[Mapping[type[Request], type[Reply]]] = MappingProxyType(
+    {
+        FetchTransactions: Transactions,
+        FetchPayload: PayloadReply,
+        FetchBlocks: Blocks,
+        FetchExecution: Execution,
+        FetchManifest: Manifest,
+        FetchSnapshot: SnapshotOffer,
+        FetchChunk: Chunk,
+    }
+)
+"""Which reply answers which request."""
 WireMessage: TypeAlias = (
     Hello
     | Welcome
@@ -248,6 +305,10 @@ WireMessage: TypeAlias = (
     | Execution
     | FetchManifest
     | Manifest
+    | FetchSnapshot
+    | SnapshotOffer
+    | FetchChunk
+    | Chunk
 )
 
 # A new view carries a view change of every validator, each with two certificates of all validators.
@@ -280,6 +341,10 @@ _KINDS: Final[Mapping[type[WireMessage], tuple[TrafficClass, int]]] = MappingPro
         Execution: (TrafficClass.BULK, BLOCKS_BYTES_MAX + ROWS_MAX * 11),
         FetchManifest: (TrafficClass.CONTROL, 0),
         Manifest: (TrafficClass.BULK, MANIFEST_LINES_MAX * (MANIFEST_LINE_LENGTH_MAX + 3)),
+        FetchSnapshot: (TrafficClass.CONTROL, 0),
+        SnapshotOffer: (TrafficClass.BULK, MANIFEST_BYTES_MAX),
+        FetchChunk: (TrafficClass.CONTROL, 0),
+        Chunk: (TrafficClass.BULK, CHUNK_FILE_BYTES_MAX),
     }
 )
 _GREETINGS: Final = (Hello, Welcome, Refusal)

@@ -12,6 +12,7 @@ PURE = sorted(
     [
         *(ROOT / "consensus").glob("*.py"),
         *(ROOT / "contracts").glob("*.py"),
+        *(ROOT / "node" / "evidence").glob("*.py"),
         *(
             ROOT / "node" / name
             for name in (

@@ -1,7 +1,8 @@
 """Bodies are read here, before any handler runs: bounded in size, in time and in their sum over all requests.
 
 A request that breaks a bound is answered at once. What its sender still has on the way is read and thrown
-away for a moment before the connection closes: closing earlier would reset it, and the answer would be lost.
+away before the connection closes, while it keeps coming and for half a minute at most: closing earlier would reset
+the connection, and the answer would be lost.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ from node.api.failures import failure_bytes, failure_headers, status_of
 from node.errors import HansaError, RejectedTransaction, Unavailable
 
 BODY_TIMEOUT_S: Final = 60.0
-DISCARD_TIMEOUT_S: Final = 2.0
+DISCARD_IDLE_S: Final = 2.0
+DISCARD_TIMEOUT_S: Final = 30.0
 WHOLE_BODIES_MAX: Final = 4
 """How many bodies of the largest size may be in memory at a time, summed over all requests."""
 
@@ -122,7 +124,8 @@ async def _refuse(error: HansaError, receive: Receive, send: Send) -> None:
     try:
         async with asyncio.timeout(DISCARD_TIMEOUT_S):
             while True:
-                message = await receive()
+                async with asyncio.timeout(DISCARD_IDLE_S):
+                    message = await receive()
                 if message["type"] != "http.request" or not message["more_body"]:
                     break
     except TimeoutError:

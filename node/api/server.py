@@ -15,10 +15,12 @@ from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp, ControllerRouterHandler
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from node.api.backing_up import backup_routes
 from node.api.documents import document_routes
 from node.api.failures import EXCEPTION_HANDLERS, failure_bytes
 from node.api.intake import BodyIntake
 from node.api.marking import DivergenceMark
+from node.api.proving import proof_routes
 from node.api.reading import ledger_routes, node_routes, probe_routes
 from node.api.service import NodeService
 from node.api.streaming import HEARTBEAT_S, EventStreams, event_routes
@@ -122,6 +124,8 @@ def build_app(service: NodeService, streams: EventStreams, version: str) -> ASGI
         versioned = [
             *submitting_routes(service),
             *ledger_routes(service),
+            *proof_routes(service),
+            *backup_routes(service),
             *node_routes(service),
             *event_routes(service, streams),
         ]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from node.client.answers import (
+    BackupStatus,
     ContractAnswer,
     Diagnosis,
     DryRun,
@@ -19,7 +20,7 @@ from node.client.answers import (
     Submission,
     TransactionPage,
 )
-from node.errors import HansaError, RejectedTransaction
+from node.errors import HansaError, NotFound, RejectedTransaction
 from node.ledger import CertifiedBlock, Receipt
 
 _CURSOR = re.compile(r"([0-9]{1,18}):(-1|[0-9]{1,9})")
@@ -60,6 +61,57 @@ class EventCursor(msgspec.Struct, frozen=True, order=True):
         return f"{self.height}:{self.position}"
 
 
+class Proofs(Protocol):
+    """What makes evidence packs (docs/evidence.md). `checkpoint`: headers up to that height are put in too.
+
+    Common errors: NotFound block_not_found, block_pruned, history_pruned, history_too_far; RejectedTransaction
+    malformed_request, proof_too_large; Unavailable node_busy while another proof of a past height is being made.
+    """
+
+    async def transaction(self, tx_id: bytes, checkpoint: int | None) -> bytes:
+        """A final transaction and its receipt. Raises NotFound transaction_not_found."""
+
+    def key(self, contract: str, field: str, parts: Sequence[str]) -> bytes:
+        """The state key of a contract's field under `parts`, written as on the command line.
+
+        Raises NotFound (unknown_contract, unknown_field), RejectedTransaction (invalid_arguments).
+        """
+
+    async def state(self, key: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
+        """The value under the state key after block `at_height` (None: the head), or its absence."""
+
+    async def not_executed(self, data: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
+        """That a transaction (signed, or its body alone) was not executed and never will be.
+
+        Raises RejectedTransaction (malformed_transaction, wrong_network, transaction_executed, wrong_proof_height),
+        Unavailable not_expired_yet, NotFound retention_over.
+        """
+
+    async def not_executed_by_id(self, tx_id: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
+        """The same of a transaction that this node accepted. Raises NotFound transaction_not_kept besides."""
+
+    async def statement(
+        self, account: str, from_height: int, to_height: int | None, checkpoint: int | None
+    ) -> bytes:
+        """Every entry of a settlement account after `from_height` up to `to_height` (None: the head).
+
+        Raises NotFound account_not_found.
+        """
+
+
+class Backups(Protocol):
+    """What a backup is made of."""
+
+    def status(self) -> BackupStatus:
+        """What the node could be backed up with now."""
+
+    def make_snapshot(self) -> BackupStatus:
+        """A snapshot of the head is being made for a backup, one at a time."""
+
+    async def blocks(self, first: int) -> bytes:
+        """Some blocks from `first` on (node.backup.pages). Raises NotFound("block_pruned")."""
+
+
 class NodeService(Protocol):
     """The running node as the API sees it. All methods are called in the node's event loop.
 
@@ -85,7 +137,13 @@ class NodeService(Protocol):
         """The fate of `tx_id` once it is no longer pending, or after `timeout_s` as it then is."""
 
     def fate(self, tx_id: bytes) -> Fate:
-        """What became of `tx_id`; status `unknown` when this node has never seen it."""
+        """What became of `tx_id`; status `unknown` when this node has never seen it, or not kept it.
+
+        Raises NotFound (`block_pruned`) where it is final in a block that is not here any more.
+        """
+
+    async def missing(self, tx_id: bytes) -> NotFound:
+        """Why `tx_id` is unknown here, and where it may be found: an error to be raised."""
 
     def transaction(self, tx_id: bytes) -> bytes | None:
         """The raw transaction, pending or final, or None when this node does not have it."""
@@ -149,6 +207,14 @@ class NodeService(Protocol):
 
         Raises Unavailable("node_busy") while another one is being made.
         """
+
+    @property
+    def backups(self) -> Backups:
+        """What a backup is made of."""
+
+    @property
+    def proofs(self) -> Proofs:
+        """What makes evidence packs of this node's ledger."""
 
     async def dry_run(self, data: bytes) -> DryRun:
         """What the raw transaction would do on the head's state; nothing is changed, stored or gossiped.

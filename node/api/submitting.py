@@ -104,7 +104,7 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
         key = tx_id_of(tx_id)
         fate = await service.wait_final(key, timeout_s) if wait else service.fate(key)
         if fate.status == "unknown":
-            raise NotFound("transaction_not_found", f"this node does not know {tx_id}")
+            raise await service.missing(key)
         data = service.transaction(key)
         return TransactionAnswer(
             tx_id=fate.tx_id,
@@ -155,7 +155,16 @@ async def _batch_answer(
             pending += 1
             answers.append(SubmissionResult(tx_id=result.tx_id, status=result.status, duplicate=result.duplicate))
         else:
-            fate = await service.wait_final(bytes.fromhex(result.tx_id), max(0.0, deadline - loop.time()))
+            try:
+                fate = await service.wait_final(bytes.fromhex(result.tx_id), max(0.0, deadline - loop.time()))
+            except NotFound as error:
+                # Final so long ago that its receipts are gone here.
+                answers.append(
+                    SubmissionResult(
+                        tx_id=result.tx_id, status=result.status, duplicate=True, error=error_body(error)
+                    )
+                )
+                continue
             pending += fate.status == "pending"
             answers.append(
                 SubmissionResult(

@@ -7,11 +7,17 @@ from collections.abc import Sequence
 
 import click
 
+from node.cli.archive import archive
+from node.cli.backing_up import backup, restore
 from node.cli.documents import docs
 from node.cli.output import message, show_failure
+from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
-from node.cli.setup import init, keys, run, verify
+from node.cli.repairing import repair
+from node.cli.setup import init, keys, run
 from node.cli.submitting import tx
+from node.cli.syncing import sync
+from node.cli.verifying import verify
 from node.errors import ConfigError, HansaError
 
 INTERRUPTED = 130
@@ -28,7 +34,29 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (init, keys, run, status, why, verify, members, contracts, tx, block, query, events, docs):
+COMMANDS = (
+    init,
+    keys,
+    run,
+    status,
+    sync,
+    why,
+    verify,
+    repair,
+    backup,
+    restore,
+    archive,
+    members,
+    contracts,
+    tx,
+    block,
+    query,
+    events,
+    prove,
+    docs,
+)
+
+for command in COMMANDS:
     cli.add_command(command)
 
 

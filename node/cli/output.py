@@ -1,6 +1,7 @@
 """What a command shows: one JSON document, or a calm table; messages and failures go to stderr."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -93,6 +94,11 @@ def message(text: str) -> None:
 def show_failure(error: HansaError, as_json: bool) -> None:
     """The failure as one line on stderr and, for programs, as the one shape on stdout."""
     sentence = error.message if error.message.endswith((".", "?", "!")) else f"{error.message}."
-    message(f"hansa: {error.code}: {sentence} {error.entry.action}")
+    try:
+        message(f"hansa: {error.code}: {sentence} {error.entry.action}")
+    except OSError:
+        # No room where standard error leads (the disk that this failure may be about): the exit code must say it,
+        # and a line that is left over would turn it into another one at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if as_json:
         Output(True).document(ErrorAnswer(error=error_body(error)))

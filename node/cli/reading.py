@@ -10,6 +10,7 @@ from node.cli.diagnosis import absent_node, show_diagnosis
 from node.cli.diagnostics import save_bundle
 from node.cli.options import Directory, connect, node_option, output_option
 from node.cli.output import Output, show_failure, shown
+from node.cli.syncing import sync_facts
 from node.client.answers import ContractAnswer, LedgerEvent, QueryAnswer
 from node.client.arguments import arguments_from_text, find_method
 from node.diagnosis.wording import duration
@@ -31,6 +32,8 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
             ("member", f"{answer.member} ({answer.role})"),
             ("network", answer.network),
             ("height", answer.height),
+            *([("first block", f"{answer.first_block}: those below are pruned")] if answer.first_block > 1 else []),
+            *sync_facts(answer),
             ("view", f"{answer.view}, primary {answer.primary}"),
             ("state root", answer.state_root),
             ("ready", answer.ready),

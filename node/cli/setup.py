@@ -1,4 +1,4 @@
-"""Commands of the operator at the machine: make a node, its keys, run it, verify its data."""
+"""Commands of the operator at the machine: make a node, its keys, run it."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import click
 
 from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables
 from node.cli.options import NODE_FILE, Directory, directory_option, output_option, passphrase
-from node.cli.output import Output, message, progress_bar
+from node.cli.output import Output, message
 from node.errors import ConfigError
 from node.keys import SigningKey, find_passphrase, read_key_info, write_key_file
 
@@ -143,29 +143,3 @@ def run(directory: Directory) -> int:
     from node.runtime import run as run_node
 
     return run_node(directory.path, lambda: passphrase(directory))
-
-
-@click.command()
-@directory_option
-@output_option
-def verify(directory: Directory, output: Output) -> int:
-    """Read the stopped node's whole ledger again: certificates, hashes, receipts and state, from genesis on."""
-    # Imported here: it loads the contracts, which takes longer than most commands.
-    from node.verification import verify_directory
-
-    node = directory.required()
-    with progress_bar("verifying") as progress:
-        report = verify_directory(node, progress)
-    if output.as_json:
-        output.document(report)
-    else:
-        output.facts(
-            [
-                ("ok", report.ok),
-                ("height", report.height),
-                ("blocks", report.blocks),
-                ("transactions", report.transactions),
-                ("first error", report.first_error),
-            ]
-        )
-    return 0 if report.ok else 3

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from node.cli.files import write_new
 from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
 from node.cli.output import Output, message, show_failure
 from node.cli.reading import named
@@ -48,6 +49,12 @@ def tx() -> None:
 @click.option("--wait/--no-wait", default=True, help="Wait until it is final (default), or only until it is taken.")
 @click.option("--timeout", "timeout_ms", type=Duration(), default="30s", show_default=True, help="Of the wait.")
 @click.option("--dry-run", is_flag=True, help="Show what it would do; change nothing.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the signed transaction to FILE before it is sent: it proves non-execution if it expires.",
+)
 @node_option
 @output_option
 def submit(
@@ -62,6 +69,7 @@ def submit(
     wait: bool,
     timeout_ms: int,
     dry_run: bool,
+    save: Path | None,
     nodes: Sequence[str],
     directory: Directory,
     output: Output,
@@ -80,13 +88,15 @@ def submit(
             schema = find_method(contracts, method, query=False).arguments
             calls = [make_call(method, arguments_from_text(schema, named(arguments)))]
         else:
-            calls = _read_calls(calls_file or Path("-"), contracts)
+            calls = read_calls(calls_file or Path("-"), contracts)
         who, signers = signing_keys(keys, sender, directory)
         transaction = client.transaction(
             calls, sender=who, signers=signers, request_id=request_id, expires_in_ms=expires, mode=mode
         )
         if dry_run:
             return _show_dry_run(output, client.dry_run(transaction))
+        if save is not None:
+            write_new(save, transaction.data, "transaction_not_saved")
         if wait:
             fate: Fate = client.submit_and_wait(transaction, timeout_ms / 1000)
         else:
@@ -102,7 +112,7 @@ def submit(
     return 0 if fate.status == "pending" else _exit_code(fate)
 
 
-def _read_calls(path: Path, contracts: tuple[ContractAnswer, ...]) -> list[Call]:
+def read_calls(path: Path, contracts: tuple[ContractAnswer, ...]) -> list[Call]:
     """The calls of a JSON Lines file, arguments by their schemas."""
     try:
         with click.open_file(str(path), "rb") as file:

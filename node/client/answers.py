@@ -1,7 +1,8 @@
 """What a node answers: the types of every response, shared by the API, the Python client and the CLI.
 
 Bytes (ids, hashes, keys) stand here as lower-case hex strings, times as Unix milliseconds, money in minor units.
-A client accepts unknown fields, so that a newer node may say more.
+A client accepts unknown fields, so that a newer node may say more. More than 500 lines because all answers stand in
+one place.
 """
 
 from typing import Any, Literal, TypeAlias
@@ -260,12 +261,97 @@ class DivergenceAnswer(_Answer, frozen=True):
     exact: bool = False
 
 
+class BackupStatus(_Answer, frozen=True):
+    """What this node could be backed up with now.
+
+    `first_block` is the first of the blocks up to `height` whose body is here. `snapshot_height` is that of the
+    snapshot made for a backup (0: none), `making_height` that of the one being made (0: none is); `failed` says why
+    the last one was not made.
+    """
+
+    height: int
+    first_block: int
+    snapshot_height: int = 0
+    making_height: int = 0
+    failed: str = ""
+
+
+class JoinStatus(_Answer, frozen=True):
+    """How far a node is that joins from a snapshot: `step` is `asking`, `fetching` or `adopting`.
+
+    `height` is that of the snapshot (0: none found yet). Bytes are those before compression. `peers` send chunks
+    now; `refused` says why what a peer offered or sent was not taken.
+    """
+
+    step: str
+    height: int = 0
+    chunks: int = 0
+    chunks_total: int = 0
+    size_bytes: int = 0
+    size_bytes_total: int = 0
+    bytes_per_s: int = 0
+    peers: tuple[str, ...] = ()
+    refused: dict[str, str] = {}
+
+
+class PeerAsked(_Answer, frozen=True):
+    """A peer that was asked for the blocks `first` to `last`, `for_ms` ago."""
+
+    id: str
+    first: int
+    last: int
+    for_ms: int
+
+
+class PeerLeftOut(_Answer, frozen=True):
+    """A peer that is not asked for blocks now: why, and for how long."""
+
+    id: str
+    reason: str
+    for_ms: int
+
+
+class SyncStatus(_Answer, frozen=True):
+    """How this node catches up with blocks that others have decided; while none is fetched, how it last did.
+
+    `caught_up`: enough members were heard to know that nothing more is decided than stands here. `target` is what
+    others have decided, `height` this node's own. The rates are those of the last ten seconds, `eta_ms` follows
+    from them (None: unknown). `waited_ms` of `elapsed_ms` passed without a block at hand. `blocks`, `transactions`
+    and `bytes` count since the start of the node, `held_bytes` are fetched and not yet applied. `lowest_served`
+    (None: all is well) is the lowest height that any connected peer serves while none of them serves the next block
+    any more.
+    """
+
+    running: bool
+    caught_up: bool
+    from_height: int
+    height: int
+    target: int
+    blocks_per_s: float
+    transactions_per_s: float
+    eta_ms: int | None
+    elapsed_ms: int
+    waited_ms: int
+    blocks: int
+    transactions: int
+    bytes: int
+    held_bytes: int
+    faults: int
+    asked: tuple[PeerAsked, ...] = ()
+    left_out: tuple[PeerLeftOut, ...] = ()
+    problem: str | None = None
+    lowest_served: int | None = None
+
+
 class NodeStatus(_Answer, frozen=True):
     """Where this node stands. `height`, `head` and `state_root` are those of the last applied block.
 
+    `network_height` is what others have certainly decided, as far as this node has heard, and at least its own
+    height: by a certificate, or by the word of more members than may lie. It is never this node's own state.
     `view` and `primary` are those of the height in work. `ready`: it follows the network and blocks can be made;
     `reasons` says in sentences why not. `diverged`: it executes a certified block otherwise than the network and
-    stays at the block before.
+    stays at the block before. `joining`: it joins from a snapshot. From `first_block` on every block is here whole;
+    of those below it most were pruned and only their headers are.
     """
 
     member: str
@@ -286,6 +372,10 @@ class NodeStatus(_Answer, frozen=True):
     pending_transactions: int
     pending_bytes: int
     diverged: DivergenceAnswer | None = None
+    network_height: int = 0
+    sync: SyncStatus | None = None
+    joining: JoinStatus | None = None
+    first_block: int = 1
 
 
 class MemberStatus(_Answer, frozen=True):

@@ -10,6 +10,7 @@ import httpx
 
 from node.client import drafting, operations
 from node.client.answers import (
+    BackupStatus,
     BlockAnswer,
     ContractAnswer,
     Diagnosis,
@@ -234,6 +235,46 @@ class AsyncClient:
     async def evidence(self) -> tuple[EvidenceItem, ...]:
         """Proofs of misbehaviour that the node holds."""
         return await self._run(operations.evidence())
+
+    async def prove_transaction(self, tx_id: str, *, checkpoint: int | None = None) -> bytes:
+        """The evidence pack of a final transaction; `checkpoint` puts the headers up to that height in."""
+        return await self._run(operations.prove_transaction(tx_id, checkpoint))
+
+    async def prove_state(
+        self,
+        contract: str,
+        field: str,
+        *parts: str,
+        at_height: int | None = None,
+        checkpoint: int | None = None,
+    ) -> bytes:
+        """The evidence pack of what a contract keeps under a key, or of its absence, at the head or `at_height`."""
+        return await self._run(operations.prove_state(contract, field, parts, at_height, checkpoint))
+
+    async def prove_statement(
+        self, account: str, from_height: int, to_height: int | None = None, *, checkpoint: int | None = None
+    ) -> bytes:
+        """The evidence pack of all entries of a settlement account between two heights (None: up to the head)."""
+        return await self._run(operations.prove_statement(account, from_height, to_height, checkpoint))
+
+    async def prove_not_executed(
+        self, transaction: str | Transaction | bytes, *, at_height: int | None = None, checkpoint: int | None = None
+    ) -> bytes:
+        """The evidence pack that a transaction (its id, itself, or its bytes) was not and will not be executed."""
+        given = transaction if isinstance(transaction, str) else _data(transaction)
+        return await self._run(operations.prove_not_executed(given, at_height, checkpoint))
+
+    async def backup_status(self) -> BackupStatus:
+        """What the node could be backed up with."""
+        return await self._run(operations.backup_status())
+
+    async def make_backup_snapshot(self) -> BackupStatus:
+        """The node makes a snapshot of its head for a backup, if it did not already."""
+        return await self._run(operations.make_backup_snapshot())
+
+    async def backup_blocks(self, first: int) -> bytes:
+        """Some blocks from `first` on, as node.backup.pages has them."""
+        return await self._run(operations.backup_blocks(first))
 
     async def diagnostics(self) -> bytes:
         """The node's diagnostics bundle, a zip."""

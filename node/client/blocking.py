@@ -9,6 +9,7 @@ import httpx
 
 from node.client import drafting, operations
 from node.client.answers import (
+    BackupStatus,
     BlockAnswer,
     ContractAnswer,
     Diagnosis,
@@ -233,6 +234,46 @@ class Client:
     def evidence(self) -> tuple[EvidenceItem, ...]:
         """Proofs of misbehaviour that the node holds."""
         return self._run(operations.evidence())
+
+    def prove_transaction(self, tx_id: str, *, checkpoint: int | None = None) -> bytes:
+        """The evidence pack of a final transaction; `checkpoint` puts the headers up to that height in."""
+        return self._run(operations.prove_transaction(tx_id, checkpoint))
+
+    def prove_state(
+        self,
+        contract: str,
+        field: str,
+        *parts: str,
+        at_height: int | None = None,
+        checkpoint: int | None = None,
+    ) -> bytes:
+        """The evidence pack of what a contract keeps under a key, or of its absence, at the head or `at_height`."""
+        return self._run(operations.prove_state(contract, field, parts, at_height, checkpoint))
+
+    def prove_statement(
+        self, account: str, from_height: int, to_height: int | None = None, *, checkpoint: int | None = None
+    ) -> bytes:
+        """The evidence pack of all entries of a settlement account between two heights (None: up to the head)."""
+        return self._run(operations.prove_statement(account, from_height, to_height, checkpoint))
+
+    def prove_not_executed(
+        self, transaction: str | Transaction | bytes, *, at_height: int | None = None, checkpoint: int | None = None
+    ) -> bytes:
+        """The evidence pack that a transaction (its id, itself, or its bytes) was not and will not be executed."""
+        given = transaction if isinstance(transaction, str) else _data(transaction)
+        return self._run(operations.prove_not_executed(given, at_height, checkpoint))
+
+    def backup_status(self) -> BackupStatus:
+        """What the node could be backed up with."""
+        return self._run(operations.backup_status())
+
+    def make_backup_snapshot(self) -> BackupStatus:
+        """The node makes a snapshot of its head for a backup, if it did not already."""
+        return self._run(operations.make_backup_snapshot())
+
+    def backup_blocks(self, first: int) -> bytes:
+        """Some blocks from `first` on, as node.backup.pages has them."""
+        return self._run(operations.backup_blocks(first))
 
     def diagnostics(self) -> bytes:
         """The node's diagnostics bundle, a zip."""

@@ -11,6 +11,7 @@ import msgspec
 
 from consensus.codec import encode
 from node.client.answers import (
+    BackupStatus,
     BatchAnswer,
     BlockAnswer,
     ContractAnswer,
@@ -34,6 +35,8 @@ from node.errors import CATALOGUE, HansaError, NotFound, RejectedTransaction, Un
 T = TypeVar("T")
 
 DIAGNOSTICS_WAIT_S = 50.0
+PROOF_WAIT_S = 110.0
+"""A past state is rebuilt with pauses, so that the node goes on making blocks."""
 
 _MSGPACK = {"content-type": "application/msgpack"}
 
@@ -47,7 +50,7 @@ class Operation(msgspec.Struct, Generic[T], frozen=True):
     method: str
     path: str
     read: Callable[[bytes], T]
-    params: Mapping[str, str] = {}
+    params: Mapping[str, str | Sequence[str]] = {}
     body: bytes | None = None
     headers: Mapping[str, str] = {}
     wait_s: float = 0.0
@@ -229,6 +232,61 @@ def evidence() -> Operation[tuple[EvidenceItem, ...]]:
     return Operation("GET", "/v1/evidence", reader(tuple[EvidenceItem, ...]))
 
 
+def backup_status() -> Operation[BackupStatus]:
+    """Ask what the node could be backed up with."""
+    return Operation("GET", "/v1/backup", reader(BackupStatus))
+
+
+def make_backup_snapshot() -> Operation[BackupStatus]:
+    """Have the node make a snapshot of its head for a backup."""
+    return Operation("POST", "/v1/backup/snapshot", reader(BackupStatus))
+
+
+def backup_blocks(first: int) -> Operation[bytes]:
+    """Fetch some blocks from `first` on with certificates and receipts, as an archive holds them."""
+    return Operation("GET", "/v1/backup/blocks", bytes, params={"first": str(first)}, wait_s=DIAGNOSTICS_WAIT_S)
+
+
 def diagnostics() -> Operation[bytes]:
     """Fetch the diagnostics bundle, which takes the node a moment to make."""
     return Operation("GET", "/v1/diagnostics", bytes, wait_s=DIAGNOSTICS_WAIT_S)
+
+
+def prove_transaction(tx_id: str, checkpoint: int | None) -> Operation[bytes]:
+    """Fetch the evidence pack of a final transaction."""
+    path = f"/v1/proofs/transaction/{quote(tx_id, safe='')}"
+    return Operation("GET", path, bytes, params=_given(checkpoint=checkpoint), wait_s=PROOF_WAIT_S)
+
+
+def prove_state(
+    contract: str, field: str, parts: Sequence[str], at_height: int | None, checkpoint: int | None
+) -> Operation[bytes]:
+    """Fetch the evidence pack of a state key's value, or of its absence."""
+    named = {"contract": contract, "field": field, "part": tuple(parts)}
+    params = {**named, **_given(at=at_height, checkpoint=checkpoint)}
+    return Operation("GET", "/v1/proofs/state", bytes, params=params, wait_s=PROOF_WAIT_S)
+
+
+def prove_statement(
+    account: str, from_height: int, to_height: int | None, checkpoint: int | None
+) -> Operation[bytes]:
+    """Fetch the evidence pack of an account's entries."""
+    params = {"from": str(from_height), **_given(to=to_height, checkpoint=checkpoint)}
+    path = f"/v1/proofs/statement/{quote(account, safe='')}"
+    return Operation("GET", path, bytes, params=params, wait_s=PROOF_WAIT_S)
+
+
+def prove_not_executed(transaction: str | bytes, at_height: int | None, checkpoint: int | None) -> Operation[bytes]:
+    """Fetch the evidence pack of a transaction's non-execution: by its id, or with its bytes."""
+    params = _given(at=at_height, checkpoint=checkpoint)
+    path = "/v1/proofs/not-executed"
+    if isinstance(transaction, str):
+        path = f"{path}/{quote(transaction, safe='')}"
+        return Operation("GET", path, bytes, params=params, wait_s=PROOF_WAIT_S)
+    body = encode(transaction)
+    return Operation("POST", path, bytes, params=params, body=body, headers=_MSGPACK, wait_s=PROOF_WAIT_S)
+
+
+def _given(**numbers: int | None) -> dict[str, str]:
+    """The parameters that have a value."""
+    return {name: str(value) for name, value in numbers.items() if value is not None}

@@ -19,7 +19,7 @@ from node.client.answers import (
 from node.errors import HansaError
 from node.ledger import CertifiedBlock, Header, Receipt, Transaction
 
-_AS_IS: Final = frozenset({str, int, bool, type(None)})
+_AS_IS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def plain_json(value: object) -> Any:

@@ -7,6 +7,7 @@ node.toml. Every mistake is a ConfigError of one line: the file, the key, what i
 
 from node.config.model import (
     BLOCK_BYTES_LIMIT,
+    DiskSettings,
     Limits,
     LogLevel,
     MemberConfig,
@@ -14,7 +15,10 @@ from node.config.model import (
     NodeConfig,
     Parameters,
     PrincipalConfig,
+    Retention,
     Role,
+    SnapshotSettings,
+    SyncSettings,
 )
 from node.config.reading import load_network, load_node
 from node.config.rules import check_network, split_address
@@ -22,6 +26,7 @@ from node.config.writing import dump_network, dump_node
 
 __all__ = [
     "BLOCK_BYTES_LIMIT",
+    "DiskSettings",
     "Limits",
     "LogLevel",
     "MemberConfig",
@@ -29,7 +34,10 @@ __all__ = [
     "NodeConfig",
     "Parameters",
     "PrincipalConfig",
+    "Retention",
     "Role",
+    "SnapshotSettings",
+    "SyncSettings",
     "check_network",
     "dump_network",
     "dump_node",

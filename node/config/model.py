@@ -15,6 +15,9 @@ from node.errors import ConfigError
 BLOCK_BYTES_LIMIT = 16 * 1024 * 1024
 """No network may allow larger blocks: the frames that carry them during catch-up are sized for this."""
 
+HISTORY_BLOCKS_MAX = 10_000
+"""A query at a past height undoes block by block: further back than this none reaches."""
+
 Role: TypeAlias = Literal["validator", "observer", "regulator"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -29,7 +32,8 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Times are milliseconds, sizes bytes. `block_transactions_max`, `block_calls_max`, `block_bytes_max` and
     `block_operations_max` bound one block (its first transaction always fits); `scheduled_calls_max` and
     `pruned_requests_max` bound what a block may settle and tidy besides; `call_operations_max` is one call's
-    budget of metered operations. `retention_ms` is how long a request id is remembered after its expiry.
+    budget of metered operations. `retention_ms` is how long a request id is remembered after its expiry. At every
+    height that is a multiple of `snapshot_blocks` the nodes make a snapshot to join from (0: never).
     """
 
     state_tree_bits: Annotated[int, msgspec.Meta(ge=4, le=24, multiple_of=4)] = 16
@@ -48,6 +52,7 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention_ms: Annotated[int, _between(1_000, 10 * 366 * 86_400_000)] = 86_400_000
     pruned_requests_max: Annotated[int, _between(1, 1_000_000)] = 2_000
     censorship_blocks: Annotated[int, _between(1, 1_000_000)] = 20
+    snapshot_blocks: Annotated[int, _between(0, 1_000_000_000)] = 10_000
 
 
 class MemberConfig(msgspec.Struct, frozen=True):
@@ -133,6 +138,57 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verify_threads: Annotated[int, _between(1, 256)] = 2
 
 
+class DiskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When the node speaks of a disk that fills up, and when it stops writing: bytes free for the data directory.
+
+    Below `low_bytes` it warns. Below `reserve_bytes` it neither votes nor takes transactions nor applies blocks,
+    until five quarters of that are free. The reserve must hold what LevelDB has under way: 128 MB under full load.
+    """
+
+    low_bytes: Annotated[int, _between(16 * 1024 * 1024, 1024**5)] = 1024 * 1024 * 1024
+    reserve_bytes: Annotated[int, _between(16 * 1024 * 1024, 1024**5)] = 256 * 1024 * 1024
+
+
+class SnapshotSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many finished snapshots this node keeps on disk and offers to others (0: it makes none)."""
+
+    keep: Annotated[int, _between(0, 100)] = 2
+
+
+class SyncSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a node that is far behind comes up to the others.
+
+    `join` = "snapshot": from a snapshot where that saves at least `join_blocks_min` blocks, or where the next block
+    is served by nobody any more; "replay": always by executing every block.
+    """
+
+    join: Literal["snapshot", "replay"] = "snapshot"
+    join_blocks_min: Annotated[int, _between(1, 1_000_000_000)] = 1_000
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """What this node keeps of decided blocks: their bodies, receipts and indexes. Local: it decides no validity.
+
+    Without `blocks` and `days` everything stays. A block goes when both allow it: it lies more than `blocks` below
+    the head, and its time more than `days` before the head's. `step_blocks` go at a time, into one archive file in
+    `archive_dir` before anything is removed; without `archive` they are gone for this node. `hold` names accounts,
+    claims or other topics whose blocks stay. For `history_blocks` the state of past heights can be asked for.
+    """
+
+    blocks: int | None = None
+    days: int | None = None
+    history_blocks: int = HISTORY_BLOCKS_MAX
+    step_blocks: int = 1_000
+    archive: bool = True
+    archive_dir: Path | None = None
+    hold: tuple[str, ...] = ()
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any block ever goes."""
+        return self.blocks is not None or self.days is not None
+
+
 class NodeConfig(msgspec.Struct, frozen=True):
     """This node: which member it is, where its files lie, where it listens ("host:port"), what it may spend.
 
@@ -148,3 +204,22 @@ class NodeConfig(msgspec.Struct, frozen=True):
     log_level: LogLevel = "info"
     passphrase_file: Path | None = None
     limits: Limits = Limits()
+    retention: Retention = Retention()
+    disk: DiskSettings = DiskSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    sync: SyncSettings = SyncSettings()
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Where finished snapshots lie, beside the data: wiping the data does not touch them."""
+        return self.data_dir.parent / "snapshots"
+
+    @property
+    def backup_dir(self) -> Path:
+        """Where the node puts the snapshot that `hansa backup` asks it for; the command takes it from there."""
+        return self.data_dir.parent / "backup-snapshot"
+
+    @property
+    def joining_dir(self) -> Path:
+        """Where a snapshot is gathered that this node joins from; a download goes on there after a restart."""
+        return self.data_dir.parent / "joining"

@@ -4,11 +4,13 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from node.config.model import (
+    HISTORY_BLOCKS_MAX,
+    DiskSettings,
     Limits,
     LogLevel,
     MemberConfig,
@@ -16,9 +18,21 @@ from node.config.model import (
     NodeConfig,
     Parameters,
     PrincipalConfig,
+    Retention,
     Role,
+    SnapshotSettings,
+    SyncSettings,
 )
-from node.config.rules import MEMBER_ID, check_address, check_network, convert, invalid, one_line, split_address
+from node.config.rules import (
+    MEMBER_ID,
+    check_address,
+    check_network,
+    check_retention,
+    convert,
+    invalid,
+    one_line,
+    split_address,
+)
 from node.errors import ConfigError
 
 T = TypeVar("T")
@@ -54,6 +68,16 @@ class _NetworkFile(msgspec.Struct, forbid_unknown_fields=True):
     contracts: dict[str, dict[str, Any]] = {}
 
 
+class _RetentionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    blocks: Annotated[int, msgspec.Meta(ge=10, le=10**12)] | None = None
+    days: Annotated[int, msgspec.Meta(ge=1, le=36_600)] | None = None
+    history_blocks: Annotated[int, msgspec.Meta(ge=10, le=HISTORY_BLOCKS_MAX)] = HISTORY_BLOCKS_MAX
+    step_blocks: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1_000
+    archive: bool = True
+    archive_dir: str | None = None
+    hold: tuple[str, ...] = ()
+
+
 class _NodeFile(msgspec.Struct, forbid_unknown_fields=True):
     member: str
     listen: str
@@ -64,6 +88,10 @@ class _NodeFile(msgspec.Struct, forbid_unknown_fields=True):
     passphrase_file: str | None = None
     log_level: LogLevel = "info"
     limits: Limits = Limits()
+    retention: _RetentionTable = _RetentionTable()
+    disk: DiskSettings = DiskSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    sync: SyncSettings = SyncSettings()
 
 
 def load_network(path: Path) -> NetworkConfig:
@@ -115,7 +143,11 @@ def load_node(path: Path) -> NodeConfig:
         check_address(path, key, getattr(table, key), port_min=0)
     if table.listen == table.api and split_address(table.api)[1]:
         raise invalid(path, "api", f"is the same address as listen ({table.api})", "choose another port")
+    if table.disk.low_bytes < table.disk.reserve_bytes:
+        raise invalid(path, "disk.low_bytes", "is below reserve_bytes: nobody would be warned", "raise it")
     base = path.parent
+    retention = _retention(table.retention, base)
+    check_retention(retention, base / table.data_dir, path)
     return NodeConfig(
         member=table.member,
         data_dir=base / table.data_dir,
@@ -126,6 +158,23 @@ def load_node(path: Path) -> NodeConfig:
         log_level=table.log_level,
         passphrase_file=None if table.passphrase_file is None else base / table.passphrase_file,
         limits=table.limits,
+        retention=retention,
+        disk=table.disk,
+        snapshots=table.snapshots,
+        sync=table.sync,
+    )
+
+
+def _retention(table: _RetentionTable, base: Path) -> Retention:
+    directory = None if table.archive_dir is None else base / table.archive_dir
+    return Retention(
+        blocks=table.blocks,
+        days=table.days,
+        history_blocks=table.history_blocks,
+        step_blocks=table.step_blocks,
+        archive=table.archive,
+        archive_dir=directory,
+        hold=table.hold,
     )
 
 

@@ -10,7 +10,7 @@ import msgspec.inspect
 
 from consensus.codec import CodecError, check_plain
 from consensus.messages import VALIDATORS_MAX
-from node.config.model import NetworkConfig, Parameters
+from node.config.model import NetworkConfig, Parameters, Retention
 from node.errors import ConfigError
 
 T = TypeVar("T")
@@ -18,6 +18,8 @@ T = TypeVar("T")
 MEMBERS_MAX = 256
 PRINCIPALS_MAX = 10_000
 POLICY_KEYS_MAX = 16
+HOLDS_MAX = 10_000
+HOLD_LENGTH_MAX = 512
 
 _NETWORK_NAME = re.compile(r"[a-z][a-z0-9-]{0,47}")
 MEMBER_ID = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -62,6 +64,34 @@ def check_network(network: NetworkConfig, path: Path | str = "network.toml") -> 
             raise invalid(
                 path, where, f"holds a value without canonical form: {error}", "use text, integers, true, false"
             ) from error
+
+
+def check_retention(retention: Retention, data_dir: Path, path: Path | str = "node.toml") -> None:
+    """Raise ConfigError for the first rule that `retention` breaks; `path` names the file in the message."""
+    directory = retention.archive_dir
+    if retention.archive and directory is None and retention.prunes:
+        raise invalid(
+            path,
+            "retention.archive_dir",
+            "is missing, so that pruned blocks would be kept nowhere",
+            'name a directory, or write "archive = false" if this node may forget them',
+        )
+    if not retention.archive and directory is not None:
+        raise invalid(path, "retention.archive", "is false although archive_dir is given", "remove one of the two")
+    if directory is not None and data_dir.resolve() in (directory.resolve(), *directory.resolve().parents):
+        raise invalid(
+            path, "retention.archive_dir", "lies in data_dir, which a repair wipes", "choose a directory outside"
+        )
+    if len(retention.hold) > HOLDS_MAX:
+        raise invalid(path, "retention.hold", f"has more than {HOLDS_MAX} entries", "hold topics of more blocks")
+    for place, word in enumerate(retention.hold):
+        where = f"retention.hold[{place}]"
+        if not 1 <= len(word) <= HOLD_LENGTH_MAX or not word.isprintable() or word != word.strip("/ "):
+            raise invalid(
+                path, where, f"{word[:60]!r} is no account, claim or topic", 'write it as it is, such as "C-14730"'
+            )
+        if word in retention.hold[:place]:
+            raise invalid(path, where, f"repeats {word!r}", "remove it")
 
 
 class _ParametersFile(msgspec.Struct):

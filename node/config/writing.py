@@ -3,7 +3,18 @@
 import json
 import re
 
-from node.config.model import Limits, MemberConfig, NetworkConfig, NodeConfig, Parameters, PrincipalConfig
+from node.config.model import (
+    DiskSettings,
+    Limits,
+    MemberConfig,
+    NetworkConfig,
+    NodeConfig,
+    Parameters,
+    PrincipalConfig,
+    Retention,
+    SnapshotSettings,
+    SyncSettings,
+)
 from node.config.rules import check_network
 from node.errors import ConfigError
 
@@ -45,6 +56,17 @@ def dump_node(node: NodeConfig) -> str:
     lines += [f"{key} = {_toml(getattr(node, key))}" for key in ("listen", "api", "log_level")]
     lines += ["", "[limits]"]
     lines += [f"{key} = {_toml(getattr(node.limits, key))}" for key in Limits.__struct_fields__]
+    lines += ["", "[retention]"]
+    for key in Retention.__struct_fields__:
+        value = getattr(node.retention, key)
+        if value is not None:
+            lines.append(f"{key} = {_toml(str(value) if key == 'archive_dir' else value)}")
+    lines += ["", "[disk]"]
+    lines += [f"{key} = {_toml(getattr(node.disk, key))}" for key in DiskSettings.__struct_fields__]
+    lines += ["", "[snapshots]"]
+    lines += [f"{key} = {_toml(getattr(node.snapshots, key))}" for key in SnapshotSettings.__struct_fields__]
+    lines += ["", "[sync]"]
+    lines += [f"{key} = {_toml(getattr(node.sync, key))}" for key in SyncSettings.__struct_fields__]
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,15 @@ from node.diagnosis.stall import asks_alone, holders_up, last_block, replaced, s
 from node.diagnosis.standing import Standing, standings, vanished
 from node.diagnosis.wording import duration, names, sentence
 
-_SELF_FATAL = ("stopping", "diverged", "disk_failing", "key_twice", "contracts_differ", "other_network")
+_SELF_FATAL = (
+    "stopping",
+    "diverged",
+    "disk_failing",
+    "disk_full",
+    "key_twice",
+    "contracts_differ",
+    "other_network",
+)
 SLOW_MS_MAX = 1_000
 """Work that waits longer for a block is worth a look at who holds it up."""
 STILL_MS_MAX = 2_000

@@ -49,6 +49,11 @@ _CAUSES: dict[str, Cause] = {
         "Free or repair the disk of {who}, then start its node: nothing decided is lost.",
         silences=True,
     ),
+    "disk_full": Cause(
+        "{who} {does} not vote because {its} disk is full up to the reserve",
+        "Free disk at {who}: it goes on by itself then, and nothing is lost. Nothing needs a restart.",
+        silences=True,
+    ),
     "other_network": Cause(
         "{who} {runs} another network",
         "Compare network.toml of {who} with that of the other members, file by file; give it the agreed one and a"
@@ -140,7 +145,20 @@ _CAUSES: dict[str, Cause] = {
         "{who} {is} still at work on a block",
         "Wait. If it stays so, give {who} more CPU or look for the transaction named in its node.log.",
     ),
+    "joining": Cause(
+        "{who} {joins} from a snapshot",
+        "Nothing: wait. `hansa status` shows how far it is.",
+    ),
+    "no_snapshot": Cause(
+        "{who} {has} found no snapshot that saves blocks and {executes} every one",
+        "Wait, it may take long; or see to it that a member offers a snapshot (`snapshot_blocks` in network.toml,"
+        " `keep` under [snapshots] in its node.toml): it is asked for again every minute.",
+    ),
     "behind": Cause("{who} {is} behind and {fetches} blocks", "Nothing: wait."),
+    "blocks_pruned": Cause(
+        "{who} {is} behind and no member that it reaches serves the blocks that it lacks",
+        "Connect {who} to a member that keeps all blocks, or let it join from a snapshot.",
+    ),
     "other_view": Cause("{who} {is} in another view", "Nothing: wait; views find one another by themselves."),
     "votes_missing": Cause(
         "{who} {is} there, but {its} vote has not come",
@@ -150,7 +168,7 @@ _CAUSES: dict[str, Cause] = {
         "{who} stood still and woke a moment ago",
         "Nothing: wait. If it comes again, look for suspended or overcommitted machines at {who}.",
     ),
-    "disk_low": Cause("the disk of {who} is nearly full", "Free disk at {who} before its node has to stop."),
+    "disk_low": Cause("the disk of {who} is nearly full", "Free disk at {who} before its node stops voting."),
     "queue_full": Cause(
         "the queue of {who} is full",
         "Send more slowly (clients are told to wait), or raise mempool_transactions_max in node.toml of {who}.",
@@ -165,11 +183,13 @@ WEIGHT: Final[Mapping[str, int]] = MappingProxyType({code: place for place, code
 
 _SINGULAR: Final = MappingProxyType(
     {"is": "is", "has": "has", "does": "does", "its": "its"}
-    | {verb: verb for verb in ("runs", "speaks", "shows", "says", "signs", "fetches", "fails")}
+    | {verb: verb for verb in ("runs", "speaks", "shows", "says", "signs", "fetches", "fails", "joins")}
+    | {"executes": "executes"}
 )
 _PLURAL: Final = MappingProxyType(
     {"is": "are", "has": "have", "does": "do", "its": "their", "runs": "run", "speaks": "speak", "shows": "show"}
-    | {"says": "say", "signs": "sign", "fetches": "fetch", "fails": "fail"}
+    | {"says": "say", "signs": "sign", "fetches": "fetch", "fails": "fail", "joins": "join"}
+    | {"executes": "execute"}
 )
 
 

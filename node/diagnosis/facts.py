@@ -11,6 +11,8 @@ HEARD_MS_MAX = 3_000
 """A member that was not heard for longer is not there."""
 REPORT_MS_MAX = 6_000
 """An older report says what was, not what is."""
+BEHIND_BLOCKS_MAX = 2
+"""A node is behind, and not ready, when others have certainly decided more than so many blocks beyond its head."""
 STALL_MS_MAX = 6_000
 """Work that waits longer without a new block is a stall."""
 
@@ -73,7 +75,6 @@ class Facts(msgspec.Struct, frozen=True):
     waiting: int
     waiting_max: int
     disk_free_bytes: int | None = None
-    disk_free_bytes_min: int = 0
     conditions: Mapping[str, str] = {}
     failure: str = ""
     pause: Pause | None = None

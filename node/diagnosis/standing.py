@@ -6,8 +6,8 @@ import msgspec
 
 from consensus.status import Abstention, Phase
 from node.diagnosis.causes import WEIGHT, Finding
-from node.diagnosis.facts import HEARD_MS_MAX, Facts
-from node.diagnosis.wording import duration, names, size
+from node.diagnosis.facts import BEHIND_BLOCKS_MAX, HEARD_MS_MAX, Facts
+from node.diagnosis.wording import duration, names
 from node.report import LinkReport, Report
 
 PROOF_MARGIN_MS = 1_000
@@ -101,8 +101,10 @@ def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
         found.append(Finding(member, "clock_off", _off(facts, member, clock_off_ms)))
     # One cause is told once, and what explains a withheld vote is told instead of it.
     unique = {finding.cause: finding for finding in reversed(found)}
-    if "diverged" in unique or "contracts_differ" in unique:
+    if not unique.keys().isdisjoint(("diverged", "contracts_differ", "disk_full")):
         unique.pop("withheld", None)
+    if not unique.keys().isdisjoint(("disk_failing", "disk_full")):
+        unique.pop("disk_low", None)
     ordered = sorted(unique.values(), key=lambda finding: WEIGHT[finding.cause])
     return Standing(member, heard, _heard_by(facts, member), clock_off_ms, tuple(ordered))
 
@@ -123,17 +125,15 @@ def _own(facts: Facts) -> list[Finding]:
     if facts.failure and "disk_failing" not in facts.conditions:
         found.append(Finding(me, "stopping", facts.failure))
     found += _abstention(facts, me, status.abstention, status.abstain_until)
-    low = facts.disk_free_bytes is not None and facts.disk_free_bytes < facts.disk_free_bytes_min
-    if facts.disk_free_bytes is not None and low:
-        found.append(Finding(me, "disk_low", f"{size(facts.disk_free_bytes)} free"))
     if facts.waiting >= facts.waiting_max:
         found.append(Finding(me, "queue_full", f"{facts.waiting:,} transactions wait"))
     if facts.pause is not None and facts.pause.ago_ms <= PAUSE_SHOWN_MS:
         pause = f"for {duration(facts.pause.length_ms)}, {duration(facts.pause.ago_ms)} ago"
         found.append(Finding(me, "paused", pause))
     # Nobody alone can make this node look behind: the target is proven, or told by f + 1 members.
-    if status.catch_up_target is not None and status.catch_up_target > status.height + 1:
-        found.append(Finding(me, "behind", f"at height {status.height}, others beyond {status.catch_up_target}"))
+    target, head_height = status.catch_up_target, status.height - 1
+    if target is not None and target > head_height + BEHIND_BLOCKS_MAX:
+        found.append(Finding(me, "behind", f"at height {status.height}, others beyond {target}"))
     return found
 
 

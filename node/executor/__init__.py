@@ -2,6 +2,6 @@
 
 from node.executor.difference import Claim, Difference
 from node.executor.executor import DryRun, Executor
-from node.executor.run import Policy, Registry
+from node.executor.run import Policy, Registry, request_of
 
-__all__ = ["Claim", "Difference", "DryRun", "Executor", "Policy", "Registry"]
+__all__ = ["Claim", "Difference", "DryRun", "Executor", "Policy", "Registry", "request_of"]

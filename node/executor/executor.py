@@ -12,6 +12,7 @@ import msgspec
 
 from consensus.codec import encode
 from contracts.engine import CallError, Engine, Environment, EventRecord, Revert
+from contracts.storage import HostFailure
 from node.config import NetworkConfig
 from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor.difference import Claim, Difference, TracedRun, find_difference, verify_claim
@@ -104,9 +105,19 @@ class Executor:
         return self._opened_view()
 
     @property
+    def tree(self) -> StateTree:
+        """The state tree of the head; it moves on with `advance`, so whoever keeps it takes a copy."""
+        return self._opened_tree()
+
+    @property
     def contracts_hash(self) -> bytes:
         """The digest of the code that this node executes."""
         return self._contracts_hash
+
+    @property
+    def retention_ms(self) -> int:
+        """How long the state remembers a request id after its expiry at least."""
+        return self._rules.parameters.retention_ms
 
     def next_due_ms(self) -> int | None:
         """Return the time of the earliest scheduled call: from then on there is a block to build."""
@@ -322,6 +333,7 @@ class Executor:
         return ExecutedBlock(
             digest=header.digest if digest is None else digest,
             body=BlockBody(header, data, quarantined),
+            transactions=tuple(transactions),
             proposal=Proposal(header, tuple([transaction.wire_id for transaction in transactions]), quarantined),
             receipts=tuple(run.receipts),
             tx_ids=tuple(run.tx_ids),
@@ -393,8 +405,8 @@ class Executor:
     def query(self, view: LedgerView, contract: str, name: str, args: dict[str, Any]) -> Any:
         """Return a query's answer, in plain values, on the state of `view` (of the head, or of a past height).
 
-        Raise NotFound (unknown_contract, unknown_method), RejectedTransaction (invalid_arguments, query_refused
-        with the contract's code as `reason` in the details).
+        Raise NotFound (unknown_contract, unknown_method, block_pruned), RejectedTransaction (invalid_arguments,
+        query_refused with the contract's code as `reason` in the details).
         """
         head = view.head
         env = Environment(self._rules.network, head.height, head.time_ms, "", bytes(32), encode)
@@ -466,8 +478,11 @@ class _Events:
         self._view = view
 
     def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventRecord]]:
-        """Return up to `limit` (height, event) under `topic`, oldest first."""
-        found = self._view.events(topic, from_height, to_height, limit)
+        """Return up to `limit` (height, event) under `topic`, oldest first; raise what the store raises."""
+        try:
+            found = self._view.events(topic, from_height, to_height, limit)
+        except HansaError as error:
+            raise HostFailure from error
         return [
             (height, EventRecord(event.contract, event.name, event.topics, event.data)) for height, event in found
         ]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from consensus.codec import check_plain, encode, unpack
+from consensus.codec import check_plain, decode_own, encode, unpack
 from consensus.members import Members, Validator
 from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled
 from contracts.state_keys import encode_component, encode_key
@@ -25,7 +25,7 @@ from node.ledger import (
     Transaction,
     sha256,
 )
-from node.state import LedgerView, Overlay, StateReader, ValueCache
+from node.state import VALUE_SIZE_MAX, LedgerView, Overlay, StateReader, ValueCache
 
 LEDGER = "ledger"
 SEQUENCES_PER_BLOCK = 1 << 24
@@ -232,6 +232,11 @@ def request_key(sender: str, request_id: str) -> bytes:
 def read_request(state: Overlay, sender: str, request_id: str) -> RequestRecord | None:
     """Return what the state remembers of a request id."""
     return state.get(request_key(sender, request_id), RequestRecord)
+
+
+def request_of(key: bytes, value: bytes) -> RequestRecord | None:
+    """Return the request record that the state holds under `key`; None where the key is something else's."""
+    return decode_own(value, RequestRecord, size_max=VALUE_SIZE_MAX) if key.startswith(REQUESTS) else None
 
 
 def due_calls(state: Overlay, time_ms: int, limit: int) -> list[tuple[bytes, ScheduledCall]]:

@@ -14,8 +14,6 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Final
 
 import msgspec
 import structlog
@@ -31,22 +29,13 @@ from node.peers.transport import PeerHandler, PeerInfo, Timing
 from node.wire import (
     PROTOCOL_VERSION,
     REASON_LENGTH_MAX,
-    Blocks,
-    Execution,
-    FetchBlocks,
-    FetchExecution,
-    FetchManifest,
-    FetchPayload,
-    FetchTransactions,
+    REPLY_TYPES,
     Hello,
-    Manifest,
-    PayloadReply,
     Ping,
     Pong,
     Refusal,
     Reply,
     Request,
-    Transactions,
     Welcome,
     WireMessage,
     decode_message,
@@ -58,16 +47,6 @@ REQUESTS_MAX = 256
 """Unanswered requests to one peer."""
 CLOSE_S = 2.0
 """How long a stopping node waits for its connections to end."""
-
-_REPLY_TYPES: Final[Mapping[type[Request], type[Reply]]] = MappingProxyType(
-    {
-        FetchTransactions: Transactions,
-        FetchPayload: PayloadReply,
-        FetchBlocks: Blocks,
-        FetchExecution: Execution,
-        FetchManifest: Manifest,
-    },
-)
 
 
 class _Pending:
@@ -198,7 +177,7 @@ class Peers:
         if account.requests >= REQUESTS_MAX:
             raise Unavailable("peer_busy", f"{peer} has {account.requests} requests to answer", peer=peer)
         number = next(self._numbers) % 2**32
-        pending = _Pending(peer, _REPLY_TYPES[type(message)], asyncio.get_running_loop().create_future())
+        pending = _Pending(peer, REPLY_TYPES[type(message)], asyncio.get_running_loop().create_future())
         self._requests[number] = pending
         account.requests += 1
         try:
@@ -355,7 +334,7 @@ class Peers:
         message = decode_message(payload)
         if link.peer is None:
             self._on_greeting(link, message)
-        elif isinstance(message, Transactions | PayloadReply | Blocks | Execution | Manifest):
+        elif isinstance(message, Reply):
             self._on_reply(link.peer, message)
         elif isinstance(message, Ping):
             link.send(Pong(message.number))

@@ -5,7 +5,8 @@ hand by its digest until its height is applied; nothing is executed twice while 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -27,14 +28,18 @@ from consensus.effects import (
 )
 from consensus.members import Members
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
-from node.errors import InvalidBlock, RejectedTransaction
+from node.errors import InvalidBlock, NotFound, RejectedTransaction
 from node.executor import Claim, Difference, Executor
+from node.gossip import wire_id_of
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
 from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
 from node.runtime.threads import Threads
 from node.state import ExecutedBlock
+from node.state_tree import StateTree
 from node.store import Store, StoreView
+
+T = TypeVar("T")
 
 FETCH_TIMEOUT_S = 1.0
 """Shorter than the base time-out: a block whose bytes nobody has must not look like a long execution."""
@@ -61,10 +66,12 @@ class Chain:
         slow_execution_ms: int,
         on_applied: Callable[[ExecutedBlock, StoreView], None],
         on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
+        room: Callable[[], Awaitable[None]],
     ) -> None:
         """`slow_execution_ms`: a block of a single transaction that takes longer makes that transaction suspect.
 
         `on_divergence` is told of a decided block that this node, having voted for it, now executes otherwise.
+        `room()` waits until there is room on the disk for a block.
         """
         self._store = store
         self._executor = executor
@@ -75,12 +82,12 @@ class Chain:
         self._slow_execution_ms = slow_execution_ms
         self._on_applied = on_applied
         self._on_divergence = on_divergence
+        self._room = room
         self._turn = asyncio.Lock()
         self._executed: dict[bytes, ExecutedBlock] = {}
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
-        before = store.head_at(store.head.height - 1) if store.head.height > 0 else store.head
-        self._head = head_of(store.head, before.members)
+        self._head = head_of(store.head, deciders(store.snapshot()))
         self._begun = (b"", 0)
         self._gather_until_ms = 0
         self._gather_for = 0
@@ -254,6 +261,7 @@ class Chain:
 
     async def decide(self, effect: Decide) -> Input | None:
         """The decided block is durable: Applied; or what catch-up made of the height meanwhile."""
+        await self._room()
         async with self._turn:
             if effect.height == self._head.height + 1:
                 executed = self._executed.get(effect.digest)
@@ -271,14 +279,14 @@ class Chain:
         if body is None:
             return None
         try:
-            return await self._execute_decided(body)
+            return await self._execute_decided(body, await self.verified(body.transactions))
         except InvalidBlock as error:
             self._on_divergence(CertifiedBlock(body, effect.certificate), error)
             return None
 
-    async def _execute_decided(self, body: BlockBody) -> ExecutedBlock:
-        transactions = await self.verified(body.transactions)
-        return await self._threads.execute(self._executor.check, proposal_of(body), transactions, decided=True)
+    async def _execute_decided(self, body: BlockBody, transactions: Sequence[Transaction]) -> ExecutedBlock:
+        proposal = Proposal(body.header, tuple(item.wire_id for item in transactions), body.quarantined)
+        return await self._threads.execute(self._executor.check, proposal, transactions, decided=True)
 
     async def compare(self, block: CertifiedBlock, claim: Claim) -> Difference:
         """Where this node's execution of the certified block parts from what `claim` proves that it does.
@@ -290,19 +298,20 @@ class Chain:
             transactions = await self.verified(block.body.transactions)
             return await self._threads.execute(self._executor.compare, block.body, transactions, claim)
 
-    async def apply_certified(self, block: CertifiedBlock) -> Head:
+    async def apply_certified(self, block: CertifiedBlock, transactions: Sequence[Transaction]) -> Head:
         """The certified block is executed, its roots agree, and it is durable; returns the head then.
 
-        Nothing happens when the head has reached its height meanwhile. Raise InvalidBlock when execution gives
-        other roots than the header.
+        `transactions` are what `verified` made of its body. Nothing happens when the head has reached its height
+        meanwhile. Raise InvalidBlock when execution gives other roots than the header.
         """
+        await self._room()
         async with self._turn:
             header = block.body.header
             if header.height != self._head.height + 1:
                 return self._head
             executed = self._executed.get(block.certificate.digest)
             if executed is None:
-                executed = await self._execute_decided(block.body)
+                executed = await self._execute_decided(block.body, transactions)
             # The next height starts no lower than any view that this member voted in at this one.
             voted = [
                 record.vote.view
@@ -311,6 +320,14 @@ class Chain:
             ]
             await self._apply(executed, block.certificate, max([block.certificate.view, *voted]))
             return self._head
+
+    async def between_blocks(self, look: Callable[[StoreView, StateTree], T]) -> T:
+        """Return what `look` makes of the head's state and tree, while no block is executed or applied.
+
+        Blocks wait meanwhile, so it takes milliseconds at most; of the tree it keeps no more than a copy.
+        """
+        async with self._turn:
+            return await self._threads.execute(lambda: look(self._store.snapshot(), self._executor.tree))
 
     async def _apply(self, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> None:
         record = await self._threads.write(self._store.apply, executed, certificate, start_view)
@@ -335,6 +352,21 @@ class Chain:
         return view
 
 
+def deciders(view: StoreView) -> Members:
+    """The members that decided the view's head.
+
+    Where the head before it is not here, after a join from a snapshot, they are those of the last change below it.
+    """
+    height = view.head.height
+    if height == 0:
+        return view.head.members
+    try:
+        return view.head_at(height - 1).members
+    except NotFound:
+        below = [change for change in view.member_changes() if change < height]
+        return view.head_at(below[-1] if below else 0).members
+
+
 def head_of(record: HeadRecord, decided_by: Members) -> Head:
     """The head as consensus knows it; `decided_by` judged its certificate."""
     return Head(record.height, record.digest, record.certificate, record.start_view, record.members, decided_by)
@@ -342,5 +374,4 @@ def head_of(record: HeadRecord, decided_by: Members) -> Head:
 
 def proposal_of(body: BlockBody) -> Proposal:
     """The proposal that names the transactions of `body`."""
-    wire_ids = tuple(Transaction.decode(data).wire_id for data in body.transactions)
-    return Proposal(body.header, wire_ids, body.quarantined)
+    return Proposal(body.header, tuple(map(wire_id_of, body.transactions)), body.quarantined)

@@ -27,7 +27,7 @@ from node.executor import Executor
 from node.peers import Transport
 from node.runtime.bundle import FORMAT, Manifest, write_bundle
 from node.runtime.clock import Clock
-from node.runtime.health import free_bytes
+from node.runtime.disk_space import free_bytes
 from node.runtime.recorder import Recorder
 from node.store import Store
 

@@ -4,9 +4,7 @@ The judgement itself is pure and lives in node/diagnosis; here is everything tha
 """
 
 import asyncio
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from consensus.messages import Status
 from consensus.status import Phase, ReplicaStatus
@@ -25,17 +23,6 @@ REPORT_PAUSE_MS = 500
 """Between two reports, however often something changes."""
 PAUSED_MS_MIN = 3_000
 """A watch that comes so late means that the whole process stood still."""
-DISK_INTERVAL_MS = 5_000
-DISK_FREE_BYTES_MIN = 512 * 1024 * 1024
-"""With less the disk is called nearly full. LevelDB needs room to compact: some hundred megabytes are the end."""
-
-
-def free_bytes(directory: Path) -> int | None:
-    """How many bytes of disk are left for `directory`; None where nobody can tell."""
-    try:
-        return shutil.disk_usage(directory).free
-    except OSError:
-        return None
 
 
 class Health:
@@ -56,7 +43,8 @@ class Health:
         disk_free: Callable[[], int | None],
         head_time_ms: int,
     ) -> None:
-        """`waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes are left (None: unknown).
+        """`waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes were left a moment ago (None:
+        unknown).
 
         The block at the head says that it was made at `head_time_ms`: a restart moves nothing.
         """
@@ -78,8 +66,6 @@ class Health:
         self._step_since_ms = clock.now_ms()
         self._watched_ms: int | None = None
         self._pause: tuple[int, int] | None = None
-        self._disk_bytes: int | None = None
-        self._disk_due_ms = clock.now_ms()
         self._failure = ""
         self._conditions: dict[str, str] = {}
         self._sequence = 0
@@ -126,7 +112,7 @@ class Health:
     # --- the pulse -------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Look at clock, disk and step for as long as the node runs, and report to the others."""
+        """Look at clock and step for as long as the node runs, and report to the others."""
         while True:
             self._look()
             await asyncio.sleep(WATCH_INTERVAL_MS * 0.001)
@@ -138,9 +124,6 @@ class Health:
             self._pause = (now_ms - self._watched_ms, now_ms)
             self._waiting_since_ms = None
         self._watched_ms = now_ms
-        if now_ms >= self._disk_due_ms:
-            self._disk_due_ms = now_ms + DISK_INTERVAL_MS
-            self._disk_bytes = self._disk_free()
         facts = self._facts()
         change = (
             facts.status.asked,
@@ -231,8 +214,7 @@ class Health:
             step_ms=now_ms - self._step_since_ms,
             waiting=self._waiting(),
             waiting_max=self._waiting_max,
-            disk_free_bytes=self._disk_bytes,
-            disk_free_bytes_min=DISK_FREE_BYTES_MIN,
+            disk_free_bytes=self._disk_free(),
             conditions=dict(self._conditions),
             failure=self._failure,
             pause=pause,

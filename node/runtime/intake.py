@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import structlog
+
 from node.client.answers import FateStatus, Submission
 from node.errors import HansaError, RejectedTransaction, Unavailable
 from node.executor import Executor
@@ -35,8 +37,9 @@ class Intake:
         threads: Threads,
         clock: Clock,
         on_work: Callable[[], None],
+        refusal: Callable[[], HansaError | None],
     ) -> None:
-        """`on_work` is called when something new waits."""
+        """`on_work` is called when something new waits; `refusal()` says why nothing new is taken from clients."""
         self._mempool = mempool
         self._executor = executor
         self._bodies = bodies
@@ -44,8 +47,10 @@ class Intake:
         self._threads = threads
         self._clock = clock
         self._on_work = on_work
+        self._refusal = refusal
         self._gossip: Gossip | None = None
         self._readmissions: deque[Transaction] = deque()
+        self._log = structlog.get_logger("intake")
 
     def connect(self, gossip: Gossip) -> None:
         """Accepted transactions are told through `gossip` from now on."""
@@ -63,6 +68,9 @@ class Intake:
             try:
                 if self._mempool.waiting(transaction.tx_id) is None:
                     self._executor.validate_calls(transaction)
+                refusal = self._refusal()
+                if refusal is not None and not self._is_known(transaction):
+                    raise refusal
                 added = self._admit(transaction)
             except HansaError as error:
                 outcomes.append(error)
@@ -108,17 +116,26 @@ class Intake:
         """What the journal holds waits again; returns how many.
 
         Only decided headers and another final use of its request id end a transaction here. One that the clock
-        calls expired may lie in a block that this node has not caught up with.
+        calls expired may lie in a block that this node has not caught up with. What nobody here can know any more
+        is `unknown` from now on, as anything else that this node has not seen.
         """
         final: list[bytes] = []
+        unknowable: list[bytes] = []
         for transaction in await self._judge(await self._threads.write(self._store.pending)):
             if isinstance(transaction, HansaError):
                 continue
             if self._settled(transaction) == "final":
                 final.append(transaction.tx_id)
+            elif self._is_unknowable(transaction):
+                unknowable.append(transaction.tx_id)
             else:
                 self._readmissions.append(transaction)
-        await self._threads.write(self._store.forget_pending, final)
+        if unknowable:
+            self._log.warning(
+                "accepted transactions whose fate a snapshot does not tell: ask a member that was there",
+                tx_ids=[tx_id.hex() for tx_id in unknowable],
+            )
+        await self._threads.write(self._store.forget_pending, final + unknowable)
         ended = self.readmit()
         await self._threads.write(self._store.end_pending, ended)
         return len(self._mempool)
@@ -161,6 +178,16 @@ class Intake:
             return Ending("expired", "expired", head.height)
         return None
 
+    def _is_unknowable(self, transaction: Transaction) -> bool:
+        """Whether the transaction, of which the state knows nothing, may have been executed all the same.
+
+        So it is where a snapshot was just adopted: blocks were passed over unseen, and a request id that expired
+        longer ago than the retention may be forgotten. To call that expired would invite a second payment.
+        """
+        head = self._store.head
+        passed_over = self._store.first_block > max(1, head.height)
+        return passed_over and transaction.body.expires_at_ms + self._executor.retention_ms < head.time_ms
+
     async def _judge(self, transactions: Sequence[bytes]) -> list[Transaction | HansaError]:
         """Each transaction decoded and with good signatures, or what is wrong with it."""
         judged: list[Transaction | HansaError] = []
@@ -183,6 +210,12 @@ class Intake:
             else item
             for item in judged
         ]
+
+    def _is_known(self, transaction: Transaction) -> bool:
+        """Whether the transaction is final, or was accepted here before: then nothing is written for it."""
+        if self._store.is_pending(transaction.tx_id):
+            return True
+        return self._executor.admission(transaction, self._clock.time_ms()) is not None
 
     def _admit(self, transaction: Transaction) -> Added:
         """The transaction waits or is final; raise RejectedTransaction or Unavailable."""

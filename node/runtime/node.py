@@ -6,13 +6,11 @@ execution that differs from a certified block (divergence.py), or other code (co
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
-from consensus.codec import encode
 from consensus.config import Config
 from consensus.effects import (
     Accuse,
@@ -34,27 +32,37 @@ from contracts.engine import Engine
 from contracts.membership import Membership
 from node import sync
 from node.config import NetworkConfig, NodeConfig
-from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, StoreError
+from node.errors import ConfigError, HansaError, InvalidBlock, StoreError
 from node.executor import Executor
 from node.gossip import Gossip
-from node.ledger import CertifiedBlock, Transaction
+from node.ledger import CertifiedBlock
 from node.mempool import Mempool
+from node.runtime.backing_up import BackingUp
 from node.runtime.bodies import Bodies
+from node.runtime.catching_up import add_sync_gauges
 from node.runtime.chain import Chain
 from node.runtime.code_agreement import CodeAgreement
 from node.runtime.diagnostics import Diagnostics
+from node.runtime.disk_space import DiskSpace
 from node.runtime.divergence import Divergence
 from node.runtime.driver import Driver
-from node.runtime.health import Health, free_bytes
+from node.runtime.health import Health
 from node.runtime.intake import Intake
+from node.runtime.joining import join_by
 from node.runtime.metrics import Metrics
+from node.runtime.opening import open_store
+from node.runtime.proving import Proving
 from node.runtime.recorder import Recorder
 from node.runtime.reports import Reports
+from node.runtime.retention import Retention
 from node.runtime.router import Router
+from node.runtime.served_blocks import ServedBlocks
 from node.runtime.service import VERSION, Service
+from node.runtime.snapshots import Snapshots, add_gauges
 from node.runtime.surroundings import Surroundings
+from node.runtime.whereabouts import Whereabouts
 from node.state import ExecutedBlock
-from node.store import Database, Store, StoreView
+from node.store import StoreView
 
 WORK_INTERVAL_MS = 200
 """How often work that becomes due by time alone (scheduled calls, held transactions) is looked for."""
@@ -74,15 +82,20 @@ class Node:
         self._clock = outside.clock
         self._threads = outside.threads
         self._stopping = asyncio.Event()
+        self.begins_anew = False
+        """After `run`: this process is to make another node on the same directory, and run that."""
         self._failure: BaseException | None = None
         self._work = WorkWaiting(False, 0)
         self._catching_up: sync.CatchUp
         self._engine = Engine(CONTRACTS)
         self._executor = Executor(network, self._engine, Membership)
-        self._store = self._open_store(outside.open_database)
-        self._view = self._store.snapshot()
-        self._executor.open(self._view)
+        self._store = open_store(config, network, self._executor, outside.open_database, outside.verify)
+        # No part may keep a view for long: what a view may show, the disk cannot give back.
+        self._executor.open(self._store.snapshot())
         self._metrics = Metrics()
+        self._disk = DiskSpace(
+            config.disk, lambda: outside.disk_free(config.data_dir), self._threads, self._judge_standing
+        )
         self._mempool = Mempool(config.limits.mempool_transactions_max, config.limits.mempool_bytes_max)
         self._bodies = Bodies(
             self._mempool,
@@ -102,6 +115,7 @@ class Node:
             parameters.base_timeout_ms // 2,
             self._on_applied,
             self._on_divergence,
+            self._disk.room,
         )
         self._intake = Intake(
             self._mempool,
@@ -111,6 +125,7 @@ class Node:
             self._threads,
             self._clock,
             self._look_for_work,
+            self._disk.refusal,
         )
         self._router = Router()
         self._peers = outside.open_transport(self._router, self._executor.contracts_hash)
@@ -124,6 +139,7 @@ class Node:
             self._report,
             self._on_divergence,
             self._fail,
+            self._on_unservable,
         )
         self._divergence = Divergence(
             self._store, self._threads, self._peers, self._clock, self._judge_standing, self._fail
@@ -138,7 +154,13 @@ class Node:
             self._judge_standing,
             self._fail,
         )
-        self._block_server = sync.BlockServer(self._peers, _Archive(self._store, self._chain), self._fail)
+        self._block_server = sync.BlockServer(self._peers, ServedBlocks(self._store, self._chain), self._fail)
+        self._snapshots = Snapshots(
+            config.snapshots_dir, config.snapshots.keep, network, self._threads, self._clock, lambda: self._disk.low
+        )
+        self._backing_up = BackingUp(config.backup_dir, network, self._store, self._threads)
+        self._snapshot_server = sync.SnapshotServer(self._peers, self._snapshots, self._fail)
+        self._retention = Retention(config.retention, network, self._store, self._threads)
         self._recorder = Recorder()
         now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
         replica = Replica(
@@ -165,8 +187,23 @@ class Node:
             reports,
             lambda: len(self._mempool),
             config.limits.mempool_transactions_max,
-            lambda: free_bytes(config.data_dir),
+            lambda: self._disk.free_bytes,
             self._store.head.time_ms,
+        )
+        self._joining = join_by(
+            config,
+            network,
+            self._peers,
+            self._store,
+            outside.verify,
+            self._clock,
+            self._report,
+            lambda: self._chain.head.height,
+            lambda: bool(self._divergence.height) or self._disk.short,
+            self._catching_up.catch_up,
+            self._health.set_condition,
+            self._begin_anew,
+            self._fail,
         )
         diagnostics = Diagnostics(
             config,
@@ -192,9 +229,21 @@ class Node:
             self._peers,
             self._health,
             self._divergence,
+            self._joining,
             self._clock,
             self._metrics.text,
             diagnostics,
+            Proving(
+                network.network_id,
+                parameters.retention_ms,
+                self._engine,
+                self._store,
+                self._chain.between_blocks,
+                self._clock,
+            ),
+            self._backing_up,
+            self._catching_up.progress,
+            Whereabouts(self._store, self._retention.shelf),
         )
         self._api = outside.open_api(self._service)
         self._bodies.connect(self._gossip, self._peers, self._chain.body)
@@ -202,6 +251,7 @@ class Node:
         self._router.connect(self._peers, self._gossip, self._block_server, self._driver.give)
         self._router.connect_health(self._health, reports)
         self._router.connect_code(self._code)
+        self._router.connect_snapshots(self._snapshot_server)
         self._judge_standing()
         self._add_gauges()
 
@@ -214,32 +264,24 @@ class Node:
         gauge("hansa_diverged", "Height of the block that differs here, or 0", lambda: self._divergence.height)
         gauge("hansa_code_differs", "1 when other code runs here than agreed", lambda: int(self._code.differs))
         gauge("hansa_key_twice", "1 when the key was seen in two places", lambda: int(_key_twice(status())))
+        gauge("hansa_disk_free_bytes", "Bytes left on the disk; -1: unknown", lambda: _known(self._disk.free_bytes))
+        gauge("hansa_disk_low", "1 when the disk fills up, 2 when its reserve is reached", self._disk_level)
         gauge("hansa_peers_connected", "Peers connected now", lambda: len(self._peers.connected))
         gauge("hansa_mempool_transactions", "Transactions that wait", lambda: len(self._mempool))
         gauge("hansa_mempool_bytes", "Bytes of waiting transactions", lambda: self._mempool.size_bytes)
+        add_sync_gauges(gauge, self._catching_up.progress)
+        serving, joining = self._snapshot_server, self._joining
+        add_gauges(gauge, self._snapshots, lambda: serving.bytes_served, joining.status, lambda: joining.replays)
+        self._retention.add_gauges(gauge)
         gauge("hansa_store_bytes", "About how many bytes the data takes", lambda: self._store.size_bytes())
 
-    def _open_store(self, open_database: Callable[[Path], Database]) -> Store:
-        store = Store(
-            self._config.data_dir,
-            self._network.network_id,
-            self._network.genesis_hash,
-            open_database=open_database,
-        )
-        try:
-            if not store.initialised:
-                # Whoever has no data here may have voted elsewhere: only `hansa init` knows that a key is new.
-                self._log.warning("no data found: this node joins again and abstains until it has caught up")
-                store.initialise(self._executor.genesis(), never_voted=False)
-        except BaseException:
-            store.close()
-            raise
-        return store
+    def _disk_level(self) -> int:
+        return 2 if self._disk.short else int(self._disk.low)
 
     def _last_code(self) -> bytes | None:
         """The contracts hash of the last block; None at genesis, whose header nobody agreed on."""
         height = self._store.head.height
-        return self._store.block(height).body.header.contracts_hash if height else None
+        return self._store.snapshot().header(height).contracts_hash if height else None
 
     def _replica_config(self, votes: bool, instance: bytes) -> Config:
         parameters = self._parameters
@@ -259,6 +301,12 @@ class Node:
 
     def stop(self) -> None:
         """`run` is about to end as it should."""
+        self.begins_anew = False
+        self._stopping.set()
+
+    def _begin_anew(self) -> None:
+        """A snapshot lies whole: `run` ends, and whoever called it makes another node, which takes it over."""
+        self.begins_anew = not self._stopping.is_set()
         self._stopping.set()
 
     async def run(self, on_running: Callable[[], None] = lambda: None) -> int:
@@ -283,8 +331,11 @@ class Node:
                 restored=restored,
             )
             on_running()
+            self._snapshots.start(self._store.snapshot())
             self._driver.spawn(self._watch_for_work())
             self._driver.spawn(self._health.watch())
+            self._driver.spawn(self._retention.watch())
+            self._driver.spawn(self._disk.watch())
             await self._stopping.wait()
         finally:
             await self._close()
@@ -292,12 +343,18 @@ class Node:
 
     async def _close(self) -> None:
         """Catch-up ends first, or it might apply what the driver was applying; then votes, feeders and the disk."""
+        self._disk.close()
+        await self._joining.close()
         await self._catching_up.close()
         await self._divergence.close()
         await self._code.close()
         await self._driver.close()
+        await self._retention.close()
         await self._api.stop()
         await self._block_server.close()
+        await self._snapshot_server.close()
+        await self._snapshots.close()
+        await self._backing_up.close()
         await self._gossip.close()
         await self._peers.close()
         self._threads.close()
@@ -354,6 +411,8 @@ class Node:
             return f"its execution differs from the network's at {self._divergence.sentence}"
         if self._code.differs:
             return f"it runs other contract code than the network: {self._code.sentence}"
+        if self._disk.short:
+            return f"its disk is full up to the reserve: {self._disk.sentence}"
         return ""
 
     def _judge_standing(self) -> None:
@@ -361,16 +420,16 @@ class Node:
         self._driver.give(Withhold(self._withheld()))
         self._health.set_condition("diverged", self._divergence.sentence or None)
         self._health.set_condition("contracts_differ", self._code.sentence or None)
+        self._health.set_condition("disk_full", self._disk.sentence or None)
+        self._health.set_condition("disk_low", self._disk.warning or None)
 
     def _on_divergence(self, block: CertifiedBlock, error: InvalidBlock) -> None:
         self._divergence.found(block, error, self._chain)
 
     def _on_applied(self, executed: ExecutedBlock, view: StoreView) -> None:
         now_ms = self._clock.now_ms()
-        transactions: list[Transaction] = []
-        for wire_id, data in zip(executed.proposal.wire_ids, executed.body.transactions, strict=True):
-            transaction = self._mempool.get(wire_id) or Transaction.decode(data)
-            transactions.append(transaction)
+        transactions = executed.transactions
+        for transaction in transactions:
             received_ms = self._mempool.received_ms(transaction.tx_id)
             if received_ms is not None:
                 self._metrics.on_final(now_ms - received_ms)
@@ -386,6 +445,9 @@ class Node:
         self._code.on_applied(executed.header.contracts_hash)
         self._divergence.on_applied(executed.header.height)
         self._health.on_applied()
+        self._snapshots.on_applied(view, target or 0)
+        if not behind:
+            self._joining.on_caught_up()
         self._service.on_applied(executed, view, tuple(ended))
         self._look_for_work()
 
@@ -405,7 +467,7 @@ class Node:
 
     def catch_up(self, effect: CatchUp) -> None:
         """Fetch what the others have decided."""
-        self._catching_up.catch_up(effect.target, effect.peers)
+        self._joining.catch_up(effect.target, effect.peers)
 
     async def accuse(self, effect: Accuse) -> None:
         """Store and show a proof of misbehaviour."""
@@ -415,40 +477,19 @@ class Node:
             what = "a member's key lives in two places" if twice else "a member signed two things for one slot"
             self._log.error(what, accused=effect.member)
 
+    def _on_unservable(self, next_height: int, first_served: int) -> None:
+        """Nobody serves the next block any more: this node cannot go on by itself, and whoever asks why is told."""
+        text = f"block {next_height} is needed, {first_served} is the lowest that one of them serves"
+        self._health.set_condition("blocks_pruned", text)
+        self._joining.on_unservable(next_height, first_served)
+
     def _on_synced(self, head: Head) -> None:
+        self._health.set_condition("blocks_pruned", None)
         self._driver.give(Synced(head))
 
 
-class _Archive:
-    """What catching-up peers are served from."""
-
-    def __init__(self, store: Store, chain: Chain) -> None:
-        self._store = store
-        self._chain = chain
-
-    @property
-    def head_height(self) -> int:
-        """The height of the last applied block."""
-        return self._chain.head.height
-
-    def certified_block(self, height: int) -> bytes | None:
-        """The encoded ledger.CertifiedBlock of `height`; None when it is not here (yet, or any more)."""
-        try:
-            return encode(self._store.block(height))
-        except NotFound:
-            return None
-
-    def execution(self, height: int) -> tuple[Sequence[bytes], Sequence[tuple[bytes, bytes | None]] | None] | None:
-        """What the block at `height` did; None when it is not here."""
-        try:
-            found = self._store.snapshot().execution(height)
-        except NotFound:
-            return None
-        return found.receipts, found.writes
-
-    def payload(self, height: int, digest: bytes) -> bytes | None:
-        """The payload of the block `digest` proposed at `height`, if it is at hand."""
-        return self._chain.payload(height, digest)
+def _known(count: int | None) -> int:
+    return -1 if count is None else count
 
 
 def _key_twice(status: ReplicaStatus) -> bool:

@@ -1,6 +1,7 @@
 """The process around a node: its directory, its keys, its log, its event loop."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final, TextIO, cast
 
 import structlog
 import uvloop
@@ -18,6 +20,7 @@ from node.runtime.node import Node
 from node.runtime.surroundings import this_machine
 
 NODE_FILE = "node.toml"
+STANDARD_ERROR: Final = 2
 SWITCH_INTERVAL_S = 0.001
 """How long a busy thread may keep the event loop from running: votes come before executions."""
 
@@ -43,10 +46,14 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
 
     async def main() -> int:
-        node = Node(config, network, this_machine(config, network, voting_key, tls_key))
-        for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, node.stop)
-        return await node.run(_settle)
+        while True:
+            node = Node(config, network, this_machine(config, network, voting_key, tls_key))
+            for name in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(name, node.stop)
+            code = await node.run(_settle)
+            # A snapshot that was fetched is taken over by another node: in this process, whose keys are open.
+            if code or not node.begins_anew:
+                return code
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main())
@@ -54,8 +61,27 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
 
 def _settle() -> None:
     """What lives now lives long: the collector need not walk it again and again."""
+    # A node that ran before in this process is garbage now, and must not be kept for ever.
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+class _LogStream:
+    """Standard error without a buffer. A line that finds no room (the log's disk is full) is lost, and nothing
+    else.
+
+    Why not sys.stderr: it would raise in whoever logs, keep the line, fail again at the end of the process, and
+    turn the exit code into 120.
+    """
+
+    def write(self, text: str) -> None:
+        """As much of `text` is written as there is room for."""
+        with contextlib.suppress(OSError):
+            os.write(STANDARD_ERROR, text.encode("utf-8", "backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 def _set_up_log(config: NodeConfig) -> None:
@@ -70,6 +96,6 @@ def _set_up_log(config: NodeConfig) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _LogStream())),
         cache_logger_on_first_use=True,
     )

@@ -10,12 +10,15 @@ from node.runtime.code_agreement import CodeAgreement
 from node.runtime.health import Health
 from node.runtime.reports import Reports
 from node.sync import BlockServer
+from node.sync.snapshot_server import SnapshotServer
 from node.wire import (
     ConsensusMessage,
     FetchBlocks,
+    FetchChunk,
     FetchExecution,
     FetchManifest,
     FetchPayload,
+    FetchSnapshot,
     FetchTransactions,
     MemberReport,
     TransactionBatch,
@@ -30,6 +33,7 @@ class Router:
     def __init__(self) -> None:
         self._parts: tuple[Transport, Gossip, BlockServer, Callable[[Input], None]] | None = None
         self._code: CodeAgreement | None = None
+        self._snapshots: SnapshotServer | None = None
         self._health: tuple[Health, Reports] | None = None
 
     def connect(
@@ -41,6 +45,10 @@ class Router:
     def connect_code(self, code: CodeAgreement) -> None:
         """Whoever asks which code runs here is answered by `code` from now on."""
         self._code = code
+
+    def connect_snapshots(self, snapshots: SnapshotServer) -> None:
+        """Whoever joins is served by `snapshots` from now on."""
+        self._snapshots = snapshots
 
     def connect_health(self, health: Health, reports: Reports) -> None:
         """Reports go to `reports` from now on; `health` sees links and heartbeats."""
@@ -72,6 +80,8 @@ class Router:
             blocks.on_fetch_execution(peer, message)
         elif isinstance(message, FetchManifest) and self._code is not None:
             self._code.on_fetch(peer, message)
+        elif isinstance(message, FetchSnapshot | FetchChunk) and self._snapshots is not None:
+            self._snapshots.on_question(peer, message)
 
     def on_connected(self, peer: str) -> None:
         """A link to `peer` is up."""

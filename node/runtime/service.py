@@ -10,7 +10,7 @@ from consensus.codec import encode, unpack
 from consensus.messages import TwoInstances, VoteEquivocation
 from contracts.engine import Engine
 from contracts.state_keys import decode_key
-from node.api.service import EventCursor, EventFilter, StoredBlock
+from node.api.service import Backups, EventCursor, EventFilter, Proofs, StoredBlock
 from node.client.answers import (
     CallOutcome,
     ChangedValue,
@@ -40,14 +40,18 @@ from node.ledger import Receipt, Transaction
 from node.mempool import Mempool
 from node.peers import Transport
 from node.runtime.bodies import Bodies
+from node.runtime.catching_up import network_height, sync_status
 from node.runtime.clock import Clock
 from node.runtime.diagnostics import Diagnostics
 from node.runtime.divergence import Divergence
 from node.runtime.health import Health
 from node.runtime.intake import Intake
+from node.runtime.joining import Joining
+from node.runtime.whereabouts import Whereabouts
 from node.state import VALUE_SIZE_MAX, ExecutedBlock
 from node.store import ReceiptsRecord, Store, StoreView
 from node.store.reading import read_receipt
+from node.sync import Progress
 
 EVENT_BLOCKS_MAX = 200
 VERSION = "0.1.0"
@@ -69,9 +73,14 @@ class Service:
         transport: Transport,
         health: Health,
         divergence: Divergence,
+        joining: Joining,
         clock: Clock,
         metrics: Callable[[], bytes],
         diagnostics: Diagnostics,
+        proofs: Proofs,
+        backups: Backups,
+        catching_up: Callable[[], Progress],
+        whereabouts: Whereabouts,
     ) -> None:
         self._config = config
         self._member = member
@@ -84,9 +93,14 @@ class Service:
         self._transport = transport
         self._health = health
         self._divergence = divergence
+        self._joining = joining
         self._clock = clock
         self._metrics = metrics
         self._diagnostics = diagnostics
+        self._proofs = proofs
+        self._backups = backups
+        self._catching_up = catching_up
+        self._whereabouts = whereabouts
         self._view: StoreView = store.snapshot()
         self._waiters: dict[bytes, set[asyncio.Future[None]]] = {}
         self._moved = asyncio.Event()
@@ -144,10 +158,15 @@ class Service:
         return fate
 
     def fate(self, tx_id: bytes) -> Fate:
-        """What became of `tx_id`; status `unknown` when this node has never seen it."""
+        """What became of `tx_id`; status `unknown` when this node has never seen it, or not kept it.
+
+        Raise NotFound (`block_pruned`) where it is final in a block that is not here any more.
+        """
         place = self._store.locate(tx_id)
         if place is not None:
             height, position = place
+            if height < self._store.first_block and not self._store.has_receipts(height):
+                raise self._whereabouts.transaction(tx_id, height)
             return Fate(
                 tx_id=tx_id.hex(),
                 status="final",
@@ -161,6 +180,10 @@ class Service:
             return Fate(tx_id=tx_id.hex(), status=ending.status, height=ending.height, code=ending.code)
         # After a restart a transaction may lie in the journal while the mempool has no room for it yet.
         return Fate(tx_id=tx_id.hex(), status="pending" if self._store.is_pending(tx_id) else "unknown")
+
+    async def missing(self, tx_id: bytes) -> NotFound:
+        """Why `tx_id` is unknown here, and where it may be found."""
+        return await self._whereabouts.unknown(tx_id)
 
     def _receipt(self, height: int, position: int) -> Receipt:
         """The receipt at a place; whoever waits for a batch asks for many of one block, which is read once."""
@@ -185,7 +208,7 @@ class Service:
         else:
             height, position = _read_cursor(before)
             height = min(height, self._view.head.height)
-        while height >= 1:
+        while height >= self._view.first_block:
             block = self._view.block(height)
             receipts = self._view.receipts(height)
             count = len(block.body.transactions)
@@ -243,11 +266,24 @@ class Service:
 
         return await asyncio.to_thread(read)
 
+    @property
+    def backups(self) -> Backups:
+        """What a backup of this node is made of."""
+        return self._backups
+
+    @property
+    def proofs(self) -> Proofs:
+        """What makes evidence packs of this node's ledger."""
+        return self._proofs
+
     def block(self, height: int | None) -> StoredBlock:
         """The decided block at `height` (None: the newest)."""
         view = self._view
         height = view.head.height if height is None else height
-        block, receipts = view.block(height), view.receipts(height)
+        try:
+            block, receipts = view.block(height), view.receipts(height)
+        except NotFound as error:
+            raise self._whereabouts.block(height) if error.code == "block_pruned" else error from None
         count = len(block.body.transactions)
         return StoredBlock(
             block,
@@ -335,6 +371,7 @@ class Service:
             genesis_hash=self.genesis_hash.hex(),
             version=VERSION,
             height=head.height,
+            first_block=self._store.first_block,
             view=replica.view,
             primary=replica.primary,
             head=head.digest.hex(),
@@ -351,6 +388,9 @@ class Service:
             pending_transactions=len(self._mempool),
             pending_bytes=self._mempool.size_bytes,
             diverged=self._divergence.answer(),
+            joining=self._joining.status(),
+            network_height=network_height(head.height, replica),
+            sync=sync_status(head.height, self._catching_up(), replica, head.members),
         )
 
     def diverged_at(self) -> int | None:

@@ -17,6 +17,7 @@ from node.errors import ConfigError
 from node.keys import SigningKey, verify
 from node.peers import PeerHandler, Peers, Transport
 from node.runtime.clock import Clock
+from node.runtime.disk_space import free_bytes
 from node.runtime.service import VERSION
 from node.runtime.threads import Threads, WorkerThreads
 from node.store import Database, LevelDatabase
@@ -45,6 +46,7 @@ class Surroundings:
 
     `open_transport` gets whom to tell and the contracts' hash; its links begin with `start`. `sign` makes this
     member's votes; `verify` (key, message, signature) judges everybody's and may be called from threads.
+    `disk_free` tells how many bytes are left for a directory (None: nobody can tell).
     `instance` tells this process from others with the same key: 16 bytes drawn at its start (empty: nothing does).
     """
 
@@ -56,6 +58,7 @@ class Surroundings:
     sign: Sign
     verify: Verify
     instance: bytes = b""
+    disk_free: Callable[[Path], int | None] = free_bytes
 
 
 def this_machine(

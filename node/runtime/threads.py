@@ -2,20 +2,26 @@
 
 One thread executes blocks, so that what builds, checks and applies never overlaps. One thread writes, so that
 writes never overlap and a vote's sync does not wait behind an execution. libsodium and LevelDB let go of the
-interpreter lock, so these threads do run beside the loop.
+interpreter lock, so these threads do run beside the loop. One more does what nobody waits for, in small steps.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
+from node.errors import Unavailable
 from node.keys import verify_many
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 SIGNATURES_PER_JOB = 64
+BACKGROUND_REST = 9
+"""The background thread works a tenth of the time."""
 
 
 class Threads(Protocol):
@@ -30,8 +36,14 @@ class Threads(Protocol):
     async def verify(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
         """Return for each (key, message, signature) whether it verifies."""
 
+    async def background(self, steps: Generator[None, None, R]) -> R:
+        """Return what `steps` returns, after all of it; it is closed when the threads are before it has ended.
+
+        It runs in a thread of its own that rests after every step, so that votes and blocks hardly notice.
+        """
+
     def close(self) -> None:
-        """Nothing runs any more; what had begun has ended."""
+        """Nothing runs any more; what had begun has ended, but for what runs in the background: that is cut off."""
 
 
 class WorkerThreads:
@@ -41,6 +53,8 @@ class WorkerThreads:
         self._execution = ThreadPoolExecutor(1, thread_name_prefix="execute")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._verification = ThreadPoolExecutor(verify_threads, thread_name_prefix="verify")
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="background")
+        self._closing = threading.Event()
 
     async def execute(self, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
         """Return what `function` returns, run in the one executing thread."""
@@ -59,7 +73,29 @@ class WorkerThreads:
         ]
         return [verdict for verdicts in await asyncio.gather(*jobs) for verdict in verdicts]
 
+    async def background(self, steps: Generator[None, None, R]) -> R:
+        """Return what `steps` returns, run in the one background thread; raise Unavailable when it was cut off."""
+        return await asyncio.get_running_loop().run_in_executor(self._background, self._run_gently, steps)
+
+    def _run_gently(self, steps: Generator[None, None, R]) -> R:
+        """After each step a pause: BACKGROUND_REST times as long as the step took.
+
+        Why its priority is not lowered instead: a thread that the system puts off while it holds the interpreter
+        lock would hold up the votes with it.
+        """
+        with contextlib.closing(steps):
+            while True:
+                started_s = time.perf_counter()
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    result: R = end.value
+                    return result
+                if self._closing.wait(BACKGROUND_REST * (time.perf_counter() - started_s)):
+                    raise Unavailable("store_closed", "the node stops")
+
     def close(self) -> None:
-        """Nothing runs any more; what had begun has ended."""
-        for pool in (self._verification, self._execution, self._writing):
+        """Nothing runs any more; what had begun has ended, but for what runs in the background: that is cut off."""
+        self._closing.set()
+        for pool in (self._verification, self._background, self._execution, self._writing):
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,6 +1,6 @@
 """The node's disk: LevelDB and everything that is kept in it."""
 
-from node.store.database import Database, LevelDatabase
+from node.store.database import Database, LevelDatabase, salvage
 from node.store.layout import DivergenceRecord, Execution, ReceiptsRecord
 from node.store.store import Store
 from node.store.view import StoreView
@@ -13,4 +13,5 @@ __all__ = [
     "ReceiptsRecord",
     "Store",
     "StoreView",
+    "salvage",
 ]

@@ -1,5 +1,7 @@
 """LevelDB with its failures as StoreError: the only module that imports plyvel."""
 
+import errno
+import fcntl
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,6 +9,7 @@ from typing import Any, Protocol
 import plyvel
 
 from node.errors import ConfigError, StoreError
+from node.store.log_tail import mend_logs, needs_mending
 
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 CACHE_BYTES = 32 * 1024 * 1024
@@ -32,8 +35,14 @@ class Database(Reader, Protocol):
     def snapshot(self) -> Reader:
         """Return the database as it is now; later writes do not show."""
 
-    def size_bytes(self) -> int:
-        """Return about how many bytes the database takes on disk."""
+    def size_bytes(self, start: bytes = b"", end: bytes = b"\xff") -> int:
+        """Return about how many bytes the entries start <= key < end take on disk, removed ones included."""
+
+    def compact(self, start: bytes, end: bytes) -> None:
+        """What was removed or replaced of start <= key < end takes no room any more, unless a snapshot needs it.
+
+        It takes about as long as the disk needs to read and write the range. Writes may go on meanwhile.
+        """
 
     def close(self) -> None:
         """Everything is on disk and the place is free for another process."""
@@ -67,29 +76,35 @@ class LevelDatabase(_Reading):
     """One open LevelDB directory. After a failed write it takes no further one: what is on disk stays whole."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the database at `path`; raise ConfigError or StoreError when that cannot be."""
+        """Open or create the database at `path`; raise ConfigError or StoreError when that cannot be.
+
+        A last write that was never finished is cut off first (node.store.log_tail).
+        """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # Paranoid: a damaged log in the middle is an error and never silently dropped.
-            self._db = plyvel.DB(
-                str(path),
-                create_if_missing=True,
-                paranoid_checks=True,
-                bloom_filter_bits=10,
-                # Most of it is hashes and signatures: compressing them costs every compaction and saves little.
-                compression=None,
-                write_buffer_size=WRITE_BUFFER_BYTES,
-                lru_cache_size=CACHE_BYTES,
-                max_open_files=OPEN_FILES_MAX,
-            )
+            if needs_mending(path):
+                _mend(path, thoroughly=False)
+            try:
+                self._db = _open(path)
+            except plyvel.CorruptionError:
+                # A checksum is wrong. At the very end of the log it is that of a write which never ended.
+                if not _mend(path, thoroughly=True):
+                    raise
+                self._db = _open(path)
         except plyvel.IOError as error:
             text = _text(error)
             if "already held" in text or "temporarily unavailable" in text:
                 raise ConfigError("data_dir_in_use", f"{path} is in use by another process") from error
-            if "No space left" in text:
+            if _failure(error).code == "disk_full" or "Input/output error" in text:
                 raise _failure(error) from error
             raise ConfigError("data_dir_unusable", f"{path}: {text}") from error
         except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise ConfigError("data_dir_in_use", f"{path} is in use by another process") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError("disk_full", f"{path}: {error.strerror}") from error
+            if error.errno == errno.EIO:
+                raise StoreError("disk_failed", f"{path}: {error.strerror}") from error
             raise ConfigError("data_dir_unusable", f"{path}: {error.strerror}") from error
         except plyvel.Error as error:
             raise StoreError("store_corrupt", f"{path}: {_text(error)}") from error
@@ -119,13 +134,66 @@ class LevelDatabase(_Reading):
         except (plyvel.Error, RuntimeError) as error:
             raise _failure(error) from error
 
-    def size_bytes(self) -> int:
-        """Return about how many bytes the database takes on disk."""
-        return int(self._db.approximate_size(b"\x00", b"\xff"))
+    def size_bytes(self, start: bytes = b"", end: bytes = b"\xff") -> int:
+        """Return about how many bytes the entries start <= key < end take on disk, removed ones included."""
+        try:
+            return int(self._db.approximate_size(start, end))
+        except (plyvel.Error, RuntimeError) as error:
+            raise _failure(error) from error
+
+    def compact(self, start: bytes, end: bytes) -> None:
+        """What was removed or replaced of start <= key < end takes no room any more, unless a snapshot needs it."""
+        try:
+            self._db.compact_range(start=start, stop=end)
+        except (plyvel.Error, RuntimeError) as error:
+            raise _failure(error) from error
 
     def close(self) -> None:
         """Everything is on disk and the directory is free for another process."""
         self._db.close()
+
+
+def salvage(path: Path) -> None:
+    """The database at `path`, which nobody has open, can be opened; what could not be read of it is gone.
+
+    Nothing tells which rows those were. Raise StoreError when there is nothing to be saved.
+    """
+    try:
+        plyvel.repair_db(str(path), paranoid_checks=True, bloom_filter_bits=10, compression=None)
+    except (plyvel.Error, RuntimeError) as error:
+        raise _failure(error) from error
+
+
+def _open(path: Path) -> Any:
+    # Paranoid: a damaged log in the middle is an error and never silently dropped.
+    return plyvel.DB(
+        str(path),
+        create_if_missing=True,
+        paranoid_checks=True,
+        bloom_filter_bits=10,
+        # Most of it is hashes and signatures: compressing them costs every compaction and saves little.
+        compression=None,
+        write_buffer_size=WRITE_BUFFER_BYTES,
+        lru_cache_size=CACHE_BYTES,
+        max_open_files=OPEN_FILES_MAX,
+    )
+
+
+def _mend(path: Path, *, thoroughly: bool) -> bool:
+    """The logs end with whole records, and nobody had the database open meanwhile; return whether one was cut.
+
+    Raise plyvel.IOError or BlockingIOError when somebody has it open.
+    """
+    try:
+        # Asks LevelDB for its lock, which knows of holders in this process too, and for nothing else.
+        plyvel.DB(str(path), create_if_missing=False, error_if_exists=True)
+    except plyvel.IOError:
+        raise
+    except plyvel.Error:
+        pass
+    with (path / "LOCK").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return mend_logs(path, thoroughly=thoroughly)
 
 
 def _text(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """What lies where in the database: one letter for each kind of entry, integers as 8 bytes big-endian.
 
 m name                  markers: format, network, height of the head, never_voted, voted, abstain_until, endings,
-                        diverged (the block that is executed otherwise here)
+                        diverged (the block that is executed otherwise here), first (the lowest height from which on
+                        every body is here; absent: 1), remove (blocks below it may go), pruned (below it all is
+                        gone but what `y` rows name), held (topics under legal hold)
 s state-key             canonical bytes of a value of the state
 t path                  a bucket of the state tree
 b digest                a block's body (header, transactions, quarantined)
@@ -10,9 +12,13 @@ h height                the head record of that height: digest, certificate, val
 r height                its receipts, transaction by transaction
 u height                what its write set replaced (undo record)
 x tx_id                 height, position
+k height                the header of a block whose body was pruned here
+y height                a block below the first that is kept all the same: why (legal hold, imported again)
 e size topic height     positions (4 bytes each) with events under the topic
 q expires_at_ms key     a request id to be forgotten: state key of its record
 p tx_id                 a transaction that this node accepted from a client and that is not final
+j tx_id                 a transaction that was accepted here and ended without becoming final (see `g`)
+l height                nothing: the block at that height changed the list of validators
 c height slot           a consensus record: sequence number, canonical bytes
 v number                evidence of equivocation, with the name of the accused
 """
@@ -33,6 +39,11 @@ META_VOTED = b"mvoted"
 META_ABSTAIN = b"mabstain_until"
 META_ENDINGS = b"mendings"
 META_DIVERGED = b"mdiverged"
+META_FIRST = b"mfirst"
+META_PRUNED = b"mpruned"
+META_REMOVE = b"mremove"
+META_HELD = b"mheld"
+META_ADOPTING = b"madopting"
 
 TOPIC_SIZE_MAX = 200
 RECORD_SIZE_MAX = 64 * 1024 * 1024
@@ -44,6 +55,13 @@ class ReceiptsRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
     scheduled: int
     receipts: tuple[bytes, ...]
+
+
+class HeldTopic(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A word under legal hold: from height `since` on, every block with events under its topics is here."""
+
+    word: str
+    since: int
 
 
 class EvidenceRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

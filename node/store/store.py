@@ -4,14 +4,14 @@ Everything a block does is one synced batch, so after a crash the head is h or h
 lies under its digest since it was voted for; the batch of its height only refers to it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from consensus.codec import encode
 from consensus.effects import Memory, Record, ViewChangeRecord, VoteRecord
 from consensus.messages import Certificate, Evidence
 from node.errors import ConfigError, StoreError
-from node.ledger import BlockBody, CertifiedBlock, Ending, EventData, HeadRecord, Receipt
+from node.ledger import BlockBody, CertifiedBlock, Ending, EventData, Header, HeadRecord, Receipt
 from node.state import ExecutedBlock
 from node.store.database import Database, LevelDatabase
 from node.store.layout import (
@@ -33,10 +33,14 @@ from node.store.layout import (
     record_slot,
     topic_prefix,
 )
+from node.store.log_tail import lost_memory, memory_settled
+from node.store.pruning import Pruning
 from node.store.reading import (
     read_block,
     read_body,
+    read_first,
     read_head,
+    read_header,
     read_height,
     read_receipt,
     read_receipts,
@@ -47,6 +51,8 @@ from node.store.view import PAST_BLOCKS_MAX, StoreView
 
 EVIDENCE_MAX = 1_000
 ENDINGS_MAX = 100_000
+ENDED_BYTES_MAX = 16 * 1024
+"""A larger transaction that ends without becoming final is not kept: with all endings that is 1.6 GB at most."""
 
 _Rows = list[tuple[bytes, bytes | None]]
 
@@ -72,6 +78,9 @@ class Store:
         self._database = open_database(path)
         try:
             self._claim(network, genesis_hash)
+            if lost_memory(path):
+                self._forget_votes()
+                memory_settled(path)
             self._head = read_head(self._database, read_height(self._database)) if self.initialised else None
             self._journaled = {key[1:] for key, _ in self._database.scan(b"p", b"q")}
             self._records: dict[bytes, tuple[int, Record]] = {}
@@ -97,6 +106,11 @@ class Store:
             raise ConfigError("data_format_unknown", f"{self._path} has format {known[:16]!r}")
         elif self._database.get(META_NETWORK) != marker:
             raise ConfigError("data_of_another_network", f"{self._path} does not belong to network {network}")
+
+    def _forget_votes(self) -> None:
+        """This member abstains like one whose disk was lost: its last record may be among what cannot be read."""
+        rows: _Rows = [(META_VOTED, None), (META_NEVER_VOTED, None)]
+        self._database.write(rows + [(key, None) for key, _ in self._database.scan(b"c", b"d")])
 
     @property
     def initialised(self) -> bool:
@@ -169,6 +183,8 @@ class Store:
         if self._database.get(META_DIVERGED) is not None:
             # Whoever applies a block agrees with the network again: nothing beyond a divergence is ever applied.
             rows.append((META_DIVERGED, None))
+        if following.validators != head.validators:
+            rows.append((b"l" + height, b""))
         rows += [(b"h" + height, encode(following)), (META_HEAD, height)]
         self._database.write(rows)
         self._head = following
@@ -185,6 +201,10 @@ class Store:
         rows += [(b"q" + number(expires_at_ms) + key, None) for expires_at_ms, key in executed.requests_removed]
         return rows
 
+    def pruning(self) -> Pruning:
+        """Return what takes old blocks out of this store; its writes must not overlap with others."""
+        return Pruning(self._database)
+
     def snapshot(self) -> StoreView:
         """Return a view of everything applied so far; later blocks do not show in it."""
         return StoreView(self._database.snapshot())
@@ -197,6 +217,15 @@ class Store:
         """Return the decided block at `height`, its hashes checked. Raise NotFound or StoreError."""
         return read_block(self._database, height)
 
+    @property
+    def first_block(self) -> int:
+        """The lowest height from which on every block is here whole; below it most have only their headers."""
+        return read_first(self._database)
+
+    def header(self, height: int) -> Header:
+        """Return the header of the decided block at `height`, pruned or not. Raise NotFound or StoreError."""
+        return read_header(self._database, height)
+
     def body(self, digest: bytes) -> BlockBody | None:
         """Return the body that was voted for or decided under `digest`, or None."""
         return read_body(self._database, digest)
@@ -204,6 +233,10 @@ class Store:
     def receipts(self, height: int) -> ReceiptsRecord:
         """Return the receipts of the block at `height`. Raise NotFound or StoreError."""
         return read_receipts(self._database, height)
+
+    def has_receipts(self, height: int) -> bool:
+        """Whether the receipts of the block at `height` are here, and with them all of the block."""
+        return self._database.get(b"r" + number(height)) is not None
 
     def locate(self, tx_id: bytes) -> tuple[int, int] | None:
         """Return (height, position among the block's receipts) of a final transaction, or None."""
@@ -214,10 +247,10 @@ class Store:
         return read_receipt(self.receipts(height).receipts, height, position)
 
     def transaction(self, tx_id: bytes) -> bytes | None:
-        """Return the bytes of a final or a journaled transaction; None for others and scheduled calls."""
+        """Return the bytes of a final, a journaled or an ended transaction; None for others and scheduled calls."""
         place = self.locate(tx_id)
         if place is None:
-            return self._database.get(b"p" + tx_id)
+            return self._database.get(b"p" + tx_id) or self._database.get(b"j" + tx_id)
         height, position = place
         index = position - self.receipts(height).scheduled
         return self.block(height).body.transactions[index] if index >= 0 else None
@@ -316,14 +349,21 @@ class Store:
             self._journaled.difference_update(known)
 
     def end_pending(self, endings: Mapping[bytes, Ending]) -> None:
-        """The transactions (by tx_id) are out of the journal and `ending` tells what became of them."""
+        """The transactions (by tx_id) are out of the journal and `ending` tells what became of them.
+
+        Of those that were accepted here, the smaller ones are kept as long as their ending: it takes the
+        transaction to prove that it was not executed.
+        """
         rows: _Rows = []
         for tx_id, ending in endings.items():
             slot = b"g" + number(self._endings % ENDINGS_MAX)
             oldest = self._database.get(slot)
             if oldest is not None:
-                rows.append((b"f" + oldest, None))
+                rows += [(b"f" + oldest, None), (b"j" + oldest, None)]
             rows += [(slot, tx_id), (b"f" + tx_id, encode(ending)), (b"p" + tx_id, None)]
+            data = self._database.get(b"p" + tx_id)
+            if data is not None and len(data) <= ENDED_BYTES_MAX:
+                rows.append((b"j" + tx_id, data))
             self._endings += 1
         if rows:
             rows.append((META_ENDINGS, number(self._endings)))
@@ -342,6 +382,10 @@ class Store:
     def pending(self) -> list[bytes]:
         """Return the bytes of the accepted transactions that are not final."""
         return [data for _, data in self._database.scan(b"p", b"q")]
+
+    def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every stored (key, value) for start <= key < end, as layout.py has it: for who judges all of it."""
+        return self._database.scan(start, end)
 
     def size_bytes(self) -> int:
         """Return about how many bytes the data takes on disk."""

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 
 from node.errors import NotFound
-from node.ledger import CertifiedBlock, EventData, HeadRecord
+from node.ledger import CertifiedBlock, EventData, Header, HeadRecord
 from node.store.database import Reader
 from node.store.layout import Execution, ReceiptsRecord, UndoRecord, number, topic_prefix
 from node.store.reading import (
     read_block,
+    read_first,
+    read_first_event,
     read_head,
+    read_header,
     read_height,
     read_receipt,
     read_receipts,
@@ -67,13 +70,18 @@ class StoreView:
     def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventData]]:
         """Return up to `limit` (height, event) under `topic`, oldest first, from_height <= height <= to_height.
 
-        Heights beyond this view's head are left out, so that an answer belongs to one state.
+        Heights beyond this view's head are left out, so that an answer belongs to one state. Raise NotFound
+        (`block_pruned`) where blocks of the range are gone whose events nobody holds.
         """
         found: list[tuple[int, EventData]] = []
         limit = min(limit, EVENTS_MAX)
         last = min(to_height, self._head.height)
         if last < from_height or from_height < 0:
             return found
+        first = read_first_event(self._reader, topic, max(1, from_height))
+        if max(1, from_height) < first:
+            text = f"events under {topic} are here from block {first} on; the blocks before it were pruned"
+            raise NotFound("block_pruned", text, first=first)
         prefix = topic_prefix(topic)
         for key, positions in self._reader.scan(prefix + number(from_height), prefix + number(last + 1)):
             height = int.from_bytes(key[-8:], "big")
@@ -92,6 +100,15 @@ class StoreView:
         """Return the decided block at `height`, its hashes checked. Raise NotFound or StoreError."""
         return read_block(self._reader, height)
 
+    @property
+    def first_block(self) -> int:
+        """The lowest height from which on every block is here whole; below it most have only their headers."""
+        return read_first(self._reader)
+
+    def header(self, height: int) -> Header:
+        """Return the header of the decided block at `height`, pruned or not. Raise NotFound or StoreError."""
+        return read_header(self._reader, height)
+
     def receipts(self, height: int) -> ReceiptsRecord:
         """Return the receipts of the block at `height`. Raise NotFound or StoreError."""
         return read_receipts(self._reader, height)
@@ -108,6 +125,27 @@ class StoreView:
             return Execution(receipts, None)
         before = stored(data, UndoRecord, f"undo record of block {height}").before
         return Execution(receipts, tuple((key, after.get(key)) for key, _ in before))
+
+    def head_at(self, height: int) -> HeadRecord:
+        """Return what stood as head after block `height`: digest, certificate, validators of the next height.
+
+        Heads are kept for ever. Raise NotFound("block_not_found") above this view's head.
+        """
+        if height > self._head.height:
+            raise NotFound("block_not_found", f"height {height} is not decided here", head=self._head.height)
+        return read_head(self._reader, height)
+
+    def member_changes(self) -> tuple[int, ...]:
+        """Return the heights of all blocks that changed the list of validators, ascending, up to the head."""
+        rows = self._reader.scan(b"l", b"l" + number(self._head.height + 1))
+        return tuple([int.from_bytes(key[1:], "big") for key, _ in rows])
+
+    def undone(self, height: int, from_height: int) -> dict[bytes, bytes | None]:
+        """Return what was under each state key after block `height` that changed from there up to `from_height`.
+
+        Raise NotFound as `at` does.
+        """
+        return _undone(self._reader, from_height, height)
 
     def locate(self, tx_id: bytes) -> tuple[int, int] | None:
         """Return (height, position among the block's receipts) of a final transaction, or None."""

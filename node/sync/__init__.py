@@ -4,11 +4,13 @@ Nothing here trusts a peer. A block counts only with a quorum of commit signatur
 on top of this node's own head; a peer's word about its head only says whom to ask.
 """
 
-from node.sync.catch_up import CatchUp, Chain, PeerAside, Progress
+from node.sync.catch_up import CatchUp, Chain
 from node.sync.collaborators import Transport
 from node.sync.executions import fetch_execution
 from node.sync.payloads import fetch_payload
+from node.sync.progress import PeerAside, PeerAtWork, Progress
 from node.sync.server import Archive, BlockServer
+from node.sync.snapshot_server import SnapshotServer
 
 __all__ = [
     "Archive",
@@ -16,7 +18,9 @@ __all__ = [
     "CatchUp",
     "Chain",
     "PeerAside",
+    "PeerAtWork",
     "Progress",
+    "SnapshotServer",
     "Transport",
     "fetch_execution",
     "fetch_payload",

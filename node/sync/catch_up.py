@@ -1,33 +1,39 @@
 """Brings this node from its head up to a target height with certified blocks from peers.
 
-One range is fetched while the one before it is executed. A peer that answers late, with nothing, or with what does
-not prove itself is put aside with a back-off and another is asked; so one honest peer with the blocks is enough.
+Ranges come from several peers at once (fetching.py); their blocks are applied here, one after the other. A peer
+that answers late, with nothing, or with what does not prove itself is put aside with a back-off and others are
+asked for its part; so one honest peer with the blocks is enough.
+
+Invariant: a block is applied only on this node's own head, with a quorum of the members of its height, and it is
+durable before the head is told to anybody or the next one is begun. Why not one sync for several blocks: LevelDB
+starts a new log now and then, and a synced write to the new one does not sync what was left unsynced in the old
+one; after a power cut later rows (a vote, a head) could be there without earlier ones.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
-import msgspec
 import structlog
 
 from consensus.codec import encode
 from consensus.effects import Head
 from node.errors import HansaError, InvalidBlock, InvalidFrame
-from node.ledger import CertifiedBlock, sha256
+from node.ledger import CertifiedBlock, Transaction, sha256
 from node.sync.collaborators import Transport
-from node.sync.proof import Candidate, Verify, open_range, require_proof
-from node.wire import Blocks, FetchBlocks
+from node.sync.fetching import Fetching
+from node.sync.preparing import Preparing
+from node.sync.progress import Pace, Progress
+from node.sync.proof import Candidate, Verify, prove_again, require_proof
+from node.sync.ranges import Range
+from node.sync.sources import FAULT_ASIDE_S, Sources
 
-RANGE_START = 32
-RANGE_MAX = 256
-ANSWER_TIMEOUT_S = 5.0
-ASIDE_S = 1.0
-ASIDE_S_MAX = 30.0
-BEHIND_ASIDE_S = 0.2
-FAULT_ASIDE_S = 10.0
 PAUSE_S_MAX = 0.25
+TELL_S = 0.2
+"""The head is told to consensus so often while blocks are applied."""
+UNSERVABLE_S = 10.0
+"""How often it is said again that nobody serves the next block."""
 
 
 class Chain(Protocol):
@@ -37,34 +43,16 @@ class Chain(Protocol):
     def head(self) -> Head:
         """The last applied block."""
 
-    async def apply_certified(self, block: CertifiedBlock) -> Head:
+    async def verified(self, data: Sequence[bytes]) -> list[Transaction]:
+        """The transactions of a block, decoded, their signatures verified; raise InvalidBlock for a bad one."""
+
+    async def apply_certified(self, block: CertifiedBlock, transactions: Sequence[Transaction]) -> Head:
         """The block is executed, its roots agree, and it is durable; returns the head then.
 
-        The block follows the head and its certificate was verified; when the head has reached its height meanwhile
-        nothing happens. Raise InvalidBlock when execution gives other roots than the header.
+        The block follows the head, its certificate was verified, and `transactions` are what `verified` made of
+        it; when the head has reached its height meanwhile nothing happens. Raise InvalidBlock when execution gives
+        other roots than the header.
         """
-
-
-class PeerAside(msgspec.Struct, frozen=True):
-    """A peer that is not asked for now: why, and for how long."""
-
-    peer: str
-    reason: str
-    remaining_s: float
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """A snapshot for status and metrics. Heights and rate are of the current run, or of the last one."""
-
-    running: bool
-    from_height: int
-    height: int
-    target: int
-    peer: str | None
-    blocks_per_s: float
-    blocks_total: int
-    aside: tuple[PeerAside, ...]
-    problem: str | None
 
 
 class CatchUp:
@@ -80,38 +68,40 @@ class CatchUp:
         report: Callable[[str, HansaError], None],
         on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
         on_failure: Callable[[BaseException], None],
+        on_unservable: Callable[[int, int], None],
     ) -> None:
         """`verify(key, message, signature)` is pure and may be called from threads.
 
-        `on_synced` is told of each new head, `report` of a peer at fault, `on_divergence` of the certified block to
+        `on_synced` is told of new heads, `report` of a peer at fault, `on_divergence` of the certified block to
         which this node alone computes other roots: nothing is fetched any more while that block is the next one.
 
-        `on_failure` gets what ends the node: a broken disk or a bug.
+        `on_failure` gets what ends the node: a broken disk or a bug. `on_unservable(next_height, first_served)` is
+        told, again and again while it stays so, that no connected peer serves the next block any more and which
+        height is the lowest that one of them serves: only a snapshot helps then.
         """
         self._transport = transport
         self._chain = chain
-        self._network = network
         self._verify = verify
         self._on_synced = on_synced
         self._report = report
         self._on_divergence = on_divergence
         self._on_failure = on_failure
+        self._on_unservable = on_unservable
+        self._sources = Sources(self._now_s)
+        self._fetching = Fetching(transport, self._sources, network, verify, lambda: chain.head, self._fault)
+        self._preparing = Preparing(chain.verified)
+        self._pace = Pace()
         self._diverged_at = 0
         self._task: asyncio.Task[None] | None = None
-        self._ahead: asyncio.Task[_Range | None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._target = 0
-        self._hints: tuple[str, ...] = ()
-        self._records: dict[str, _Record] = {}
-        self._range = RANGE_START
         self._refusals: dict[str, bytes] = {}
         self._from_height = 0
-        self._started_s = 0.0
-        self._blocks = 0
-        self._blocks_total = 0
-        self._elapsed_s = 0.0
-        self._peer: str | None = None
-        self._problem: str | None = None
+        self._started_s = self._elapsed_s = self._waited_s = 0.0
+        self._told_s = float("-inf")
+        self._unservable, self._unservable_told_s = 0, float("-inf")
+        self._faults = 0
         self._log = structlog.get_logger("sync")
 
     def catch_up(self, target: int, peers: Sequence[str]) -> None:
@@ -119,12 +109,14 @@ class CatchUp:
 
         It goes on, at a bounded rate, until the target is reached: by this run or by consensus itself.
         """
+        self._loop = asyncio.get_running_loop()
         self._target = max(self._target, target)
-        self._hints = tuple(peers)
+        self._sources.hints = tuple(peers)
         height = self._chain.head.height
         if self._closed or self._diverged or self._task is not None or height >= self._target:
             return
-        self._from_height, self._blocks, self._started_s = height, 0, self._now_s()
+        self._from_height, self._started_s, self._waited_s = height, self._now_s(), 0.0
+        self._pace.begin(self._started_s)
         self._log.info("catching up", height=height, target=self._target)
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(self._finished)
@@ -138,22 +130,28 @@ class CatchUp:
 
     def progress(self) -> Progress:
         """A snapshot of where catch-up stands."""
-        now_s = self._now_s()
-        elapsed_s = now_s - self._started_s if self._task is not None else self._elapsed_s
+        now_s, running, height = self._now_s(), self._task is not None, self._chain.head.height
+        blocks_per_s, transactions_per_s = self._pace.rates(now_s if running else self._started_s + self._elapsed_s)
+        known = running and blocks_per_s > 0
         return Progress(
-            running=self._task is not None,
+            running=running,
             from_height=self._from_height,
-            height=self._chain.head.height,
+            height=height,
             target=self._target,
-            peer=self._peer,
-            blocks_per_s=self._blocks / elapsed_s if elapsed_s > 0 else 0.0,
-            blocks_total=self._blocks_total,
-            aside=tuple(
-                PeerAside(peer, record.reason, record.aside_until_s - now_s)
-                for peer, record in sorted(self._records.items())
-                if record.aside_until_s > now_s
-            ),
-            problem=self._problem,
+            blocks_per_s=blocks_per_s,
+            transactions_per_s=transactions_per_s,
+            blocks_total=self._pace.blocks,
+            transactions_total=self._pace.transactions,
+            bytes_total=self._fetching.bytes_total,
+            faults_total=self._faults,
+            held_bytes=self._fetching.ranges.held_bytes,
+            asks=self._fetching.asks(now_s),
+            waited_s=self._waited_s,
+            elapsed_s=now_s - self._started_s if running else self._elapsed_s,
+            eta_s=max(0, self._target - height) / blocks_per_s if known else None,
+            aside=self._sources.aside(),
+            problem=self._sources.problem if running else None,
+            unservable=self._unservable,
         )
 
     @property
@@ -164,96 +162,108 @@ class CatchUp:
     # --- the run ---------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        self._fetching.begin()
         try:
             while (height := self._chain.head.height) < self._target and not self._diverged:
-                fetched = await self._next(height + 1)
-                if fetched is None:
-                    continue
-                if fetched.last < self._target:
-                    self._ahead = asyncio.get_running_loop().create_task(self._fetch(fetched.last + 1))
-                if not await self._apply(fetched):
-                    await self._drop_ahead()
+                self._fetching.news.clear()
+                self._fetching.work(self._target)
+                due = self._fetching.ranges.at_hand(height + 1)
+                if due is None:
+                    await self._wait(height + 1)
+                elif not await self._apply(due):
+                    self._fetching.ranges.discard(due)
         finally:
-            await self._drop_ahead()
+            await self._fetching.close()
+            await self._preparing.clear()
+            self._unservable = 0
 
-    async def _next(self, first: int) -> "_Range | None":
-        """The range from `first` on: the one fetched ahead where it fits, else one fetched now; None: try again."""
-        if self._ahead is not None:
-            fetched = await self._ahead
-            self._ahead = None
-            if fetched is not None and fetched.first <= first <= fetched.last:
-                return fetched
-        return await self._fetch(first)
-
-    async def _drop_ahead(self) -> None:
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
-
-    async def _fetch(self, first: int) -> "_Range | None":
-        peer = self._choose(first)
-        if peer is None:
-            await asyncio.sleep(PAUSE_S_MAX * random.uniform(0.5, 1.0))
-            return None
-        self._peer = peer
-        last = first + self._range - 1
-        asked_s = self._now_s()
+    async def _wait(self, height: int) -> None:
+        """Something has come, or an answer is overdue, or it is time to look who is there."""
+        started_s = self._now_s()
+        self._judge_served(height)
+        pause_s = min(self._fetching.wait_s() or PAUSE_S_MAX, PAUSE_S_MAX)
         try:
-            reply = await self._transport.request(peer, FetchBlocks(0, first, last), ANSWER_TIMEOUT_S)
-            if not isinstance(reply, Blocks) or len(reply.blocks) > last - first + 1:
-                raise InvalidFrame("bad_catch_up", f"not the blocks {first} to {last} that were asked for")
-            record = self._records.setdefault(peer, _Record())
-            record.head_height = reply.head
-            if not reply.blocks:
-                if reply.head < first:
-                    record.aside_until_s, record.reason = self._now_s() + BEHIND_ASIDE_S, f"has no block {first}"
-                else:
-                    self._put_aside(peer, f"does not serve block {first}", ASIDE_S)
-                return None
-            members = self._chain.head.members
-            # Hashing and signatures of a whole range would hold up the votes of a running network.
-            candidates = await asyncio.to_thread(
-                open_range, reply.blocks, first, self._network, members, self._verify
-            )
-        except InvalidFrame as error:
-            self._fault(peer, error)
-            return None
-        except HansaError as error:
-            # Late, or gone. The answer may have been too big for the link: ask for less.
-            self._range = max(1, self._range // 2)
-            self._put_aside(peer, error.message, ASIDE_S)
-            return None
-        record.cost_s = (self._now_s() - asked_s) / len(candidates)
-        self._range = min(2 * self._range, RANGE_MAX)
-        return _Range(peer, first, tuple(candidates))
+            async with asyncio.timeout(pause_s * random.uniform(0.5, 1.0)):
+                await self._fetching.news.wait()
+        except TimeoutError:
+            pass
+        self._waited_s += self._now_s() - started_s
 
-    async def _apply(self, fetched: "_Range") -> bool:
+    def _judge_served(self, height: int) -> None:
+        """Whether anybody serves the block at `height` is known, and told where nobody does."""
+        first = self._sources.unservable(self._transport.connected, height)
+        now_s, self._unservable = self._now_s(), first
+        if not first:
+            return
+        self._sources.problem = (
+            f"no connected peer serves block {height} any more: the lowest that one of them serves is {first}"
+        )
+        if now_s - self._unservable_told_s >= UNSERVABLE_S:
+            self._unservable_told_s = now_s
+            self._log.warning("blocks are not served any more", next=height, first_served=first)
+            self._on_unservable(height, first)
+
+    async def _apply(self, due: Range) -> bool:
         """Apply the range's blocks above the head; False when one of them was no good."""
-        before = self._chain.head.height
+        told, candidate = self._chain.head.height, due.candidates[0]
         try:
-            for candidate in fetched.candidates:
-                head = self._chain.head
-                if candidate.height <= head.height:
-                    continue
-                require_proof(candidate, head.digest, head.members, self._verify)
-                await _to_its_end(self._chain.apply_certified(candidate.block))
-                self._blocks += 1
-                self._blocks_total += 1
-                self._refusals.clear()
+            # Consensus may decide blocks meanwhile: the head alone says which one is next.
+            while (found := due.block(self._chain.head.height + 1)) is not None:
+                candidate, head = found, self._chain.head
+                if candidate.proven_by != head.members:
+                    # The members have changed, or the block is forged: judged off the loop, too.
+                    candidate = await self._judged_again(due, candidate, head)
+                if self._chain.head == head:
+                    require_proof(candidate, head.digest, head.members)
+                    await self._apply_one(candidate)
+                    told = self._tell(told, at_once=False)
         except InvalidFrame as error:
-            self._fault(fetched.peer, error)
+            self._fault(due.peer, error)
             return False
         except InvalidBlock as error:
-            self._refused(fetched.peer, candidate, error)
+            self._refused(due.peer, candidate, error)
             return False
         finally:
-            if self._chain.head.height > before:
-                self._on_synced(self._chain.head)
-        record = self._records.setdefault(fetched.peer, _Record())
-        record.failures = 0
-        self._problem = None
+            self._tell(told, at_once=True)
+        self._sources.helped(due.peer)
         return True
+
+    async def _judged_again(self, due: Range, candidate: Candidate, head: Head) -> Candidate:
+        """The candidate, and behind it the rest of its range, judged by the members of the head."""
+        start = candidate.height - due.first
+        judged = await asyncio.to_thread(prove_again, due.candidates[start:], head.members, self._verify)
+        if due.candidates:
+            due.candidates[start:] = judged
+        return judged[0]
+
+    async def _apply_one(self, candidate: Candidate) -> None:
+        transactions = await self._preparing.take(candidate)
+        self._preparing.work_ahead(self._due_after(candidate.height))
+        await _to_its_end(self._chain.apply_certified(candidate.block, transactions))
+        self._pace.note(self._now_s(), len(transactions))
+        self._refusals.clear()
+        self._fetching.work(self._target)
+
+    def _due_after(self, height: int) -> Iterator[Candidate]:
+        """The blocks behind `height` that are at hand without a gap and decided by the members known."""
+        members = self._chain.head.members
+        for item in self._fetching.ranges:
+            if not item.candidates:
+                return
+            for candidate in item.candidates:
+                if candidate.height > height:
+                    if candidate.proven_by != members:
+                        return
+                    yield candidate
+
+    def _tell(self, told: int, *, at_once: bool) -> int:
+        """Consensus knows the head, unless `told` is its height or it was told a moment ago; the height told."""
+        head, now_s = self._chain.head, self._now_s()
+        if head.height <= told or not (at_once or now_s - self._told_s >= TELL_S):
+            return told
+        self._told_s = now_s
+        self._on_synced(head)
+        return head.height
 
     def _refused(self, peer: str, candidate: Candidate, error: InvalidBlock) -> None:
         """Judge who is wrong about a certified block that gives other roots here: its sender, or this node.
@@ -270,37 +280,15 @@ class CatchUp:
             self._diverged_at = candidate.height
             self._on_divergence(candidate.block, error)
 
-    # --- peers -----------------------------------------------------------------------------------------------
-
-    def _choose(self, first: int) -> str | None:
-        """The peer to ask for `first`: known to have it, quickest a block, untried ones early; None: none now."""
-        now_s = self._now_s()
-        best: tuple[tuple[bool, float, int, str], str] | None = None
-        for peer in self._transport.connected:
-            record = self._records.setdefault(peer, _Record())
-            if record.aside_until_s > now_s:
-                continue
-            place = self._hints.index(peer) if peer in self._hints else len(self._hints)
-            rank = (record.head_height is not None and record.head_height < first, record.cost_s, place, peer)
-            if best is None or rank < best[0]:
-                best = (rank, peer)
-        return None if best is None else best[1]
-
     def _fault(self, peer: str, error: HansaError) -> None:
-        self._put_aside(peer, error.message, FAULT_ASIDE_S)
+        """`peer` sent what it must not: it is put aside, and what it sent that is not proven is asked for again."""
+        self._faults += 1
+        self._sources.put_aside(peer, error.message, FAULT_ASIDE_S)
+        self._fetching.ranges.discard_doubtful(peer)
         self._report(peer, error)
 
-    def _put_aside(self, peer: str, reason: str, aside_s: float) -> None:
-        """`peer` is not asked for `aside_s` seconds, doubled for each failure since it last helped."""
-        record = self._records.setdefault(peer, _Record())
-        record.reason = reason
-        record.aside_until_s = self._now_s() + min(aside_s * 2**record.failures, ASIDE_S_MAX)
-        record.failures = min(record.failures + 1, 8)
-        self._problem = f"{peer}: {reason}"
-        self._log.info("peer put aside", peer=peer, reason=reason)
-
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._task, self._peer = None, None
+        self._task = None
         self._elapsed_s = self._now_s() - self._started_s
         if task.cancelled():
             return
@@ -309,35 +297,13 @@ class CatchUp:
             return
         if self._diverged:
             return
-        self._log.info("caught up", height=self._chain.head.height, blocks=self._blocks)
+        height = self._chain.head.height
+        self._log.info("caught up", height=height, blocks=height - self._from_height)
         # The target may have been raised between the end of the run and this callback.
-        self.catch_up(self._target, self._hints)
+        self.catch_up(self._target, self._sources.hints)
 
     def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()
-
-
-class _Record(msgspec.Struct):
-    """What is remembered of a peer: its claimed head, seconds a block of its last answer, and its failures."""
-
-    head_height: int | None = None
-    cost_s: float = 0.0
-    failures: int = 0
-    aside_until_s: float = float("-inf")
-    reason: str = ""
-
-
-class _Range(msgspec.Struct, frozen=True):
-    """Consecutive blocks from one peer, whole and linked, not yet proven against this node's head."""
-
-    peer: str
-    first: int
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def last(self) -> int:
-        """The height of the last block."""
-        return self.first + len(self.candidates) - 1
+        return 0.0 if self._loop is None else self._loop.time()
 
 
 async def _to_its_end(applying: Coroutine[Any, Any, Head]) -> Head:

@@ -67,14 +67,22 @@ def open_range(
     return candidates
 
 
-def require_proof(candidate: Candidate, parent: bytes, members: Members, verify: Verify) -> None:
+def prove_again(candidates: Sequence[Candidate], members: Members, verify: Verify) -> list[Candidate]:
+    """Return the candidates, judged by `members` after the list of members has changed."""
+    judged: list[Candidate] = []
+    for candidate in candidates:
+        network = candidate.block.body.header.network
+        decided = _decided(candidate.block.certificate, network, members, verify)
+        judged.append(msgspec.structs.replace(candidate, proven_by=members if decided else None))
+    return judged
+
+
+def require_proof(candidate: Candidate, parent: bytes, members: Members) -> None:
     """The candidate follows `parent` and was decided by `members`, its height's list; else raise InvalidFrame."""
     height = candidate.height
-    header = candidate.block.body.header
-    if header.parent != parent:
+    if candidate.block.body.header.parent != parent:
         raise InvalidFrame("bad_catch_up", f"block {height} does not follow this node's block {height - 1}")
-    proven = candidate.proven_by == members
-    if not proven and not _decided(candidate.block.certificate, header.network, members, verify):
+    if candidate.proven_by != members:
         raise InvalidFrame("bad_catch_up", f"block {height} has no certificate of the members of its height")
 
 

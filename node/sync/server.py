@@ -32,6 +32,10 @@ class Archive(Protocol):
     def head_height(self) -> int:
         """The height of the last applied block."""
 
+    @property
+    def first_height(self) -> int:
+        """The lowest height from which on every block is here; 1 where nothing was ever pruned."""
+
     def certified_block(self, height: int) -> bytes | None:
         """The encoded ledger.CertifiedBlock of `height`; None when it is not here (yet, or any more)."""
 
@@ -103,7 +107,8 @@ class BlockServer:
             peer, message = lane.requests.popleft()
             if isinstance(message, FetchBlocks):
                 blocks = await asyncio.to_thread(self._read, message.first, message.last)
-                answer = Blocks(message.request, tuple(blocks), self._archive.head_height)
+                head, first = self._archive.head_height, self._archive.first_height
+                answer = Blocks(message.request, tuple(blocks), head, first)
                 if self._transport.send(peer, answer):
                     self.blocks_served += len(blocks)
                 continue

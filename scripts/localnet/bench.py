@@ -18,7 +18,16 @@ from rich.console import Console
 from node.client import AsyncClient
 from node.config import Parameters
 from node.errors import HansaError
-from scripts.localnet import failover, limits, processes, slow_primary, state_bench
+from scripts.localnet import (
+    catch_up,
+    failover,
+    limits,
+    processes,
+    pruning_bench,
+    slow_primary,
+    snapshot_join,
+    state_bench,
+)
 from scripts.localnet.figures import Percentiles, Spread, percentiles_ms, spread
 from scripts.localnet.founding import found
 from scripts.localnet.generator import LoadReport, Shape, Traffic, one_at_a_time
@@ -27,7 +36,7 @@ from scripts.localnet.nodes import Nodes
 from scripts.localnet.session import Session
 
 CASES_DEFAULT = ("single", "bundle500", "idle")
-FAULT_CASES = ("kill", "quorum-loss", "slow-primary")
+FAULT_CASES = ("kill", "quorum-loss", "slow-primary", "catch-up", "snapshot-join", "pruning")
 """Something is broken in these, and the time until it is whole again is measured."""
 ALONE_CASES: dict[str, Callable[[Path, Console], object]] = {"state": state_bench.measure}
 """They need no network of this script's: an empty directory (on the repository's disk) is enough; each one's report
@@ -174,7 +183,7 @@ def _case(name: str, nodes: int, runs: Sequence[Run]) -> Case:
 )
 @click.option("--nodes", type=click.IntRange(1, 16), default=4, show_default=True)
 @click.option(
-    "--seconds", type=click.FloatRange(1, 600), default=20.0, show_default=True, help="Of each repetition."
+    "--seconds", type=click.FloatRange(1, 86_400), default=20.0, show_default=True, help="Of each repetition."
 )
 @click.option("--rate", type=click.FloatRange(1), default=900.0, show_default=True, help="single: transactions/s.")
 @click.option(
@@ -197,6 +206,18 @@ def cli(cases: tuple[str, ...], nodes: int, seconds: float, rate: float, bundles
                 reports["failovers"] = asyncio.run(failover.kill_primaries(layout, running, console))
             if "quorum-loss" in chosen:
                 reports["quorum_loss"] = asyncio.run(failover.lose_quorum(layout, running, console))
+    if "catch-up" in chosen:
+        with _network(nodes, base_port) as (layout, running):
+            load = Shape(rate, seconds)
+            reports["catch_up"] = asyncio.run(catch_up.wipe_and_catch_up(layout, running, console, load))
+    if "snapshot-join" in chosen:
+        with _network(nodes, base_port, parameters=snapshot_join.parameters()) as (layout, running):
+            load = Shape(rate, seconds)
+            reports["snapshot_join"] = asyncio.run(snapshot_join.measure(layout, running, console, load))
+    if "pruning" in chosen:
+        with _network(nodes, base_port, parameters=pruning_bench.parameters()) as (layout, running):
+            load = Shape(rate, seconds)
+            reports["pruning"] = asyncio.run(pruning_bench.measure(layout, running, console, load))
     if "slow-primary" in chosen:
         small = Parameters(block_transactions_max=slow_primary.BLOCK_TRANSACTIONS_MAX)
         with _network(nodes, base_port, proxied=True, parameters=small) as (layout, running):

@@ -75,7 +75,9 @@ class Traffic:
         self._tag = secrets.token_hex(6)
         self._numbers = itertools.count()
 
-    async def prepare(self, client: AsyncClient, batches: BatchClient) -> None:
+    async def prepare(
+        self, client: AsyncClient, batches: BatchClient, expires_in_ms: int = SETUP_EXPIRES_MS
+    ) -> None:
         """The load accounts exist and are funded; raise RuntimeError when the network refuses them."""
         missing = [owner for owner in self._members if not await _exists(client, load_account(owner, 0))]
         accounts = [(owner, load_account(owner, n)) for owner in missing for n in range(ACCOUNTS_PER_MEMBER)]
@@ -88,7 +90,7 @@ class Traffic:
             Phase(what, bundles(groups, f"load-{self._tag}/{what}"))
             for what, groups in (("accounts", opened), ("money", funded))
         ]
-        expires_at_ms = time.time_ns() // 1_000_000 + SETUP_EXPIRES_MS
+        expires_at_ms = time.time_ns() // 1_000_000 + expires_in_ms
         loader = Loader(batches, self._network, self._keys, expires_at_ms)
         figures = await loader.run(phases, lambda what, calls: None)
         if not figures.ok:

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -133,6 +134,8 @@ class Nodes:
     def delete_data(self, member: Member) -> None:
         """A node that does not run has lost all but its keys."""
         shutil.rmtree(member.data_dir, ignore_errors=True)
+        for beside in ("snapshots", "joining"):
+            shutil.rmtree(Path(member.data_dir).parent / beside, ignore_errors=True)
 
     def status(self, member: Member) -> MemberStatus:
         """The process and what the node says of itself."""

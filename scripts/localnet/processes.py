@@ -15,6 +15,8 @@ from pathlib import Path
 import msgspec
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_exit_codes: dict[int, int] = {}
+"""Of the children that were reaped, by pid."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -34,6 +36,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], log_file: Path
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     pid = os.posix_spawn(command[0], list(command), dict(environment), file_actions=files, setsid=True)
+    _exit_codes.pop(pid, None)
     # Even a child that ended at once still has an entry (a zombie) until somebody waits for it.
     found = _stat(pid)
     if found is None:
@@ -93,6 +96,14 @@ def _signal(pid: int | None, started_ticks: int | None, number: signal.Signals, 
         os.close(handle)
 
 
+def exit_code(pid: int | None, started_ticks: int | None) -> int | None:
+    """The exit code of a child of ours that has ended (negative: by that signal); None: it runs, or nobody
+    knows."""
+    if pid is None or is_alive(pid, started_ticks):
+        return None
+    return _exit_codes.get(pid)
+
+
 def usage(pid: int) -> Usage | None:
     """What the process has used so far, or None when it is gone."""
     try:
@@ -126,9 +137,11 @@ def used_addresses(wanted: Iterable[str]) -> list[str]:
 def _reap(pid: int) -> None:
     """Take the exit status of a child of ours that has ended, so that it does not stay a zombie."""
     try:
-        os.waitpid(pid, os.WNOHANG)
+        ended, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return
+    if ended:
+        _exit_codes[pid] = os.waitstatus_to_exitcode(status)
 
 
 def _stat(pid: int) -> tuple[str, int] | None:

@@ -14,7 +14,7 @@ from node.keys import SigningKey, find_passphrase, read_key_file
 from scripts.localnet.audit import Audit, audit, node_clients
 from scripts.localnet.batches import batch_client
 from scripts.localnet.founding import key_file
-from scripts.localnet.generator import LoadReport, Shape, Traffic, run
+from scripts.localnet.generator import SETUP_EXPIRES_MS, LoadReport, Shape, Traffic, run
 from scripts.localnet.journal import Entry, Journal
 from scripts.localnet.layout import Layout
 from scripts.localnet.loading import Loader, LoadFigures, OnProgress
@@ -83,11 +83,11 @@ class Session:
         """The nodes' APIs, in the members' order."""
         return [member.api for member in self._nodes.network.members]
 
-    async def prepare_traffic(self) -> Traffic:
+    async def prepare_traffic(self, expires_in_ms: int = SETUP_EXPIRES_MS) -> Traffic:
         """Transfers by the members' own principals, whose accounts exist and are funded."""
         traffic = Traffic(self._nodes.network.network, self._keys(self._cast.members), self._cast.issuers["USD"])
         async with AsyncClient(self.urls) as client, batch_client(self.urls) as batches:
-            await traffic.prepare(client, batches)
+            await traffic.prepare(client, batches, expires_in_ms)
         return traffic
 
     async def traffic(self, shape: Shape) -> LoadReport:

@@ -17,7 +17,7 @@ from contracts.engine import Engine
 from contracts.membership import Membership
 from contracts.sdk import Contract
 from node.client import AsyncClient, call, draft, sign
-from node.config import Limits, MemberConfig, NetworkConfig, NodeConfig, Parameters, PrincipalConfig
+from node.config import Limits, MemberConfig, NetworkConfig, NodeConfig, Parameters, PrincipalConfig, SyncSettings
 from node.executor import Executor
 from node.keys import SigningKey
 from node.ledger import Transaction
@@ -78,7 +78,7 @@ def drifting(bias: int = 0, limit: int = 100, source: str = SOURCE) -> type[Cont
 class LiveNetwork:
     """Nodes by name, started and stopped by the test; `contracts` of a member replace `drifting()`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **parameters: int) -> None:
         self._directory = directory
         self._voting = {member: SigningKey.generate() for member in MEMBERS}
         self._tls = {member: SigningKey.generate() for member in MEMBERS}
@@ -97,36 +97,58 @@ class LiveNetwork:
                 for member in MEMBERS
             ),
             principals=(PrincipalConfig("bank-a", (self.key.public,), 1),),
-            parameters=Parameters(state_tree_bits=8, base_timeout_ms=500, status_interval_ms=100),
-            contracts={"settlement": {"currencies": []}},
+            parameters=Parameters(
+                **{"state_tree_bits": 8, "base_timeout_ms": 500, "status_interval_ms": 100, **parameters}
+            ),
+            contracts={"settlement": {"currencies": [{"code": "USD", "exponent": 2, "issuer": "bank-a"}]}},
         )
+        self.sync = SyncSettings()
         self.nodes: dict[str, Node] = {}
         self._runs: dict[str, asyncio.Task[int]] = {}
         self._requests = itertools.count(1)
 
-    async def start(self, member: str, contract: type[Contract] | None = None) -> None:
-        """The member's node runs, on the data it left."""
+    async def start(self, member: str, contract: type[Contract] | None = None, *, wiped: bool = False) -> None:
+        """The member's node runs, on the data it left; `wiped`: it finds none, and does not know what it signed."""
         found = next(item for item in self.network.members if item.id == member)
         config = NodeConfig(
             member=member,
-            data_dir=self._directory / member,
+            data_dir=self.data_dir(member),
             keys_dir=self._directory,
             network_file=self._directory / "network.toml",
             listen=found.address,
             api=f"127.0.0.1:{self._apis[member]}",
             limits=Limits(verify_threads=1),
+            sync=self.sync,
         )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("node.runtime.node.CONTRACTS", (*CONTRACTS, contract or drifting()))
+        if not wiped:
             self._found(config)
-            node = Node(config, self.network, this_machine(config, self.network, *self._keys(member)))
         running = asyncio.Event()
-        self.nodes[member] = node
-        self._runs[member] = asyncio.create_task(node.run(running.set))
+        self._make(config, contract)
+        self._runs[member] = asyncio.create_task(self._run(config, contract, running.set))
         waiting = asyncio.create_task(running.wait())
         await asyncio.wait([waiting, self._runs[member]], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         assert not self._runs[member].done(), self._runs[member].exception()
+
+    def _make(self, config: NodeConfig, contract: type[Contract] | None) -> Node:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("node.runtime.node.CONTRACTS", (*CONTRACTS, contract or drifting()))
+            node = Node(config, self.network, this_machine(config, self.network, *self._keys(config.member)))
+        self.nodes[config.member] = node
+        return node
+
+    async def _run(
+        self, config: NodeConfig, contract: type[Contract] | None, on_running: Callable[[], None]
+    ) -> int:
+        """What the process around a node does: it makes another one when that is asked for."""
+        node = self.nodes[config.member]
+        while (code := await node.run(on_running)) == 0 and node.begins_anew:
+            node = self._make(config, contract)
+        return code
+
+    def data_dir(self, member: str) -> Path:
+        """Where the member's data lies; its snapshots lie beside it."""
+        return self._directory / member / "data"
 
     async def start_all(self, **contracts: type[Contract]) -> None:
         """All nodes run and are connected; `contracts` by member, with "_" for "-"."""
@@ -140,9 +162,13 @@ class LiveNetwork:
             self.nodes.pop(member).stop()
             assert await self._runs.pop(member) == 0
 
+    def urls(self, *members: str) -> list[str]:
+        """Where these members' nodes listen for clients."""
+        return [f"http://127.0.0.1:{self._apis[member]}" for member in members]
+
     def client(self, *members: str) -> AsyncClient:
         """A client of these members' nodes that signs as bank-a."""
-        urls = [f"http://127.0.0.1:{self._apis[member]}" for member in members]
+        urls = self.urls(*members)
         return AsyncClient(urls, sender="bank-a", signers=[self.key], network=self.network.network_id)
 
     def add(self, name: str, amount: int, method: str = "add") -> Transaction:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from consensus.messages import Certificate, VoteKind
-from node.api import EventCursor, EventFilter, StoredBlock
+from node.api import Backups, EventCursor, EventFilter, Proofs, StoredBlock
 from node.client import (
     ChangedValue,
     CodeDescription,
@@ -203,6 +203,9 @@ class MemoryNode:
         height, receipt = self.final[tx_id]
         return Fate(tx_id=tx_id.hex(), status="final", height=height, receipts=outcomes(receipt))
 
+    async def missing(self, tx_id: bytes) -> NotFound:
+        return NotFound("transaction_not_found", f"this node does not know {tx_id.hex()}")
+
     def transaction(self, tx_id: bytes) -> bytes | None:
         return self.raw.get(tx_id)
 
@@ -323,6 +326,14 @@ class MemoryNode:
 
     def evidence(self) -> tuple[EvidenceItem, ...]:
         return (EvidenceItem(member="bank-x", kind="vote", height=1, view=0, data="00"),)
+
+    @property
+    def backups(self) -> Backups:
+        raise Unavailable("not_ready", "there is nothing on a disk to be backed up")
+
+    @property
+    def proofs(self) -> Proofs:
+        raise Unavailable("not_ready", "nobody has signed what this node holds")
 
     def metrics(self) -> bytes:
         return b"hansa_height 1\n"

@@ -43,6 +43,9 @@ def started(ledger: Ledger, threads: WorkerThreads) -> Chain:
     def on_divergence(*told: object) -> None:
         raise AssertionError(told)
 
+    async def room() -> None:
+        return
+
     return Chain(
         ledger.store,
         ledger.executor,
@@ -53,6 +56,7 @@ def started(ledger: Ledger, threads: WorkerThreads) -> Chain:
         1_000,
         lambda executed, view: None,
         on_divergence,
+        room,
     )
 
 
@@ -71,7 +75,8 @@ async def test_the_head_names_the_list_that_decided_it_after_a_start_and_after_a
 
     block = ledger.build(ledger.transaction("bank-a"))
     assert block is not None
-    head = await chain.apply_certified(CertifiedBlock(block.body, certificate(block)))
+    transactions = await chain.verified(block.body.transactions)
+    head = await chain.apply_certified(CertifiedBlock(block.body, certificate(block)), transactions)
     # The state still names the first list: this block changes the members back.
     assert (head.height, head.decided_by, head.members) == (2, other, first)
     assert chain.head == head

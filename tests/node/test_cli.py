@@ -14,6 +14,7 @@ from node.cli.documents import error_page
 from node.cli.main import main
 from node.errors import CATALOGUE
 from node.keys import SigningKey, write_key_file
+from node.ledger import Transaction
 from tests.node.memory_node import MemoryNode
 
 PHRASE = "correct horse"
@@ -160,6 +161,18 @@ def test_a_request_id_makes_a_second_attempt_harmless(hansa: Any, key_file: Path
     first = hansa(*line, "--no-wait", "--request-id", "order-1").json
     assert first["status"] in ("pending", "final")
     assert hansa("tx", "show", "--wait", first["tx_id"], "--json").json["content"]["request_id"] == "order-1"
+
+
+def test_a_transaction_is_saved_before_it_is_sent_or_not_sent(
+    hansa: Any, key_file: Path, live: Live, tmp_path: Path
+) -> None:
+    file = tmp_path / "saved.tx"
+    line = ["tx", "submit", "till.deposit", "account=S-1", "amount=3", "--key", str(key_file), "--save", str(file)]
+    sent = hansa(*line, "--json").json
+    assert Transaction.decode(file.read_bytes()).tx_id.hex() == sent["tx_id"]
+    before = live.node.submissions
+    again = hansa(*line)
+    assert (again.code, "transaction_not_saved" in again.err, live.node.submissions) == (2, True, before)
 
 
 def test_what_the_ledger_refuses_exits_with_1(hansa: Any, key_file: Path) -> None:
@@ -315,7 +328,9 @@ def test_verify_reads_a_directory_and_says_when_there_is_none(hansa: Any, tmp_pa
     assert hansa("init", "--member", "bank-a", "--network", str(network), "--dir", str(directory)).code == 0
     verified = hansa("verify", "--dir", str(directory), "--json")
     assert verified.code == 0, verified.err
-    assert verified.json == {"ok": True, "height": 0, "blocks": 0, "transactions": 0, "first_error": None}
+    wanted = {"ok": True, "height": 0, "blocks": 0, "transactions": 0, "first_error": None, "quick": False}
+    assert verified.json.items() >= wanted.items()
+    assert hansa("verify", "--dir", str(directory), "--quick", "--json").json["quick"]
     (directory / "data").rename(tmp_path / "elsewhere")
     missing = hansa("verify", "--dir", str(directory))
     assert (missing.code, "data_dir_unusable" in missing.err) == (2, True)

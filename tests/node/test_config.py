@@ -286,6 +286,8 @@ def test_a_node_is_read_back_and_its_paths_start_at_its_file(tmp_path: Path) -> 
         ('member = "../../etc"', "member '../../etc' is no member id"),
         ("[limits]\nmempool_bytes_max = 1", r"limits\.mempool_bytes_max is wrong"),
         ("[limits]\nmempool_byte_max = 1", r"did you mean mempool_bytes_max\?"),
+        ("[disk]\nreserve_bytes = 1_000", r"disk\.reserve_bytes is wrong"),
+        ("[disk]\nlow_bytes = 100_000_000", r"disk\.low_bytes is below reserve_bytes"),
     ],
 )
 def test_a_mistake_in_node_toml_is_named(tmp_path: Path, line: str, said: str) -> None:

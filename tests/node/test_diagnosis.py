@@ -285,12 +285,32 @@ def test_this_nodes_disk_fails() -> None:
 
 
 def test_this_nodes_disk_is_nearly_full() -> None:
-    known = facts(disk_free_bytes=30_000_000, disk_free_bytes_min=500_000_000)
+    known = facts(disk_free_bytes=30_000_000, conditions={"disk_low": "30 MB free"})
     assert (
         diagnose(known).headline
         == "Blocks are made, but the disk of this node (member-0) is nearly full (30 MB free)."
     )
     assert judge(known).ready
+
+
+def test_a_node_at_the_reserve_of_its_disk_says_that_it_stands_still_and_is_not_ready() -> None:
+    detail = "30 MB free, 268 MB kept in reserve"
+    known = facts(disk_free_bytes=30_000_000, conditions={"disk_full": detail, "disk_low": "30 MB free"})
+    answer = diagnose(known)
+    assert answer.headline == (
+        f"This node (member-0) does not vote because its disk is full up to the reserve ({detail})."
+    )
+    assert not answer.moving
+    assert "Free disk" in answer.operator[0]
+    assert [reason for reason in judge(known).reasons if detail in reason]
+    assert [culprit.cause for culprit in answer.culprits] == ["disk_full"]
+
+
+def test_a_member_at_the_reserve_of_its_disk_is_named_by_its_report() -> None:
+    known = said(facts(), "member-2", abstention="withheld", conditions=(Condition("disk_full", "30 MB free"),))
+    assert (
+        "member-2 does not vote because its disk is full up to the reserve (30 MB free)" in diagnose(known).headline
+    )
 
 
 def test_a_member_with_other_contract_code_is_named_with_its_module() -> None:

@@ -1,5 +1,6 @@
 """Transactions, receipts, headers: one value, one encoding, one name; everything else is refused."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 import msgpack
@@ -17,6 +18,7 @@ from node.ledger import (
     SignedBody,
     Transaction,
     members_hash,
+    merkle_path,
     merkle_root,
 )
 
@@ -106,19 +108,89 @@ def test_nesting_beyond_the_limit_is_refused() -> None:
     assert refused(wire(calls=(("c", "m", {"a": value}),))) == "malformed_transaction"
 
 
+# The vectors of the certificate-transparency project for RFC 6962: leaves, roots by number of leaves, audit paths.
+LEAVES = [
+    b"",
+    b"\x00",
+    b"\x10",
+    b"\x20\x21",
+    b"\x30\x31",
+    b"\x40\x41\x42\x43",
+    bytes(range(0x50, 0x58)),
+    bytes(range(0x60, 0x70)),
+]
+ROOTS = {
+    0: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    1: "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    2: "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    3: "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    4: "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    5: "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+    6: "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+    7: "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    8: "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+}
+
+
 def test_merkle_roots_are_those_of_rfc_6962() -> None:
-    leaves = [b"", b"\x00", b"\x10", b"\x20\x21", b"\x30\x31", b"\x40\x41\x42\x43", bytes(range(0x50, 0x58))]
-    roots = {
-        0: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-        1: "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
-        2: "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
-        3: "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
-        4: "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
-        5: "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
-        6: "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
-        7: "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
-    }
-    assert {count: merkle_root(leaves[:count]).hex() for count in roots} == roots
+    assert {count: merkle_root(LEAVES[:count]).hex() for count in ROOTS} == ROOTS
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "path"),
+    [
+        (0, 1, []),
+        (
+            0,
+            8,
+            [
+                "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+                "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+                "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+            ],
+        ),
+        (
+            5,
+            8,
+            [
+                "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+                "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+                "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+            ],
+        ),
+        (2, 3, ["fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"]),
+        (
+            1,
+            5,
+            [
+                "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+                "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+                "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+            ],
+        ),
+    ],
+)
+def test_audit_paths_are_those_of_rfc_6962(index: int, count: int, path: list[str]) -> None:
+    assert [beside.hex() for _, beside in merkle_path(LEAVES[:count], index)] == path
+
+
+def test_an_audit_path_leads_from_its_leaf_to_the_root_and_no_other_does() -> None:
+    leaves = [b"%d" % number for number in range(40)]
+    for count in range(1, 41):
+        for index in range(count):
+            ends = [follow(leaf, merkle_path(leaves[:count], index)) for leaf in (leaves[index], b"other")]
+            assert ends[0] == merkle_root(leaves[:count]) != ends[1]
+    for index in (-1, 40):
+        with pytest.raises(ValueError, match="no leaf"):
+            merkle_path(leaves, index)
+
+
+def follow(leaf: bytes, path: Sequence[tuple[int, bytes]]) -> bytes:
+    """The root that a path leads to, by the words of its docstring."""
+    node = sha256(b"\x00" + leaf).digest()
+    for side, beside in path:
+        node = sha256(b"\x01" + (node + beside if side else beside + node)).digest()
+    return node
 
 
 def test_a_header_commits_to_every_field() -> None:

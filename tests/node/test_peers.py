@@ -64,7 +64,7 @@ async def test_a_question_gets_its_own_answer(trio: Mesh) -> None:
     def answer(peer: str, message: WireMessage) -> None:
         if isinstance(message, FetchBlocks):  # the later question is answered first
             loop = asyncio.get_running_loop()
-            reply = Blocks(message.request, (bytes([message.first]),), 9)
+            reply = Blocks(message.request, (bytes([message.first]),), 9, 1)
             loop.call_later(0.02 / message.first, trio.nodes["bank-b"].send, peer, reply)
 
     trio.handlers["bank-b"].react = answer
@@ -183,7 +183,7 @@ def test_it_works_under_uvloop() -> None:
 
         def answer(peer: str, message: WireMessage) -> None:
             if isinstance(message, FetchBlocks):
-                mesh.nodes["bank-b"].send(peer, Blocks(message.request, (b"b" * 1_000_000,), 1))
+                mesh.nodes["bank-b"].send(peer, Blocks(message.request, (b"b" * 1_000_000,), 1, 1))
 
         mesh.handlers["bank-b"].react = answer
         await mesh.start_all()

@@ -1,5 +1,6 @@
 """The state tree against the plainest reading of its definition."""
 
+from collections.abc import Iterable
 from hashlib import sha256
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import StoreError
-from node.state_tree import PAIRS_MAX, TAG, StagedTree, StateTree
+from node.state_tree import PAIRS_MAX, TAG, StagedTree, StateTree, TreeProof
 
 
 def naive_root(values: dict[bytes, bytes], bits: int) -> bytes:
@@ -155,3 +156,83 @@ def test_the_roots_of_version_one_never_change() -> None:
     disk = Disk(16)
     disk.apply({b"account": b"100"})
     assert disk.tree.root.hex() == "865c3cb4730e2d7054b636b5f412e65ceaceac8c3fd6b630b9a5fbb728826f56"
+
+
+# --- proofs ---
+
+
+def proven_root(key: bytes, proof: TreeProof, bits: int) -> bytes:
+    """The root that a proof leads to, by the definition alone."""
+    digits = [int(digit, 16) for digit in sha256(key).hexdigest()]
+    node = sha256(b"\x00" + proof.pairs).digest() if proof.pairs else bytes(32)
+    for level in range(len(proof.siblings) - 1, -1, -1):
+        others, place = proof.siblings[level], digits[level]
+        assert len(others) == 480
+        node = sha256(others[: 32 * place] + node + others[32 * place :]).digest()
+    return sha256(TAG + bytes((bits,)) + node).digest()
+
+
+def proven_value(key: bytes, proof: TreeProof) -> bytes | None:
+    """The value's hash that a proof shows; None: it shows that there is none."""
+    pairs = {proof.pairs[at : at + 32]: proof.pairs[at + 32 : at + 64] for at in range(0, len(proof.pairs), 64)}
+    return pairs.get(sha256(key).digest())
+
+
+def check_proofs(tree: StateTree, values: dict[bytes, bytes], keys: Iterable[bytes]) -> None:
+    """Every key, present or absent, has a proof under the tree's root of exactly what it holds."""
+    for key in keys:
+        proof = tree.prove(key)
+        assert proven_root(key, proof, tree.bits) == tree.root
+        assert proven_value(key, proof) == (sha256(values[key]).digest() if key in values else None)
+
+
+@pytest.mark.parametrize(("bits", "count"), [(4, 0), (4, 1), (4, 18_000), (8, 500), (16, 300)])
+def test_presence_and_absence_are_proven_in_empty_small_and_parted_buckets(bits: int, count: int) -> None:
+    disk = Disk(bits)
+    values = {b"key%d" % number: b"value%d" % number for number in range(count)}
+    disk.apply(dict(values))
+    present = list(values)[:: max(1, count // 60)]
+    check_proofs(disk.tree, values, [*present, *(b"absent%d" % number for number in range(60))])
+    if count == 18_000:
+        depths = {len(disk.tree.prove(key).siblings) for key in present}
+        assert max(depths) >= 3, "two levels of sub-buckets were expected"
+    if count == 0:
+        assert disk.tree.prove(b"key").pairs == b""
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(changes, min_size=1, max_size=5), st.lists(keys, max_size=20))
+def test_a_proof_holds_after_every_history(blocks: list[dict[bytes, bytes | None]], asked: list[bytes]) -> None:
+    disk = Disk(4)
+    values: dict[bytes, bytes] = {}
+    for block in blocks:
+        disk.apply(block)
+        for key, value in block.items():
+            values.pop(key, None)
+            if value is not None:
+                values[key] = value
+    check_proofs(disk.tree, values, asked)
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    disk = Disk(8)
+    disk.apply({b"key%d" % number: b"old" for number in range(100)})
+    root, records = disk.tree.root, dict(disk.records)
+    copied = disk.tree.copy(records.get)
+    disk.apply({b"key%d" % number: b"new" for number in range(50)})
+    assert copied.root == root != disk.tree.root
+    check_proofs(copied, {b"key1": b"old"}, [b"key1", b"nothing"])
+    staged = copied.stage({b"key1": None})
+    records.update({path: record for path, record in staged.buckets.items() if record is not None})
+    copied.commit(staged)
+    check_proofs(copied, {}, [b"key1"])
+    check_proofs(disk.tree, {b"key1": b"new"}, [b"key1"])
+
+
+def test_a_proof_of_a_damaged_bucket_is_never_made() -> None:
+    disk = Disk(4)
+    disk.apply({b"key": b"value"})
+    [(path, record)] = disk.records.items()
+    disk.records[path] = record[:-1] + bytes((record[-1] ^ 1,))
+    with pytest.raises(StoreError, match="corrupt_state_tree"):
+        disk.tree.prove(b"key")

@@ -18,7 +18,7 @@ from consensus.messages import Certificate, NewView, ViewChange, Vote, VoteEquiv
 from node.errors import ConfigError, HansaError, NotFound, StoreError
 from node.ledger import Ending
 from node.state import ExecutedBlock
-from node.store import LevelDatabase, Store
+from node.store import LevelDatabase, Store, reading
 from node.store.store import ENDINGS_MAX
 from tests.node.ledger_world import Ledger, certificate, decoded, network, transfer
 
@@ -318,6 +318,34 @@ def test_an_altered_block_is_noticed(ledger: Ledger) -> None:
     with_raw(ledger.path, alter)
     with pytest.raises(StoreError, match="store_corrupt"):
         Ledger(ledger.path, ledger.network).store.block(2)
+
+
+def test_a_header_is_read_without_the_transactions_of_its_block(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof takes a hundred thousand headers: checking every block behind them would take an hour."""
+    ledger.decide(block(ledger, 1, 2, 3))
+    store, height = ledger.store, ledger.store.head.height
+    wanted = store.block(height).body.header
+
+    def checked(*_: object) -> bytes:
+        raise AssertionError("the transactions were looked at")
+
+    monkeypatch.setattr(reading, "content_root", checked)
+    assert store.header(height) == wanted
+    monkeypatch.undo()
+
+    key = b"b" + store.head.digest
+    data = store._database.get(key)
+    assert data is not None
+    parent = wanted.parent
+    for damaged in (data.replace(parent, bytes(32), 1), data[:40], b"\xc1", b"\x93\x91" + data[1:], b""):
+        store._database.write([(key, damaged)])
+        with pytest.raises(StoreError, match="store_corrupt: the header of block"):
+            store.header(height)
+    store._database.write([(key, None)])
+    with pytest.raises(StoreError, match=r"store_corrupt: block .* is missing its header"):
+        store.header(height)
 
 
 def test_a_state_that_differs_from_the_head_is_noticed_at_start(ledger: Ledger) -> None:

@@ -33,7 +33,15 @@ class Member:
         self.gossip = Gossip(transport, self, self.intake, report, self.failures.append)
         self.server = BlockServer(transport, chain, self.failures.append)
         self.sync = CatchUp(
-            transport, chain, NETWORK, verify, lambda head: None, report, self.diverged, self.failures.append
+            transport,
+            chain,
+            NETWORK,
+            verify,
+            lambda head: None,
+            report,
+            self.diverged,
+            self.failures.append,
+            self.lost,
         )
         mesh.handlers[name].react = self.on_message
         self.gossip.start()
@@ -49,6 +57,9 @@ class Member:
             self.server.on_fetch_blocks(peer, message)
         elif isinstance(message, FetchPayload):
             self.server.on_fetch_payload(peer, message)
+
+    def lost(self, next_height: int, first_served: int) -> None:
+        self.failures.append(AssertionError((next_height, first_served)))
 
     def diverged(self, block: CertifiedBlock, error: InvalidBlock) -> None:
         self.failures.append(error)

@@ -75,7 +75,7 @@ MESSAGES: tuple[WireMessage, ...] = (
     Transactions(1, ()),
     PayloadReply(2, None),
     PayloadReply(2, b"payload"),
-    Blocks(3, (b"block",), 77),
+    Blocks(3, (b"block",), 77, 1),
     FetchExecution(4, 9, 20_000),
     Execution(4, 1, 3, True, ((b"", b"receipt"), (b"key", b"value"), (b"gone", None))),
     FetchManifest(5),
@@ -205,8 +205,8 @@ def test_the_largest_messages_of_each_kind_fit() -> None:
         TransactionBatch((b"t" * TRANSACTION_SIZE_MAX,) * 2),
         Transactions(1, (b"t" * (BATCH_BYTES_MAX // BATCH_COUNT_MAX),) * BATCH_COUNT_MAX),
         PayloadReply(1, b"p" * PAYLOAD_SIZE_MAX),
-        Blocks(1, (b"b" * BLOCK_SIZE_MAX,), 2**62),
-        Blocks(1, (b"b",) * BLOCKS_MAX, 2**62),
+        Blocks(1, (b"b" * BLOCK_SIZE_MAX,), 2**62, 2**62),
+        Blocks(1, (b"b",) * BLOCKS_MAX, 2**62, 2**62),
     )
     for message in largest:
         (payload,) = open_decoder().feed(encode_frame(message))
@@ -218,7 +218,7 @@ def test_the_largest_messages_of_each_kind_fit() -> None:
     [
         TransactionIds((HASH,) * (IDS_MAX + 1)),
         TransactionIds((b"short",)),
-        Blocks(1, (b"b",) * (BLOCKS_MAX + 1), 1),
+        Blocks(1, (b"b",) * (BLOCKS_MAX + 1), 1, 1),
         FetchBlocks(1, 5, 4),
         FetchBlocks(1, 1, BLOCKS_MAX + 1),
         FetchBlocks(-1, 1, 1),

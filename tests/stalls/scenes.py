@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from node.client.answers import Diagnosis
+from node.runtime.node import Node
 from tests.simulation.nodes.founding import Shape, founding_of
 from tests.stalls.releases import censoring, idling, miscounting, other_code
 from tests.stalls.stage import SHAPE, Stage, StageHost
@@ -121,6 +122,23 @@ def own_disk_full(stage: Stage) -> None:
     # A node whose disk fails stops at once: what is left to ask is its directory.
     stage.host("bank-2").disk.full = True
     stage.pass_time_until(lambda: not stage.host("bank-2").up, 3_000)
+
+
+def disk_at_its_reserve(stage: Stage) -> None:
+    host = stage.host("bank-2")
+    host.disk_free = 40 * 10**9
+    stage.restart("bank-2", make=Node)
+    stage.pass_time(6_000)
+    host.disk_free = 180 * 10**6
+    stage.pass_time(3_000)
+    stage.host("bank-3").crash()
+    stage.pass_time(6_000)
+
+
+def disk_freed_again(stage: Stage) -> None:
+    disk_at_its_reserve(stage)
+    stage.host("bank-2").disk_free = 40 * 10**9
+    stage.pass_time(8_000)
 
 
 def other_contracts(stage: Stage) -> None:
@@ -348,6 +366,21 @@ SCENES: tuple[Scene, ...] = (
         own_disk_full,
         ("bank-2",),
         (("bank-2", "disk_failing"),),
+    ),
+    Scene(
+        "disk_reserve",
+        "disk of bank-2 filled up to the reserve, then bank-3 killed",
+        disk_at_its_reserve,
+        ("bank-0", "bank-2"),
+        (("bank-2", "disk_full"), ("bank-3", "member_down")),
+    ),
+    Scene(
+        "disk_freed",
+        "the same, and then space was freed on the disk of bank-2",
+        disk_freed_again,
+        ("bank-2",),
+        (("bank-3", "member_down"),),
+        moving=True,
     ),
     Scene(
         "other_contracts",

@@ -156,13 +156,17 @@ class StageProcess(Process):
 
 
 class StageHost(Host):
-    """A machine on the stage. `definition` is its network.toml, `make` how its release makes a node."""
+    """A machine on the stage. `definition` is its network.toml, `make` how its release makes a node.
+
+    `disk_free` bytes are left on its disk; None, as at first: its nodes cannot tell.
+    """
 
     def __init__(self, stage: "Stage", index: int) -> None:
         super().__init__(stage, index, "")
         self.stage = stage
         self.definition = stage.founding.network
         self.make: Callable[[NodeConfig, NetworkConfig, Surroundings], Node] = Node
+        self.disk_free: int | None = None
 
     def open_process(self) -> Process:
         """A process of this machine."""
@@ -170,6 +174,7 @@ class StageHost(Host):
 
     def make_node(self, config: NodeConfig, outside: Surroundings) -> Node:
         """The node of this machine's release and definition."""
+        outside = dataclasses.replace(outside, disk_free=lambda _: self.disk_free)
         return self.make(config, self.definition, outside)
 
 

@@ -1,7 +1,7 @@
 """The threads and clocks of a simulated node: work takes drawn times, and clocks are as wrong as a seed wants."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from node.runtime.clock import Clock
@@ -16,6 +16,8 @@ Verify = Callable[[bytes, bytes, bytes], bool]
 EXECUTE_US = (200, 4_000)
 WRITE_US = (200, 3_000)
 VERIFY_US = (50, 800)
+BACKGROUND_US = 1_000
+STEPS_PER_JOB = 20
 STALL_US = (100_000, 400_000)
 STALL_PERMILLE = 5
 """How often a sync takes as long as STALL_US: disks do that."""
@@ -93,6 +95,14 @@ class VirtualThreads:
         ).future
         return verdicts
 
+    async def background(self, steps: Generator[None, None, R]) -> R:
+        """What `steps` returns, some of them a millisecond."""
+        while True:
+            job = self._loop.work(0, BACKGROUND_US, BACKGROUND_US + 1, lambda: _advance(steps, STEPS_PER_JOB))
+            ended, result = await job.future
+            if ended:
+                return result  # type: ignore[no-any-return]
+
     def _queue(self, lane: str, took_us: int, function: Callable[[], R]) -> asyncio.Future[R]:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -113,3 +123,13 @@ class VirtualThreads:
                 job.run()
             else:
                 job.ended = True
+
+
+def _advance(steps: Generator[None, None, Any], count: int) -> tuple[bool, Any]:
+    """Take `count` steps; return whether that was all of them, and what they return then."""
+    for _ in range(count):
+        try:
+            next(steps)
+        except StopIteration as end:
+            return True, end.value
+    return False, None

@@ -1,0 +1,174 @@
+"""What a backup directory holds, told by its `backup.json`: every file with its size and SHA-256.
+
+Invariant: a file that the manifest names is whole and synced before the manifest names it, and is never changed
+afterwards; the manifest itself is replaced by a rename. So an interrupted backup is the one before it, and files
+that no manifest names are leftovers.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import msgspec
+
+from node.errors import ConfigError, StoreError
+
+NAME = "backup.json"
+ARCHIVES, SNAPSHOTS, CONFIGURATION, KEYS = "archives", "snapshots", "configuration", "keys"
+PARTS = (ARCHIVES, SNAPSHOTS, CONFIGURATION, KEYS)
+MANIFEST_SIZE_MAX = 64 * 1024 * 1024
+_CHUNK = 1024 * 1024
+
+HexHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class BackupFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file: its path below the directory, with slashes, its size and its hash."""
+
+    path: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){1,2}\Z", max_length=200)]
+    size_bytes: Count
+    sha256: HexHash
+
+
+class BackupManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A backup of one member's node: blocks `first` … `last` in archives, and the snapshot of `snapshot_height`.
+
+    `first` is 1 unless the node had pruned its first blocks and kept no archive of them. `last_digest` is the
+    digest of block `last` ("" while there is none), `snapshot_height` 0 without a snapshot. Times are Unix
+    milliseconds.
+    """
+
+    format: Literal["hansa/backup"]
+    version: Literal[1]
+    network: str
+    genesis_hash: HexHash
+    member: str
+    made_ms: Count
+    first: Count = 1
+    last: Count = 0
+    last_digest: str = ""
+    snapshot_height: Count = 0
+    keys: bool = False
+    files: tuple[BackupFile, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes all files take."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def read_manifest(directory: Path) -> BackupManifest | None:
+    """Return the manifest of the backup in `directory`, None without one; ConfigError for one that is none."""
+    path = directory / NAME
+    try:
+        with path.open("rb") as file:
+            data = file.read(MANIFEST_SIZE_MAX + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError("backup_unreadable", f"{path}: {error.strerror or error}") from error
+    try:
+        if len(data) > MANIFEST_SIZE_MAX:
+            raise msgspec.DecodeError("too large")
+        manifest = msgspec.json.decode(data, type=BackupManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("backup_unreadable", f"{path}: {error}") from error
+    if any(".." in PurePosixPath(file.path).parts for file in manifest.files):
+        raise ConfigError("backup_unreadable", f"{path}: names files outside the backup")
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: BackupManifest) -> None:
+    """The backup in `directory` is what `manifest` says. Raise StoreError, and then it is what it was."""
+    path = directory / NAME
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        sync_directory(directory)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def describe_file(directory: Path, path: Path) -> BackupFile:
+    """Return what a manifest says of the file at `path` in `directory`. Raise StoreError."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    try:
+        with path.open("rb") as file:
+            while data := file.read(_CHUNK):
+                digest.update(data)
+                size_bytes += len(data)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    return BackupFile(path.relative_to(directory).as_posix(), size_bytes, digest.hexdigest())
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """`target` is a synced copy of `source`, readable by its owner alone. Raise StoreError."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with source.open("rb") as read, open(descriptor, "wb") as written:
+            shutil.copyfileobj(read, written, _CHUNK)
+            written.flush()
+            os.fsync(written.fileno())
+        partial.rename(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise disk_error(target, error) from error
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """No other process writes to the backup in `directory`; raise ConfigError when one does."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (directory / ".lock").open("a") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise ConfigError("data_dir_in_use", f"{directory}: another backup runs there") from error
+
+
+def remove_leftovers(directory: Path, manifest: BackupManifest) -> None:
+    """Of the backup's parts only files that `manifest` names are there."""
+    named = {file.path for file in manifest.files}
+    try:
+        for part in PARTS:
+            for path in sorted((directory / part).rglob("*"), reverse=True):
+                if path.is_dir():
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
+                elif path.relative_to(directory).as_posix() not in named:
+                    path.unlink()
+    except OSError as error:
+        raise disk_error(directory, error) from error
+
+
+def sync_directory(path: Path) -> None:
+    """The names in the directory are durable. Raise OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(path: Path, error: OSError) -> StoreError:
+    """Return the StoreError for what the disk refused."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return StoreError(
+        "disk_full" if full else "disk_failed", f"{error.filename or path}: {error.strerror or error}"
+    )

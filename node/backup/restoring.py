@@ -1,0 +1,230 @@
+"""A fresh data directory from a backup: the snapshot adopted, later blocks executed, everything judged.
+
+Invariants. (1) No file is used before its hash is that of the manifest, and nothing of it before certificates of
+this network's members prove it. (2) The data directory appears at the end, whole, by a rename. (3) A restored node
+has no memory of its votes: neither the marker that it never voted nor one that it did is written, so it abstains
+until it has learnt from the others which heights are decided (consensus/README.md, section 9).
+"""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from consensus.messages import VoteKind
+from consensus.verification import Verifier
+from node.archive import ArchiveReader
+from node.archive.shelf import ArchiveShelf
+from node.backup.making import OnProgress
+from node.backup.manifest import (
+    ARCHIVES,
+    CONFIGURATION,
+    KEYS,
+    SNAPSHOTS,
+    BackupManifest,
+    copy_file,
+    describe_file,
+    disk_error,
+    read_manifest,
+    sync_directory,
+)
+from node.config import NetworkConfig, NodeConfig, load_network, load_node
+from node.errors import ConfigError, StoreError
+from node.keys import verify
+from node.ledger import CertifiedBlock
+from node.store import LevelDatabase
+from node.verification import verify_rows
+from node.verification.replay import Replay, open_block
+
+NODE_FILE, NETWORK_FILE = "node.toml", "network.toml"
+UNUSED_KEY = "voting.unused"
+
+
+class RestoreReport(msgspec.Struct, frozen=True):
+    """What `hansa restore` built: a ledger up to `height`.
+
+    It stands on the snapshot of `snapshot_height` (0: on genesis); `executed` blocks came after it. `first_block`
+    is the first block that is in the data directory itself.
+    """
+
+    directory: str
+    member: str
+    height: int
+    snapshot_height: int
+    executed: int
+    first_block: int
+    took_ms: int
+    notes: tuple[str, ...]
+
+
+class Restore:
+    """Builds one node's data directory from a backup."""
+
+    def __init__(self, backup: Path, directory: Path, on_progress: OnProgress) -> None:
+        """`directory` is the node's: with its keys and configuration, or empty."""
+        self._backup = backup
+        self._directory = directory
+        self._on_progress = on_progress
+        self._notes: list[str] = []
+
+    def run(self) -> RestoreReport:
+        """Return what was built. Raise ConfigError where data lies already or the backup is another network's,
+        StoreError for a damaged backup: then no data directory was made.
+        """
+        started = time.monotonic()
+        manifest = read_manifest(self._backup)
+        if manifest is None:
+            raise ConfigError("backup_unreadable", f"{self._backup} holds no backup: there is no backup.json")
+        self._check_files(manifest)
+        node, network = self._configuration(manifest)
+        if node.data_dir.exists() and any(node.data_dir.iterdir()):
+            raise ConfigError(
+                "restore_refused", f"{node.data_dir} is not empty: move it away first, it may hold newer blocks"
+            )
+        building = node.data_dir.parent / "data.restoring"
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            snapshot_height, height, first_block = self._build(building, network, manifest)
+            # A key beside a restored ledger has voted, whatever a marker from its making says.
+            (node.keys_dir / UNUSED_KEY).unlink(missing_ok=True)
+            self._place(building, node)
+        except OSError as error:
+            raise disk_error(building, error) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        self._shelve(manifest, node, first_block)
+        self._notes.append(
+            "the node has no memory of its votes: it abstains from voting until it has caught up with the others "
+            "and two more blocks were decided, and says so in `hansa why`; until then it counts as a failed member"
+        )
+        self._notes.append(f"what was decided after block {height} comes from the other members when it is started")
+        return RestoreReport(
+            directory=str(self._directory),
+            member=node.member,
+            height=height,
+            snapshot_height=snapshot_height,
+            executed=height - snapshot_height,
+            first_block=first_block,
+            took_ms=round((time.monotonic() - started) * 1000),
+            notes=tuple(self._notes),
+        )
+
+    def _check_files(self, manifest: BackupManifest) -> None:
+        """Every file is there as it was written."""
+        for index, file in enumerate(manifest.files):
+            self._on_progress("checking files", index, len(manifest.files))
+            path = self._backup / file.path
+            if not path.is_file():
+                raise StoreError("backup_damaged", f"{path} is missing")
+            if describe_file(self._backup, path) != file:
+                raise StoreError("backup_damaged", f"{path} differs from its hash in backup.json")
+
+    def _configuration(self, manifest: BackupManifest) -> tuple[NodeConfig, NetworkConfig]:
+        """The directory has configuration and, if the backup has them, keys; what lay there is kept."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        wanted = {f"{CONFIGURATION}/{name}": self._directory / name for name in (NODE_FILE, NETWORK_FILE)}
+        for file in manifest.files:
+            if file.path.startswith(f"{KEYS}/"):
+                wanted[file.path] = self._directory / file.path
+        named = {file.path for file in manifest.files}
+        for name, target in wanted.items():
+            if not target.exists() and name in named:
+                copy_file(self._backup / name, target)
+        node = load_node(self._directory / NODE_FILE)
+        network = load_network(node.network_file)
+        if manifest.genesis_hash != network.genesis_hash.hex():
+            raise ConfigError("restore_refused", f"the backup is one of {manifest.network}, not of this network")
+        if node.member != manifest.member:
+            self._notes.append(f"the backup was made by {manifest.member}; the ledger is the same at every member")
+        if not (node.keys_dir / "voting.key").exists():
+            self._notes.append(f"put the keys of {node.member} into {node.keys_dir} before starting the node")
+        return node, network
+
+    def _build(self, building: Path, network: NetworkConfig, manifest: BackupManifest) -> tuple[int, int, int]:
+        """(height of the snapshot, height, first block) of the ledger that lies in `building` now, judged."""
+        replay = Replay(building, network)
+        with contextlib.closing(replay):
+            if manifest.snapshot_height:
+                folder = self._backup / SNAPSHOTS / str(manifest.snapshot_height)
+                replay.begin_at_snapshot(
+                    folder, lambda at, of: self._on_progress("taking the snapshot over", at, of)
+                )
+            else:
+                replay.begin_at_genesis()
+            snapshot_height = replay.store.head.height
+            for block in self._blocks(manifest, network, snapshot_height + 1):
+                self._execute(replay, network, block, manifest.last)
+            height, first_block = replay.store.head.height, replay.store.first_block
+        if height < manifest.last:
+            self._notes.append(
+                f"the backup's blocks from {height + 1} on do not follow its snapshot: they are left out"
+            )
+        with contextlib.closing(LevelDatabase(building)) as database:
+            scratch = building.with_name("data.restoring.scratch")
+            try:
+                report = verify_rows(
+                    database,
+                    network,
+                    scratch,
+                    lambda done, total: self._on_progress("judging", done, total),
+                    "rows",
+                )
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        if not report.ok:
+            raise StoreError("backup_damaged", f"what was built from it is not right: {report.first_error}")
+        return snapshot_height, height, first_block
+
+    def _blocks(self, manifest: BackupManifest, network: NetworkConfig, first: int) -> Iterator[CertifiedBlock]:
+        """The blocks from `first` on, as far as the archives hold them without a gap."""
+        shelf = ArchiveShelf(self._backup / ARCHIVES)
+        height = first
+        while height <= manifest.last and (found := shelf.holding(height)) is not None:
+            with ArchiveReader(found.path) as reader:
+                for at in range(height, reader.last + 1):
+                    yield reader.block(at).block
+            height = found.last + 1
+
+    def _execute(self, replay: Replay, network: NetworkConfig, block: CertifiedBlock, last: int) -> None:
+        """The block is certified by the members of its height, and applied."""
+        header, certificate, head = block.body.header, block.certificate, replay.store.head
+        if (
+            (certificate.height, certificate.digest) != (header.height, header.digest)
+            or header.parent != head.digest
+            or not Verifier(network.network_id, verify).certificate(certificate, VoteKind.COMMIT, head.members)
+        ):
+            raise StoreError("backup_damaged", f"block {header.height} is not one that the members have certified")
+        with ThreadPoolExecutor(2) as threads:
+            opened = open_block(block.body, threads)
+            executed = replay.execute(opened)
+            opened.require_signatures()
+        replay.apply(executed, block, certificate.view)
+        self._on_progress("executing blocks", header.height, last)
+
+    def _place(self, building: Path, node: NodeConfig) -> None:
+        """What was built lies in the data directory."""
+        node.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        if node.data_dir.exists():
+            node.data_dir.rmdir()
+        building.rename(node.data_dir)
+        sync_directory(node.data_dir.parent)
+
+    def _shelve(self, manifest: BackupManifest, node: NodeConfig, first_block: int) -> None:
+        """Archives of blocks that the data directory does not hold lie where the node looks for archives."""
+        directory = node.retention.archive_dir
+        if first_block == 1:
+            return
+        older = [item for item in ArchiveShelf(self._backup / ARCHIVES).files() if item.first < first_block]
+        if directory is None:
+            self._notes.append(
+                f"blocks below {first_block} are in the archive files of the backup: `hansa archive` reads them"
+            )
+            return
+        for item in older:
+            if not (directory / item.path.name).exists():
+                copy_file(item.path, directory / item.path.name)
+        self._notes.append(f"blocks below {first_block} are in the archive files of {directory}")

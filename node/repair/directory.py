@@ -1,0 +1,272 @@
+"""The repair of a stopped node's data directory: mended in a copy, judged, and only then put in its place.
+
+Invariants. (1) Nothing in the data directory changes before the copy was judged right, row by row; the damaged one
+is kept beside it. (2) Nothing enters the copy that is not proven by a certificate of this network's members. (3)
+Own votes are never made up: when any may be missing, all are given up and the node abstains.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from consensus.codec import encode
+from node.config import NetworkConfig, NodeConfig
+from node.errors import ConfigError, HansaError, StoreError, Unavailable
+from node.ledger import HeadRecord
+from node.repair.ledger_rows import LedgerRows
+from node.repair.own_rows import forget_votes, mend_own
+from node.repair.report import Journal, RepairReport, unproven
+from node.repair.sources import BlockSource
+from node.repair.state_rows import StateRows
+from node.store import Database, LevelDatabase, salvage
+from node.store.layout import FORMAT, META_ADOPTING, META_FIRST, META_FORMAT, META_HEAD, META_NETWORK, number
+from node.store.reading import read_head, stored
+from node.verification import verify_rows
+
+OnProgress = Callable[[str, int, int], None]
+"""Told what is being done, and how much of how much."""
+
+COPY = "data.repair"
+HEADS_MISSING_MAX = 10_000
+"""No more blocks than these are fetched only because the head is marked higher than the last head record."""
+OWN_ROWS = (b"c", b"v", b"p", b"j", b"f", b"g")
+OWN_MARKERS = (b"mnever_voted", b"mvoted", b"mabstain_until", b"mendings")
+
+
+class Repair:
+    """The repair of one node's data directory."""
+
+    def __init__(
+        self, node: NodeConfig, network: NetworkConfig, sources: Sequence[BlockSource], on_progress: OnProgress
+    ) -> None:
+        """`sources` are asked in their order for what is missing."""
+        self._node = node
+        self._network = network
+        self._sources = sources
+        self._on_progress = on_progress
+        self._journal = Journal()
+        self._height = 0
+
+    def run(self, *, join: bool = False) -> RepairReport:
+        """Return what was done. With `join`, what cannot be mended is left to the network: blocks and state are
+        fetched anew by the node, and what it keeps besides them, its votes above all, goes on.
+
+        Raise ConfigError when a node runs on the directory or it is no ledger of this network.
+        """
+        data, copy = self._node.data_dir, self._node.data_dir.parent / COPY
+        if not (data / "CURRENT").exists() and not any(data.glob("*.ldb")):
+            raise ConfigError("data_dir_unusable", f"{data} holds no ledger; start the node, it fetches everything")
+        with _held(data):
+            shutil.rmtree(copy, ignore_errors=True)
+            try:
+                _copy(data, copy)
+                self._mend(copy, join)
+                if not self._journal.sentences():
+                    return RepairReport("nothing_wrong", self._height)
+                kept = _replace(data, copy)
+            except (StoreError, Unavailable) as error:
+                return RepairReport("not_repaired", self._height, fetched=self._journal.fetched, reason=str(error))
+            finally:
+                shutil.rmtree(copy, ignore_errors=True)
+        did, journal = self._journal.sentences(), self._journal
+        return RepairReport("repaired", self._height, did, journal.fetched, journal.abstains, str(kept))
+
+    def _mend(self, copy: Path, join: bool) -> None:
+        try:
+            self._mend_rows(copy)
+        except (StoreError, Unavailable) as error:
+            if not join:
+                raise
+            self._start_over(copy, error)
+
+    def _mend_rows(self, copy: Path) -> None:
+        """The copy is right, all of it; StoreError when it cannot be made so."""
+        with contextlib.closing(self._open(copy)) as database:
+            if database.get(META_ADOPTING) is not None:
+                raise unproven("a snapshot is being taken over: start the node, it goes on with that")
+            self._claim(database)
+            self._height = height = self._find_head(database)
+            first = self._first_block(database, height)
+            rows = LedgerRows(database, self._network, self._sources, self._journal, self._told("blocks"))
+            head = rows.mend(height, first)
+            if rows.head_was_damaged:
+                forget_votes(database, self._journal, "the record of the last block was damaged")
+            parent = self._node.data_dir.parent
+            state = StateRows(database, self._network, self._journal, parent, self._told("executing"))
+            state.mend(head, first, self._node.snapshots_dir)
+            mend_own(database, self._network, head, _voting_keys(database), self._journal)
+            with tempfile.TemporaryDirectory(prefix="repair-", dir=parent) as scratch:
+                report = verify_rows(database, self._network, Path(scratch), self._told("judging"), "rows")
+            if not report.ok:
+                raise unproven(f"after all that could be mended: {report.first_error}")
+
+    def _open(self, copy: Path) -> Database:
+        """The copy can be read from its first row to its last; what LevelDB lost is told."""
+        lost: HansaError | None = None
+        try:
+            database = LevelDatabase(copy)
+            try:
+                _read_all(database)
+            except StoreError:
+                database.close()
+                raise
+            return database
+        except StoreError as error:
+            lost = error
+        except ConfigError as error:
+            lost = error
+        salvage(copy)
+        database = LevelDatabase(copy)
+        self._journal.say(f"files of the database were damaged ({lost.message}): what can be read was kept")
+        # Rows may be missing without a trace, votes among them.
+        forget_votes(database, self._journal, "consensus records may be among what was lost")
+        return database
+
+    def _claim(self, database: Database) -> None:
+        """The copy is marked as this network's, unless it is marked as another's."""
+        marker = encode((self._network.network_id, self._network.genesis_hash))
+        for key, right, code in (
+            (META_FORMAT, FORMAT, "data_format_unknown"),
+            (META_NETWORK, marker, "data_of_another_network"),
+        ):
+            found = database.get(key)
+            if found is None:
+                # Its blocks tell whose it is: they are judged by this network's members.
+                database.write([(key, right)])
+                self._journal.say(f"the marker {key[1:].decode()} was missing and is there again")
+            elif found != right:
+                raise ConfigError(code, f"{self._node.data_dir}: the marker {key[1:].decode()} is another one")
+
+    def _find_head(self, database: Database) -> int:
+        """The height of the head: as it is marked, or the highest head record where mark and records disagree."""
+        data = database.get(META_HEAD)
+        marked = int.from_bytes(data, "big") if data is not None and len(data) == 8 else None
+        readable = {height for key, value in database.scan(b"h", b"i") if (height := _head_height(key, value)) >= 0}
+        highest = max(readable, default=0)
+        if marked is not None and marked > highest:
+            # The last head records are gone; their blocks come from the others again.
+            self._require_near(marked, highest)
+        elif marked is None or marked < highest:
+            self._journal.say(f"the height of the head was damaged: it is {highest}, the last head record")
+            forget_votes(database, self._journal, "the height of the head was damaged")
+            marked = highest
+        strays = [
+            key for key, _ in database.scan(b"h", b"i") if len(key) != 9 or int.from_bytes(key[1:], "big") > marked
+        ]
+        if strays:
+            database.write([(key, None) for key in strays])
+            self._journal.say(f"{len(strays)} head records above the head were removed")
+        return marked
+
+    def _require_near(self, marked: int, highest: int) -> None:
+        if marked - highest > HEADS_MISSING_MAX:
+            raise unproven(f"the head is marked as {marked}, and the last head record is {highest}")
+
+    def _first_block(self, database: Database, height: int) -> int:
+        data = database.get(META_FIRST)
+        if data is None:
+            return 1
+        first = int.from_bytes(data, "big")
+        if len(data) != 8 or not 1 <= first <= height + 1:
+            raise unproven("the mark of the first block that is kept is damaged")
+        return first
+
+    def _start_over(self, copy: Path, error: HansaError) -> None:
+        """The copy holds what the node keeps besides the ledger; the node fetches the ledger at its start."""
+        own: list[tuple[bytes, bytes]] = []
+        readable = True
+        with contextlib.suppress(HansaError), contextlib.closing(LevelDatabase(copy)) as database:
+            for letter in OWN_ROWS:
+                try:
+                    own += list(database.scan(letter, bytes((letter[0] + 1,))))
+                except StoreError:
+                    readable = readable and letter != b"c"
+            for key in OWN_MARKERS:
+                value = database.get(key)
+                if value is not None:
+                    own.append((key, value))
+        shutil.rmtree(copy)
+        self._journal.say(f"the ledger could not be mended here ({error}): the node will fetch it from the others")
+        self._journal.say("what it remembers of its votes is kept: it votes again when the ledger has passed them")
+        self._journal.abstains = True
+        with contextlib.closing(LevelDatabase(copy)) as database:
+            marker = encode((self._network.network_id, self._network.genesis_hash))
+            database.write([(META_FORMAT, FORMAT), (META_NETWORK, marker), *own])
+            if not readable:
+                forget_votes(database, self._journal, "consensus records could not be read")
+        self._height = 0
+
+    def _told(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._on_progress(what, done, total)
+
+
+def _head_height(key: bytes, value: bytes) -> int:
+    """The height of a head record, or -1 for what is none."""
+    try:
+        head = stored(value, HeadRecord, "head record")
+    except StoreError:
+        return -1
+    return head.height if key == b"h" + number(head.height) else -1
+
+
+def _voting_keys(database: Database) -> dict[str, set[bytes]]:
+    """Every key that a member has had, by its id; head records are right by now."""
+    keys: dict[str, set[bytes]] = {}
+    heights = [0, *(int.from_bytes(key[1:], "big") for key, _ in database.scan(b"l", b"m"))]
+    for height in heights:
+        head: HeadRecord = read_head(database, height)
+        for validator in head.validators:
+            keys.setdefault(validator.id, set()).add(validator.voting_key)
+    return keys
+
+
+def _read_all(database: Database) -> None:
+    """Every row can be read; raise StoreError otherwise."""
+    for _ in database.scan(b"", b"\xff" * 64):
+        pass
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """No other process has the database at `path` open; raise ConfigError when one has."""
+    with (path / "LOCK").open("a") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError("data_dir_in_use", f"{path} is in use by another process") from error
+        yield
+
+
+def _copy(data: Path, copy: Path) -> None:
+    """`copy` holds the files of `data`. Tables are never written twice, so they are linked and not copied."""
+    try:
+        copy.mkdir(mode=0o700)
+        for file in data.iterdir():
+            if file.suffix in (".ldb", ".sst"):
+                os.link(file, copy / file.name)
+            elif file.is_file() and file.name != "LOCK":
+                shutil.copy2(file, copy / file.name)
+    except OSError as error:
+        raise StoreError("disk_failed", f"{error.filename}: {error.strerror}") from error
+
+
+def _replace(data: Path, copy: Path) -> Path:
+    """`copy` lies at `data`; return where that lies now. A crash between leaves both under other names, whole."""
+    number_of = 1
+    while (kept := data.with_name(f"{data.name}.damaged-{number_of}")).exists():
+        number_of += 1
+    try:
+        data.rename(kept)
+        copy.rename(data)
+        descriptor = os.open(data.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError("disk_failed", f"{data}: {error.strerror}") from error
+    return kept

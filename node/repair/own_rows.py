@@ -1,0 +1,142 @@
+"""What a store keeps besides the ledger, after damage: readable rows stay as they are, others are given up.
+
+Invariant: a consensus record is never changed. When one cannot be read, or may be missing, nobody knows any more
+what this member signed: then all records and every marker of a vote go, which is how a member without memory looks,
+and it abstains until it has learnt from the others (consensus/README.md, section 9). One promise survives even
+that: never to sign again with a key that was seen in two places.
+"""
+
+import itertools
+
+from consensus.amnesia import HEIGHT_MAX
+from node.config import NetworkConfig
+from node.errors import HansaError, StoreError
+from node.keys import verify
+from node.ledger import HeadRecord
+from node.repair.report import Journal
+from node.store import Database
+from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, META_VOTED, number
+from node.store.reading import read_body
+from node.verification.own import LETTERS, MARKERS, Own
+from node.verification.report import Progress
+
+ATTEMPTS_MAX = 100_000
+"""Rows given up one by one; a store with more damage than this is not worth mending."""
+
+
+def forget_votes(database: Database, journal: Journal, why: str) -> None:
+    """The store looks like that of a member without memory; the member abstains until it has learnt enough."""
+    until = database.get(META_ABSTAIN) or b""
+    rows: list[tuple[bytes, bytes | None]] = [(key, None) for key, _ in database.scan(b"c", b"d")]
+    rows += [(META_NEVER_VOTED, None), (META_VOTED, None)]
+    if len(until) != 8 or int.from_bytes(until, "big") < HEIGHT_MAX:
+        rows.append((META_ABSTAIN, None))
+    database.write(rows)
+    journal.abstains = True
+    journal.say(
+        f"{why}: the node abstains from voting until it has caught up with the others, and says so in `why`"
+    )
+
+
+def mend_own(
+    database: Database,
+    network: NetworkConfig,
+    head: HeadRecord,
+    voting_keys: dict[str, set[bytes]],
+    journal: Journal,
+) -> None:
+    """Every row besides the ledger can be read and agrees with the others, or is gone."""
+    _remove_unknown(database, journal)
+    _mend_bodies(database, head, journal)
+    for _ in range(ATTEMPTS_MAX):
+        progress = Progress()
+        progress.height = head.height
+        first = database.get(b"mfirst")
+        progress.first_block = 1 if first is None else int.from_bytes(first, "big")
+        try:
+            Own(database, network, verify, progress).check(head, voting_keys)
+        except HansaError as error:
+            _give_up(database, str(error.details.get("entry") or ""), progress.where, error, journal)
+            continue
+        return
+    raise StoreError("store_corrupt", "too many rows are damaged")
+
+
+def _give_up(database: Database, entry: str, where: str, error: HansaError, journal: Journal) -> None:
+    """The row that the verification complained of is gone, and what hangs on it."""
+    letter, _, rest = entry.partition(" ")
+    key = letter.encode() + bytes.fromhex(rest)
+    if where == "the consensus records" or key in (META_NEVER_VOTED, META_ABSTAIN) or letter == "c":
+        forget_votes(database, journal, f"a consensus record is damaged ({error.message})")
+        return
+    if letter == "v" or where == "the evidence":
+        _renumber_evidence(database, key)
+        journal.count("damaged evidence given up")
+        return
+    if (where == "the journal" and key == META_ENDINGS) or letter in ("g", "f", "j"):
+        _forget_endings(database)
+        journal.say("the list of transactions that ended without becoming final was damaged and is empty now")
+        return
+    if not key or database.get(key) is None:
+        raise error
+    database.write([(key, None)])
+    journal.count(f"damaged rows given up ({letter})")
+
+
+def _remove_unknown(database: Database, journal: Journal) -> None:
+    known = [bytes((letter,)) for letter in LETTERS]
+    edges = [b"", *itertools.chain.from_iterable((letter, bytes((letter[0] + 1,))) for letter in known)]
+    keys = []
+    for start, end in zip(edges[::2], [*edges[1::2], b"\xff" * 64], strict=True):
+        keys += [key for key, _ in database.scan(start, end)]
+    keys += [key for key, _ in database.scan(b"m", b"n") if key not in MARKERS]
+    if keys:
+        database.write([(key, None) for key in keys])
+        journal.say(f"{len(keys)} rows of no known kind were removed")
+
+
+def _mend_bodies(database: Database, head: HeadRecord, journal: Journal) -> None:
+    """Of the blocks in work, those that are not whole are gone: a member that voted for one has its body too."""
+    gone: list[bytes] = []
+    marked: set[bytes] = set()
+    for key, value in database.scan(b"w", b"x"):
+        body = None
+        try:
+            body = read_body(database, key[9:]) if len(key) == 41 and not value else None
+        except HansaError:
+            gone.append(b"b" + key[9:])
+        if body is None or body.header.height != int.from_bytes(key[1:9], "big"):
+            gone.append(key)
+        else:
+            marked.add(key[9:])
+    for key, _ in database.scan(b"b", b"c"):
+        if key[1:] in marked:
+            continue
+        try:
+            body = read_body(database, key[1:])
+        except HansaError:
+            body = None
+        height = 0 if body is None else body.header.height
+        data = database.get(b"h" + number(height)) if 0 < height <= head.height else None
+        if data is None or key[1:] not in data:
+            gone.append(key)
+    for key, _ in database.scan(b"k", b"l"):
+        if database.get(b"h" + key[1:]) is None:
+            gone.append(key)
+    if gone:
+        database.write([(key, None) for key in gone])
+        journal.say(f"{len(gone)} rows of blocks that were not whole, or that nobody decided, were removed")
+
+
+def _renumber_evidence(database: Database, bad: bytes) -> None:
+    """Evidence has numbers without a gap; where it had, only the `bad` row is given up."""
+    rows = list(database.scan(b"v", b"w"))
+    unbroken = all(key == b"v" + number(place) for place, (key, _) in enumerate(rows))
+    kept = [value for key, value in rows if not (unbroken and key == bad)]
+    database.write([(key, None) for key, _ in rows])
+    database.write([(b"v" + number(place), value) for place, value in enumerate(kept)])
+
+
+def _forget_endings(database: Database) -> None:
+    keys = [key for letter in (b"g", b"f", b"j") for key, _ in database.scan(letter, bytes((letter[0] + 1,)))]
+    database.write([*((key, None) for key in keys), (META_ENDINGS, None)])

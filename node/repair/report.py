@@ -1,0 +1,53 @@
+"""What a repair did, in sentences; and why it did nothing where something could not be proven."""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from node.errors import StoreError
+
+Outcome: TypeAlias = Literal["nothing_wrong", "repaired", "not_repaired"]
+
+
+class RepairReport(msgspec.Struct, frozen=True):
+    """How the repair of one data directory ended.
+
+    `did` are sentences in their order. `fetched` blocks or receipts came from peers, each proven. `abstains`: the
+    node does not know any more what it signed, so it will not vote until it has learnt from the others. `kept_at`
+    is where the damaged directory lies now (None: it was not replaced). `reason` says why nothing was done.
+    """
+
+    outcome: Outcome
+    height: int
+    did: tuple[str, ...] = ()
+    fetched: int = 0
+    abstains: bool = False
+    kept_at: str | None = None
+    reason: str | None = None
+
+
+class Journal:
+    """What a repair has done so far."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.fetched = 0
+        self.abstains = False
+        self._counts: dict[str, int] = {}
+
+    def say(self, sentence: str) -> None:
+        """The sentence is part of the report."""
+        self.did.append(sentence)
+
+    def count(self, what: str) -> None:
+        """One more row of a kind was mended: they are told together."""
+        self._counts[what] = self._counts.get(what, 0) + 1
+
+    def sentences(self) -> tuple[str, ...]:
+        """All that was done."""
+        return (*(f"{what}: {count}" for what, count in self._counts.items()), *self.did)
+
+
+def unproven(what: str) -> StoreError:
+    """Return the error that says what cannot be proven, so that nothing is replaced."""
+    return StoreError("repair_impossible", what)

@@ -1,0 +1,211 @@
+"""Where missing blocks and receipts come from: archives on this disk, and the other members.
+
+The peers are asked over their own protocol, with this node's TLS key, and not over HTTP: the API of another member
+listens on its own machine alone, while every member's peer port is open to this one. The node itself is stopped, so
+its key is in one place. Whatever comes is proven by whoever asked before it is written.
+"""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from consensus.codec import CodecError, decode
+from consensus.messages import INSTANCE_SIZE
+from contracts import CONTRACTS
+from contracts.engine import Engine
+from node.archive import ArchivedBlock, ArchiveReader
+from node.archive.shelf import ArchiveShelf
+from node.config import NetworkConfig, NodeConfig
+from node.errors import HansaError, InvalidFrame, Unavailable
+from node.keys import SigningKey
+from node.ledger import CertifiedBlock
+from node.peers import Peers
+from node.sync import fetch_execution
+from node.wire import BLOCK_SIZE_MAX, Blocks, FetchBlocks, WireMessage
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 15.0
+ANSWER_TIMEOUT_S = 15.0
+TRIES_MAX = 3
+
+
+class BlockSource(Protocol):
+    """Gives what is asked for, or nothing; it proves nothing."""
+
+    @property
+    def name(self) -> str:
+        """Where it looks, for people."""
+
+    def blocks(self, height: int) -> Sequence[CertifiedBlock]:
+        """Return what is said to be the block at `height`, by each that answered."""
+
+    def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
+        """Return what is said to be the receipts of the block at `height`, by each that answered."""
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+
+
+class ArchiveSource:
+    """The archive files in one directory."""
+
+    name = "archives on this disk"
+
+    def __init__(self, directory: Path) -> None:
+        """Raise ConfigError when `directory` cannot be read."""
+        self._shelf = ArchiveShelf(directory)
+        self._shelf.files()
+        self._open: ArchiveReader | None = None
+
+    def blocks(self, height: int) -> Sequence[CertifiedBlock]:
+        """Return the block at `height` of each archive file that has it."""
+        return [found.block for found in self._at(height)]
+
+    def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
+        """Return the receipts of the block at `height` of each archive file that has it."""
+        return [found.receipts.receipts for found in self._at(height)]
+
+    def _at(self, height: int) -> list[ArchivedBlock]:
+        """The block of each file that can be read; the one last used stays open, for its neighbours."""
+        found: list[ArchivedBlock] = []
+        for item in self._shelf.files():
+            if not item.first <= height <= item.last:
+                continue
+            try:
+                if self._open is None or self._open.path != item.path:
+                    self.close()
+                    self._open = ArchiveReader(item.path)
+                found.append(self._open.block(height))
+            except HansaError:
+                continue
+        return found
+
+    def close(self) -> None:
+        """No file is open."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+class PeerSource:
+    """The other members, connected to as this node's member from the first question on."""
+
+    name = "the other members"
+
+    def __init__(self, node: NodeConfig, network: NetworkConfig, open_tls_key: Callable[[], SigningKey]) -> None:
+        """`open_tls_key` is asked when the first block is: only then are keys needed."""
+        self._node = node
+        self._network = network
+        self._open_tls_key = open_tls_key
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._peers: Peers | None = None
+
+    def blocks(self, height: int) -> Sequence[CertifiedBlock]:
+        """Return the block at `height` of the first peers that have it."""
+        return self._ask(lambda peers, peer: _block(peers, peer, height))
+
+    def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
+        """Return the receipts of the block at `height` of the first peers that have them."""
+        return self._ask(lambda peers, peer: _receipts(peers, peer, height))
+
+    def close(self) -> None:
+        """No link is open any more."""
+        if self._loop is None or self._thread is None:
+            return
+        if self._peers is not None:
+            self._run(self._peers.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = self._thread = self._peers = None
+
+    def _ask(self, question: Callable[[Peers, str], Coroutine[Any, Any, T]]) -> list[T]:
+        """The first TRIES_MAX answers; peers that do not answer, or answer nonsense, are passed over."""
+        peers = self._connected()
+        found: list[T] = []
+        for peer in peers.connected:
+            try:
+                found.append(self._run(question(peers, peer)))
+            except HansaError:
+                continue
+            if len(found) >= TRIES_MAX:
+                break
+        return found
+
+    def _connected(self) -> Peers:
+        """The links, at least one of which is up; raise Unavailable when none comes up in time."""
+        if self._peers is None:
+            tls_key = self._open_tls_key()
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="repair peers", daemon=True)
+            self._thread.start()
+            self._peers = self._run(self._start(tls_key))
+        self._run(self._wait(self._peers))
+        return self._peers
+
+    async def _start(self, tls_key: SigningKey) -> Peers:
+        peers = Peers(
+            network=self._network,
+            member=self._node.member,
+            tls_key=tls_key,
+            listen=self._node.listen,
+            contracts_hash=Engine(CONTRACTS).contracts_hash(),
+            instance=secrets.token_bytes(INSTANCE_SIZE),
+            handler=_Deaf(),
+            log=structlog.wrap_logger(structlog.PrintLogger(), processors=[_drop]),
+        )
+        await peers.start()
+        return peers
+
+    async def _wait(self, peers: Peers) -> None:
+        deadline_s = asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S
+        while not peers.connected:
+            if asyncio.get_running_loop().time() > deadline_s:
+                said = "; ".join(f"{peer.id}: {peer.last_error or 'no answer'}" for peer in peers.peers())
+                raise Unavailable(
+                    "peer_gone", f"no member could be reached within {CONNECT_TIMEOUT_S:g} s ({said})"
+                )
+            await asyncio.sleep(0.05)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class _Deaf:
+    """Takes no part: what the peers say besides answers is not heard."""
+
+    def on_message(self, peer: str, message: WireMessage) -> None:
+        """Nothing happens."""
+
+    def on_connected(self, peer: str) -> None:
+        """Nothing happens."""
+
+    def on_disconnected(self, peer: str) -> None:
+        """Nothing happens."""
+
+
+async def _block(peers: Peers, peer: str, height: int) -> CertifiedBlock:
+    reply = await peers.request(peer, FetchBlocks(0, height, height), ANSWER_TIMEOUT_S)
+    if not isinstance(reply, Blocks) or len(reply.blocks) != 1:
+        raise InvalidFrame("bad_catch_up", f"{peer} does not send block {height}")
+    try:
+        return decode(reply.blocks[0], CertifiedBlock, size_max=BLOCK_SIZE_MAX)
+    except CodecError as error:
+        raise InvalidFrame("bad_catch_up", f"{peer}: block {height} cannot be read") from error
+
+
+async def _receipts(peers: Peers, peer: str, height: int) -> tuple[bytes, ...]:
+    receipts, _ = await fetch_execution(peers, peer, height)
+    return receipts
+
+
+def _drop(logger: object, name: str, event: object) -> Any:
+    raise structlog.DropEvent

@@ -1,0 +1,319 @@
+"""Whatever was damaged on disk is right again, proven; and where it cannot be, nothing has changed."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import plyvel
+import pytest
+
+from consensus.amnesia import HEIGHT_MAX
+from consensus.codec import decode
+from node.archive import archive_head, archived_blocks, write_archive
+from node.archive.shelf import ArchiveShelf
+from node.config import NodeConfig
+from node.errors import ConfigError
+from node.ledger import CertifiedBlock, HeadRecord
+from node.repair import ArchiveSource, Repair, RepairReport
+from node.store import LevelDatabase, Store, layout
+from node.store.layout import number
+from node.verification import LedgerReport, verify_rows
+from tests.node.signed_ledger import make_ledger
+
+STATE_KEY = b"s"
+
+
+class World:
+    """A directory with a ledger of three blocks that was closed, and a whole copy of it that plays the peers."""
+
+    name = "a peer"
+
+    def __init__(self, base: Path) -> None:
+        ledger = make_ledger(base / "node" / "data")
+        self.network = ledger.network
+        ledger.close()
+        self.data = ledger.path
+        shutil.copytree(self.data, base / "whole")
+        self.peer = Store(base / "whole", self.network.network_id, self.network.genesis_hash)
+        self.node = NodeConfig("bank-a", self.data, base, base / "network.toml", "127.0.0.1:0", "127.0.0.1:0")
+        self.answers = True
+
+    def blocks(self, height: int) -> Sequence[CertifiedBlock]:
+        """The whole copy's block, after a liar's."""
+        lie = self.peer.block(height % 3 + 1)
+        return [lie, self.peer.block(height)] if self.answers else [lie]
+
+    def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
+        """The whole copy's receipts, after a liar's."""
+        return [(b"lie",), self.peer.receipts(height).receipts] if self.answers else [(b"lie",)]
+
+    def close(self) -> None:
+        """Nothing was opened here."""
+
+    def change(self, change: Callable[[plyvel.DB], None]) -> None:
+        """Rows of the data directory are changed."""
+        db = plyvel.DB(str(self.data))
+        change(db)
+        db.close()
+
+    def rows(self) -> dict[bytes, bytes]:
+        """All rows of the data directory."""
+        db = plyvel.DB(str(self.data))
+        try:
+            return dict(db.iterator())
+        finally:
+            db.close()
+
+    def repair(self, *, join: bool = False) -> RepairReport:
+        return Repair(self.node, self.network, [self], lambda what, done, total: None).run(join=join)
+
+    def verify(self) -> LedgerReport:
+        database = LevelDatabase(self.data)
+        try:
+            scratch = self.data.with_name("verify")
+            return verify_rows(database, self.network, scratch, lambda done, total: None)
+        finally:
+            database.close()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.peer.close()
+
+
+def first(db: plyvel.DB, start: bytes) -> bytes:
+    """The first row from `start` on; of bodies, whose digests come in any order, that of block 2."""
+    if start == b"b":
+        return b"b" + decode(db.get(b"h" + number(2)), HeadRecord, size_max=10**6).digest
+    key: bytes = next(db.iterator(start=start, include_value=False))
+    return key
+
+
+def spoil(start: bytes) -> Callable[[plyvel.DB], None]:
+    """The first row from `start` on has a byte more in its middle."""
+
+    def change(db: plyvel.DB) -> None:
+        key = first(db, start)
+        value = db.get(key)
+        db.put(key, value[: len(value) // 2] + b"\x01" + value[len(value) // 2 :])
+
+    return change
+
+
+def remove(start: bytes) -> Callable[[plyvel.DB], None]:
+    return lambda db: db.delete(first(db, start))
+
+
+def add(key: bytes, value: bytes = b"x") -> Callable[[plyvel.DB], None]:
+    return lambda db: db.put(key, value)
+
+
+def all_of(letter: bytes) -> Callable[[plyvel.DB], None]:
+    """Every row of the kind is gone."""
+
+    def change(db: plyvel.DB) -> None:
+        for key in list(db.iterator(start=letter, stop=bytes((letter[0] + 1,)), include_value=False)):
+            db.delete(key)
+
+    return change
+
+
+# What is damaged, and whether exactly the rows that were there before come back.
+DAMAGES: tuple[tuple[str, Callable[[plyvel.DB], None], bool], ...] = (
+    ("a body changed", spoil(b"b"), True),
+    ("all bodies lost", all_of(b"b"), False),
+    ("a head record changed", spoil(b"h" + number(2)), True),
+    ("a head record lost", remove(b"h" + number(1)), True),
+    ("genesis lost", remove(b"h" + number(0)), True),
+    ("a head record beyond", add(b"h" + number(4)), True),
+    ("receipts changed", spoil(b"r"), True),
+    ("all receipts lost", all_of(b"r"), True),
+    ("receipts beyond", add(b"r" + number(9)), True),
+    ("an index row changed", spoil(b"x"), True),
+    ("both indexes lost", lambda db: (all_of(b"x")(db), all_of(b"e")(db))[0], True),
+    ("an odd index row", add(b"x" + bytes(32), layout.location(1, 0)), True),
+    ("an odd topic", add(layout.topic_prefix("nobody") + number(1), bytes(4)), True),
+    ("a changed topic", spoil(b"e"), True),
+    ("a value changed", spoil(STATE_KEY), True),
+    ("all values lost", all_of(b"s"), True),
+    ("an odd value", add(b"s\x02odd"), True),
+    ("a bucket changed", spoil(b"t"), True),
+    ("the tree lost", all_of(b"t"), True),
+    ("the requests to forget lost", all_of(b"q"), True),
+    ("an odd request", add(b"q" + number(1) + b"odd"), True),
+    ("an undo record in the middle", remove(b"u" + number(2)), False),
+    ("an odd undo record", add(b"u" + number(7)), True),
+    ("a header of no block", add(b"k" + number(7)), True),
+    ("a change of members that was none", add(b"l" + number(2), b""), True),
+    ("a mark of a block in work", spoil(b"w"), False),
+    ("the body of a block in work", lambda db: db.put(b"b" + first(db, b"w")[9:], b"x"), False),
+    ("evidence changed", spoil(b"v"), False),
+    ("a journaled transaction changed", spoil(b"p"), False),
+    ("an ending changed", spoil(b"f"), False),
+    ("an ended transaction changed", spoil(b"j"), False),
+    ("a marker lost", remove(layout.META_FORMAT), True),
+    ("an odd marker", add(b"mystery"), True),
+    ("rows of no kind", add(b"zebra"), True),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "same"), [item[1:] for item in DAMAGES], ids=[item[0] for item in DAMAGES])
+def test_what_was_damaged_is_right_again(world: World, change: Callable[[plyvel.DB], None], same: bool) -> None:
+    before = world.rows()
+    world.change(change)
+    damaged = world.rows()
+    assert damaged != before
+    report = world.repair()
+    assert report.outcome == "repaired", report.reason
+    assert report.did
+    if same:
+        assert world.rows() == before
+    assert world.verify().first_error is None
+    assert report.kept_at
+    kept = plyvel.DB(report.kept_at)
+    assert dict(kept.iterator()) == damaged
+    kept.close()
+    assert sorted(path.name for path in world.data.parent.iterdir()) == ["data", "data.damaged-1"]
+
+
+def test_votes_are_kept_as_they_are_when_they_can_be_read(world: World) -> None:
+    before = world.rows()
+    world.change(spoil(b"b"))
+    world.change(all_of(b"s"))
+    report = world.repair()
+    assert (report.outcome, report.abstains) == ("repaired", False)
+    assert report.fetched == 1
+    assert world.rows() == before
+    assert "executing the 3 blocks" in " ".join(report.did)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [
+        spoil(b"c"),
+        add(layout.META_NEVER_VOTED, b"1"),
+        remove(b"h" + number(3)),
+        add(layout.META_HEAD, number(1)),
+    ],
+    ids=["a record", "a contradiction", "the last block's record", "the head's height"],
+)
+def test_whoever_may_have_lost_votes_looks_like_one_without_memory(
+    world: World, change: Callable[[plyvel.DB], None]
+) -> None:
+    world.change(change)
+    report = world.repair()
+    assert report.outcome == "repaired", report.reason
+    assert report.abstains
+    assert "abstains" in " ".join(report.did)
+    store = Store(world.data, world.network.network_id, world.network.genesis_hash)
+    memory = store.memory()
+    store.close()
+    assert (memory.never_voted, memory.voted, memory.abstain_until, memory.records) == (False, False, 0, ())
+    assert world.verify().first_error is None
+
+
+@pytest.mark.slow
+def test_a_key_that_was_seen_twice_stays_silent_even_then(world: World) -> None:
+    world.change(add(layout.META_ABSTAIN, number(HEIGHT_MAX)))
+    world.change(spoil(b"c"))
+    assert world.repair().abstains
+    assert world.rows()[layout.META_ABSTAIN] == number(HEIGHT_MAX)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [b"b", b"r", b"h" + number(2)], ids=["body", "receipts", "head record"])
+def test_nothing_changes_where_nobody_can_prove_what_is_missing(world: World, start: bytes) -> None:
+    world.answers = False
+    world.change(remove(start))
+    before = world.rows()
+    report = world.repair()
+    assert (report.outcome, report.kept_at) == ("not_repaired", None)
+    assert report.reason
+    assert report.reason.startswith("repair_impossible: nobody gave")
+    assert world.rows() == before
+    assert [path.name for path in world.data.parent.iterdir()] == ["data"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_proven_is_fetched_anew_by_the_node_and_its_votes_go_on(world: World) -> None:
+    world.answers = False
+    votes = {key: value for key, value in world.rows().items() if key[:1] in (b"c", b"v", b"p")}
+    world.change(remove(b"b"))
+    report = world.repair(join=True)
+    assert (report.outcome, report.height, report.abstains) == ("repaired", 0, True)
+    rows = world.rows()
+    assert {key: value for key, value in rows.items() if key[:1] in (b"c", b"v", b"p")} == votes
+    assert rows[layout.META_VOTED] == b"1"
+    assert not any(key[:1] in (b"h", b"s", b"b") for key in rows)
+    store = Store(world.data, world.network.network_id, world.network.genesis_hash)
+    assert not store.initialised
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_whole_directory_is_left_alone(world: World) -> None:
+    report = world.repair()
+    assert (report.outcome, report.height, report.did) == ("nothing_wrong", 3, ())
+    assert [path.name for path in world.data.parent.iterdir()] == ["data"]
+
+
+def test_a_damaged_table_is_read_as_far_as_it_goes_and_the_rest_is_fetched(world: World) -> None:
+    db = plyvel.DB(str(world.data))
+    db.compact_range()
+    db.close()
+    before = world.rows()
+    file = max(world.data.glob("*.ldb"), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    file.write_bytes(data)
+    report = world.repair()
+    assert report.outcome == "repaired", report.reason
+    assert report.abstains
+    assert "files of the database were damaged" in " ".join(report.did)
+    assert world.verify().first_error is None
+    after = world.rows()
+    ledger = {key: value for key, value in before.items() if key[:1] in b"hrxestq"}
+    assert {key: value for key, value in after.items() if key[:1] in b"hrxestq"} == ledger
+
+
+@pytest.mark.slow
+def test_archives_on_the_disk_give_what_no_peer_has(world: World, tmp_path: Path) -> None:
+    view, network = world.peer.snapshot(), world.network
+    (tmp_path / "archive").mkdir()
+    path = ArchiveShelf(tmp_path / "archive").path_of(1, 3)
+    head = archive_head(view, network.network_id, network.genesis_hash, 1)
+    write_archive(path, network.network_id, network.genesis_hash, archived_blocks(view, 1, 3), head=head)
+    world.answers = False
+    before = world.rows()
+    world.change(all_of(b"b"))
+    world.change(all_of(b"r"))
+    archives = ArchiveSource(tmp_path / "archive")
+    report = Repair(world.node, network, [world, archives], lambda what, done, total: None).run()
+    archives.close()
+    assert report.outcome == "repaired", report.reason
+    assert "archives on this disk" in " ".join(report.did)
+    after = world.rows()
+    assert {key: value for key, value in after.items() if key[:1] == b"r"} == {
+        key: value for key, value in before.items() if key[:1] == b"r"
+    }
+    assert world.verify().first_error is None
+
+
+@pytest.mark.slow
+def test_a_node_that_runs_is_not_repaired(world: World) -> None:
+    """Another process holds the data: LevelDB's lock is one between processes."""
+    code = "import plyvel, sys; db = plyvel.DB(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(world.data)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(ConfigError, match="data_dir_in_use"):
+            world.repair()
+        process.communicate("")

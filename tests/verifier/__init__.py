@@ -1,0 +1,1 @@
+"""The stand-alone verifier, judged with packs that a real ledger made."""
