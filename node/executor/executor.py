@@ -114,11 +114,6 @@ class Executor:
         """The digest of the code that this node executes."""
         return self._contracts_hash
 
-    @property
-    def retention_ms(self) -> int:
-        """How long the state remembers a request id after its expiry at least."""
-        return self._rules.parameters.retention_ms
-
     def next_due_ms(self) -> int | None:
         """Return the time of the earliest scheduled call: from then on there is a block to build."""
         return next_due_ms(self._opened_view())

@@ -38,8 +38,12 @@ class Intake:
         clock: Clock,
         on_work: Callable[[], None],
         refusal: Callable[[], HansaError | None],
+        retention_ms: int,
     ) -> None:
-        """`on_work` is called when something new waits; `refusal()` says why nothing new is taken from clients."""
+        """`on_work` is called when something new waits; `refusal()` says why nothing new is taken from clients.
+
+        `retention_ms`: so long the state remembers a request id after its expiry at least.
+        """
         self._mempool = mempool
         self._executor = executor
         self._bodies = bodies
@@ -48,6 +52,7 @@ class Intake:
         self._clock = clock
         self._on_work = on_work
         self._refusal = refusal
+        self._retention_ms = retention_ms
         self._gossip: Gossip | None = None
         self._readmissions: deque[Transaction] = deque()
         self._log = structlog.get_logger("intake")
@@ -186,7 +191,7 @@ class Intake:
         """
         head = self._store.head
         passed_over = self._store.first_block > max(1, head.height)
-        return passed_over and transaction.body.expires_at_ms + self._executor.retention_ms < head.time_ms
+        return passed_over and transaction.body.expires_at_ms + self._retention_ms < head.time_ms
 
     async def _judge(self, transactions: Sequence[bytes]) -> list[Transaction | HansaError]:
         """Each transaction decoded and with good signatures, or what is wrong with it."""

@@ -126,6 +126,7 @@ class Node:
             self._clock,
             self._look_for_work,
             self._disk.refusal,
+            parameters.retention_ms,
         )
         self._router = Router()
         self._peers = outside.open_transport(self._router, self._executor.contracts_hash)

@@ -39,6 +39,8 @@ T = TypeVar("T")
 BUSY_RETRY_MS = 1_000
 MAKING_MAX = 2
 """So many packs are put together at a time: with its links and entries one may take a hundred megabytes."""
+LOOKING_MAX = 2
+"""So many stand in the queue for a turn between two blocks: a block waits for these, however many clients ask."""
 
 
 class BetweenBlocks(Protocol):
@@ -66,6 +68,7 @@ class Proving:
         self._store = store
         self._between_blocks = between_blocks
         self._clock = clock
+        self._looking = asyncio.Semaphore(LOOKING_MAX)
         self._undoing = asyncio.Lock()
         self._making = asyncio.Semaphore(MAKING_MAX)
 
@@ -147,7 +150,8 @@ class Proving:
             proofs = [state_proof(tree, key, view.get(key)) for _, key in wanted]
             return view, [height for height, _ in wanted], proofs
 
-        found = await self._between_blocks(at_head)
+        async with self._looking:
+            found = await self._between_blocks(at_head)
         if found is not None:
             return found
         if self._undoing.locked():

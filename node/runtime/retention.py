@@ -203,8 +203,9 @@ class Retention:
                     return self._verified(view, shelf, first, item.last)
                 except HansaError as error:
                     if error.code == "archive_refused":
-                        # Whole, and not of this ledger: whoever wrote it may have it nowhere else.
-                        raise
+                        # Whole, and not of this ledger: whoever wrote it may have its blocks nowhere else.
+                        text = f"{item.path}: {error.message}. Each node needs an archive_dir of its own"
+                        raise StoreError("archive_refused", text) from error
                     self._log.warning("an archive file is written again", file=str(item.path), reason=str(error))
         head = archive_head(view, self._network.network_id, self._network.genesis_hash, first)
         writer = ArchiveWriter(shelf.directory / "pruning", head)

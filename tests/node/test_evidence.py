@@ -5,7 +5,7 @@ was not certified.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from node.errors import HansaError, NotFound, RejectedTransaction, StoreError, U
 from node.evidence import named_key
 from node.evidence.pack import SealedPack
 from node.ledger import Call, Ending, Receipt, Transaction
+from node.runtime.clock import Clock
+from node.runtime.proving import LOOKING_MAX, Proving
+from node.state_tree import StateTree
+from node.store import StoreView
 from node.store.layout import META_FIRST, UndoRecord, number
 from tests.node.evidence_world import ProvableLedger, provable_network
 from tests.node.ledger_world import BANKS, ENGINE, transfer
@@ -204,6 +208,24 @@ async def test_one_past_state_is_rebuilt_at_a_time_and_the_head_is_always_provab
     # Blocks go on meanwhile, and the proof is of the moment at which it was asked for.
     own.settle(own.transaction("bank-a"))
     assert accepted(own, await first, "").blocks[0].height == 1
+
+
+async def test_a_block_waits_for_two_proofs_however_many_are_asked_for(own: ProvableLedger) -> None:
+    waiting, most, turn = 0, 0, asyncio.Lock()
+
+    async def in_turn(look: Callable[[StoreView, StateTree], Any]) -> Any:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        async with turn:
+            await asyncio.sleep(0)
+            waiting -= 1
+            return look(own.store.snapshot(), own.executor.tree)
+
+    proving = Proving("n", 1, ENGINE, own.store, in_turn, Clock())
+    packs = await asyncio.gather(*[proving.state(b"key", None, None) for _ in range(20)])
+    assert len(set(packs)) == 1
+    assert most == LOOKING_MAX
 
 
 # Not ACC-…, which the ledger opens by itself where a block has nothing else to do.

@@ -300,6 +300,7 @@ async def test_an_archive_of_another_network_in_the_same_directory_is_never_repl
     before = path.read_bytes()
     retention = await pruned(ledger.store, policy(tmp_path))
     assert "archive_refused" in retention.failure
+    assert str(path) in retention.failure
     assert path.read_bytes() == before
     assert ledger.store.first_block == 1
 

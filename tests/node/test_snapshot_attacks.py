@@ -303,7 +303,9 @@ async def fates(ledger: SignedLedger, *transactions: Transaction) -> list[str]:
     monkey: Any = clock
     monkey.time_ms = lambda: ledger.store.head.time_ms
     bodies = Bodies(mempool, ledger.executor, threads, clock, 10, lambda peer, error: None)
-    intake = Intake(mempool, ledger.executor, bodies, ledger.store, threads, clock, lambda: None, lambda: None)
+    intake = Intake(
+        mempool, ledger.executor, bodies, ledger.store, threads, clock, lambda: None, lambda: None, 1_000
+    )
     await intake.restore()
     found: list[str] = []
     for transaction in transactions:

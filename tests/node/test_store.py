@@ -1,6 +1,9 @@
 """The store: what it promised to keep is there after it was opened again, and damage is never taken for data."""
 
 import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import plyvel
@@ -476,6 +479,44 @@ def test_after_a_refused_write_the_store_takes_no_other(ledger: Ledger, monkeypa
     again = reopened(ledger)
     assert again.store.head.height == 1
     again.follow(first)
+
+
+def test_a_store_that_is_closed_waits_for_reads_in_other_threads_and_refuses_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LevelDB would free what they use: a node that was stopped while it made a proof died of it."""
+    database = LevelDatabase(tmp_path / "data")
+    database.write([(b"key%d" % number, b"value") for number in range(3)])
+    snapshot = database.snapshot()
+    rows = snapshot.scan(b"", b"z")
+    assert next(rows) == (b"key0", b"value")
+    entered, go_on = threading.Event(), threading.Event()
+    read: Callable[..., bytes] = database._get
+
+    def slow(key: bytes, verify_checksums: bool) -> bytes:
+        entered.set()
+        assert go_on.wait(60)
+        return read(key, verify_checksums=verify_checksums)
+
+    monkeypatch.setattr(database, "_get", slow)
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(database.get, b"key1")
+        assert entered.wait(60)
+        closing = threads.submit(database.close)
+        while database._gate.open:
+            pass
+        with pytest.raises(StoreError, match="store_closed"):
+            snapshot.get(b"key2")
+        with pytest.raises(StoreError, match="store_closed"):
+            next(rows)
+        with pytest.raises(StoreError, match="store_closed"):
+            database.snapshot()
+        assert not database._db.closed
+        go_on.set()
+        assert reading.result(60) == b"value"
+        closing.result(60)
+    assert database._db.closed
+    database.close()
 
 
 def test_a_closed_store_says_so(ledger: Ledger) -> None:
