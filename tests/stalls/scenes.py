@@ -324,7 +324,8 @@ SCENES: tuple[Scene, ...] = (
         "primary_slow",
         "the primary's sends are half a second late under a full queue, and it was replaced",
         primary_slow,
-        ("bank-2",),
+        # One that judged for itself: bank-2 may only have joined the others when f + 1 of them asked.
+        ("bank-3",),
         (("bank-0", "primary_slow"),),
         moving=True,
         shape=SMALL_BLOCKS,
