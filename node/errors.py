@@ -282,7 +282,8 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "transaction_executed": ErrorEntry(
         "The transaction was executed, so nobody can prove the contrary.",
-        "Do not pay again: `hansa prove tx TX_ID` proves what was done.",
+        "If a call came to ok, do not pay it again (`hansa prove tx TX_ID` proves it); if all failed, nothing was"
+        " paid, and a new request may be sent (after uetr_conflict: another payment was booked under the UETR).",
     ),
     "not_expired_yet": ErrorEntry(
         "The ledger may still execute the transaction: no block is past its expiry yet.",
@@ -300,6 +301,14 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "transaction_not_kept": ErrorEntry(
         "This node has not kept the bytes of that transaction.",
         "Ask the node that accepted it, or give the transaction: a file (`hansa tx submit --save`) or its content.",
+    ),
+    "no_value": ErrorEntry(
+        "The state holds nothing under that key at that height: there is no value to prove; nothing was written.",
+        "Check the spelling and the height, or prove that there is none: `hansa prove absence`.",
+    ),
+    "value_present": ErrorEntry(
+        "The state holds a value under that key at that height, so there is no absence; nothing was written.",
+        "Check the spelling and the height, or prove the value: `hansa prove state`.",
     ),
     "proof_refused": ErrorEntry(
         "What the node answered does not prove what was asked, by the network.toml at hand; nothing was written.",

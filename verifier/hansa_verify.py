@@ -74,8 +74,8 @@ def verify(pack: bytes, genesis: bytes, checkpoint: str | None = None, expect: s
     assumed = ["The genesis file is the network's.", "At no height more than (n - 1) // 3 of n members cheated."]
     if checkpoint:
         assumed.append(f"{checkpoint} is a genuine block of the network: the last one above leads to it.")
-    if checkpoint is None or len(rows) > 1:
-        leak = f"No quorum of members up to block {rows[0][0][1]} lost its keys, then or since; they could rewrite it."
+    if bare := rows[: -1 if checkpoint else None]:  # no checkpoint stands behind these blocks
+        leak = f"No quorum of members up to block {bare[-1][0][1]} lost its keys, then or since; they could rewrite it."
         assumed.append(f"{leak} A --checkpoint rules that out for the last block of a pack.")
     return Proof(kind, subject, proven, details, assumed, judge.blocks)
 

@@ -83,8 +83,8 @@ class Proofs(Protocol):
     async def not_executed(self, data: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
         """That a transaction (signed, or its body alone) was not executed and never will be.
 
-        Raises RejectedTransaction (malformed_transaction, wrong_network, transaction_executed, wrong_proof_height),
-        Unavailable not_expired_yet, NotFound retention_over.
+        Raises RejectedTransaction (malformed_transaction, wrong_network, transaction_executed, not_expired_yet,
+        wrong_proof_height), NotFound retention_over.
         """
 
     async def not_executed_by_id(self, tx_id: bytes, at_height: int | None, checkpoint: int | None) -> bytes:

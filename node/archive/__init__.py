@@ -5,7 +5,7 @@ from node.archive.importing import ImportReport, give_back, import_archive
 from node.archive.reader import ArchiveReader
 from node.archive.shelf import ArchiveShelf, ShelvedArchive
 from node.archive.stored import archive_head, archived_block, archived_blocks
-from node.archive.verifying import ArchiveProof, verify_archive
+from node.archive.verifying import ArchiveProof, require_no_gap, verify_archive
 from node.archive.writer import ArchiveSummary, ArchiveWriter, write_archive
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "archived_blocks",
     "give_back",
     "import_archive",
+    "require_no_gap",
     "verify_archive",
     "write_archive",
 ]

@@ -79,6 +79,20 @@ def verify_archive(
     return ArchiveProof(reader.first, reader.last, len(rows), before or b"", proven)
 
 
+def require_no_gap(last: int, reader: ArchiveReader) -> None:
+    """No block is missing between `last`, up to which archives reach, and the first of this one.
+
+    Raise StoreError (`archive_refused`), which names the missing blocks. Files may overlap: each is proven alone.
+    """
+    if reader.first > last + 1:
+        missing = (
+            f"blocks {last + 1} to {reader.first - 1} are" if reader.first > last + 2 else f"block {last + 1} is"
+        )
+        raise StoreError(
+            "archive_refused", f"{missing} missing: {reader.path.name} does not follow the file before it"
+        )
+
+
 def _members_at_first(head: ArchiveHead, network: NetworkConfig, verifier: Verifier) -> Members:
     """Return who decides the first block: from genesis through certified changes, each judged by those before."""
     members, last = network.validators, 0

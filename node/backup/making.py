@@ -257,6 +257,8 @@ class Backup:
             writer.abandon()
             raise
         target = shelf.path_of(first, last)
+        # Before it has its name: as little of a bank's payments as of its keys is for others on the machine.
+        writing.chmod(0o600)
         writing.rename(target)
         self._add_archive(target)
         return last

@@ -90,7 +90,7 @@ def write_manifest(directory: Path, manifest: BackupManifest) -> None:
     path = directory / NAME
     partial = path.with_suffix(".partial")
     try:
-        with partial.open("wb") as file:
+        with open(_own_file(partial), "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -119,8 +119,7 @@ def copy_file(source: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with source.open("rb") as read, open(descriptor, "wb") as written:
+        with source.open("rb") as read, open(_own_file(partial), "wb") as written:
             shutil.copyfileobj(read, written, _CHUNK)
             written.flush()
             os.fsync(written.fileno())
@@ -128,6 +127,12 @@ def copy_file(source: Path, target: Path) -> None:
         sync_directory(target.parent)
     except OSError as error:
         raise disk_error(target, error) from error
+
+
+def _own_file(path: Path) -> int:
+    """Open an empty file at `path` for writing that its owner alone may read, whatever lay there. Raise OSError."""
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 @contextlib.contextmanager

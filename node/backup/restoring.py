@@ -70,32 +70,24 @@ class Restore:
         self._directory = directory
         self._on_progress = on_progress
         self._notes: list[str] = []
+        self._written: list[Path] = []
+        self._created: list[Path] = []
 
     def run(self) -> RestoreReport:
         """Return what was built. Raise ConfigError where data lies already or the backup is another network's,
-        StoreError for a damaged backup: then no data directory was made.
+        StoreError for a damaged backup: then no data directory was made, and no configuration either.
         """
         started = time.monotonic()
         manifest = read_manifest(self._backup)
         if manifest is None:
             raise ConfigError("backup_unreadable", f"{self._backup} holds no backup: there is no backup.json")
         self._check_files(manifest)
-        node, network = self._configuration(manifest)
-        if node.data_dir.exists() and any(node.data_dir.iterdir()):
-            raise ConfigError(
-                "restore_refused", f"{node.data_dir} is not empty: move it away first, it may hold newer blocks"
-            )
-        building = node.data_dir.parent / "data.restoring"
-        shutil.rmtree(building, ignore_errors=True)
+        self._check_blocks(manifest)
         try:
-            snapshot_height, height, first_block = self._build(building, network, manifest)
-            # A key beside a restored ledger has voted, whatever a marker from its making says.
-            (node.keys_dir / UNUSED_KEY).unlink(missing_ok=True)
-            self._place(building, node)
-        except OSError as error:
-            raise disk_error(building, error) from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+            node, snapshot_height, height, first_block = self._make(manifest)
+        except BaseException:
+            self._take_back()
+            raise
         self._shelve(manifest, node, first_block)
         self._notes.append(
             "the node has no memory of its votes: it abstains from voting until it has caught up with the others "
@@ -123,8 +115,57 @@ class Restore:
             if describe_file(self._backup, path) != file:
                 raise StoreError("backup_damaged", f"{path} differs from its hash in backup.json")
 
+    def _check_blocks(self, manifest: BackupManifest) -> None:
+        """The archives hold, by their names, every block that the manifest claims beyond its snapshot.
+
+        Else the ledger would silently end before what the backup was believed to hold.
+        """
+        if not manifest.last:
+            return
+        archives = ArchiveShelf(self._backup / ARCHIVES).files()
+        reach = manifest.snapshot_height
+        for item in archives:
+            if item.first <= reach + 1:
+                reach = max(reach, item.last)
+        if max((item.last for item in archives), default=0) < manifest.last or reach < manifest.last:
+            raise _lacking(manifest, reach)
+
+    def _make(self, manifest: BackupManifest) -> tuple[NodeConfig, int, int, int]:
+        """(node, height of the snapshot, height, first block) of the data directory that is in its place now."""
+        node, network = self._configuration(manifest)
+        if node.data_dir.exists() and any(node.data_dir.iterdir()):
+            raise ConfigError(
+                "restore_refused", f"{node.data_dir} is not empty: move it away first, it may hold newer blocks"
+            )
+        building = node.data_dir.parent / "data.restoring"
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            building.mkdir(mode=0o700, parents=True)
+            snapshot_height, height, first_block = self._build(building, network, manifest)
+            # A key beside a restored ledger has voted, whatever a marker from its making says.
+            (node.keys_dir / UNUSED_KEY).unlink(missing_ok=True)
+            self._place(building, node)
+        except OSError as error:
+            raise disk_error(building, error) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return node, snapshot_height, height, first_block
+
+    def _take_back(self) -> None:
+        """Configuration and keys that this run has written are gone again, and the directories that it made.
+
+        What lay there before stays.
+        """
+        for path in self._written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        for path in self._created:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
     def _configuration(self, manifest: BackupManifest) -> tuple[NodeConfig, NetworkConfig]:
         """The directory has configuration and, if the backup has them, keys; what lay there is kept."""
+        self._created = [path for path in (self._directory / KEYS, self._directory) if not path.exists()]
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         wanted = {f"{CONFIGURATION}/{name}": self._directory / name for name in (NODE_FILE, NETWORK_FILE)}
         for file in manifest.files:
@@ -133,6 +174,8 @@ class Restore:
         named = {file.path for file in manifest.files}
         for name, target in wanted.items():
             if not target.exists() and name in named:
+                # Noted first: a copy that is broken off is taken back too.
+                self._written.append(target)
                 copy_file(self._backup / name, target)
         node = load_node(self._directory / NODE_FILE)
         network = load_network(node.network_file)
@@ -160,9 +203,7 @@ class Restore:
                 self._execute(replay, network, block, manifest.last)
             height, first_block = replay.store.head.height, replay.store.first_block
         if height < manifest.last:
-            self._notes.append(
-                f"the backup's blocks from {height + 1} on do not follow its snapshot: they are left out"
-            )
+            raise _lacking(manifest, height)
         with contextlib.closing(LevelDatabase(building)) as database:
             scratch = building.with_name("data.restoring.scratch")
             try:
@@ -228,3 +269,11 @@ class Restore:
             if not (directory / item.path.name).exists():
                 copy_file(item.path, directory / item.path.name)
         self._notes.append(f"blocks below {first_block} are in the archive files of {directory}")
+
+
+def _lacking(manifest: BackupManifest, reach: int) -> StoreError:
+    claim = f"backup.json claims blocks up to {manifest.last}"
+    if reach >= manifest.last:
+        return StoreError("backup_damaged", f"{claim}, its archives do not reach so far")
+    start = f"its snapshot of block {manifest.snapshot_height}" if manifest.snapshot_height else "genesis"
+    return StoreError("backup_damaged", f"{claim}, its archives continue {start} only up to {reach}")

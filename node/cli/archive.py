@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from node.archive import ArchiveReader, ArchiveShelf, give_back, import_archive, verify_archive
+from node.archive import ArchiveReader, ArchiveShelf, give_back, import_archive, require_no_gap, verify_archive
 from node.cli.options import Directory, directory_option, output_option
 from node.cli.output import Output, message, progress_bar
 from node.client.answers import BlockAnswer, Event, TransactionAnswer
@@ -19,6 +19,7 @@ from node.config import NetworkConfig, load_network
 from node.errors import ConfigError, NotFound
 from node.ledger import Transaction
 from node.store import Store
+from node.store.database import holds_database
 from node.store.reading import read_receipt
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -151,11 +152,16 @@ def network_option(command: F) -> F:
 def verify(files: Sequence[Path], network_file: Path | None, directory: Directory, output: Output) -> None:
     """Prove archive files by network.toml alone: certificates, hashes, receipts, signatures.
 
-    Several files are proven in the order of their heights, each as the continuation of the one before it.
+    Several files are proven in the order of their heights, each as the continuation of the one before it: no block
+    may be missing between them.
     """
     network = _network(network_file, directory)
     proven: list[VerifiedArchive] = []
     with _opened(files) as readers:
+        reach = readers[0].last
+        for reader in readers[1:]:
+            require_no_gap(reach, reader)
+            reach = max(reach, reader.last)
         before = None
         for reader in readers:
             with progress_bar(reader.path.name) as progress:
@@ -216,7 +222,7 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
     """
     node = directory.required()
     network = load_network(node.network_file)
-    if not (node.data_dir / "CURRENT").exists():
+    if not holds_database(node.data_dir):
         raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
     store = Store(node.data_dir, network.network_id, network.genesis_hash, node.retention.history_blocks)
     try:

@@ -16,11 +16,13 @@ from node.client import Client
 from node.client import call as make_call
 from node.client.arguments import arguments_from_text, find_method
 from node.config import load_network
-from node.errors import ConfigError, Unavailable
+from node.errors import ConfigError, NotFound, RejectedTransaction
 from node.ledger import TRANSACTION_SIZE_MAX, Body, Call, sha256
 
 if TYPE_CHECKING:
     from hansa_verify import Proof
+
+    from node.evidence.pack import SealedPack
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,7 +81,7 @@ class Order:
 
     def deliver(self, pack: bytes, expect: str) -> None:
         """The pack proves `expect` ("KIND:SUBJECT"), lies in the file, and what it proves is said; else raise."""
-        proof, known = self._verified(pack, expect)
+        proof, known = self.verified(pack, expect)
         write_new(self._out, pack, "proof_not_written")
         if self._output.as_json:
             self._output.document(
@@ -111,8 +113,8 @@ class Order:
             given += ["--checkpoint", known]
         message(f"hansa: wrote {self._out} ({len(pack)} bytes); the auditor runs: {' '.join(given)}")
 
-    def _verified(self, pack: bytes, expect: str) -> tuple["Proof", str | None]:
-        """What the verifier says of the pack, and the checkpoint that it leads to."""
+    def verified(self, pack: bytes, expect: str) -> tuple["Proof", str | None]:
+        """What the verifier says of the pack, and the checkpoint that it leads to; raise proof_refused."""
         try:
             import hansa_verify
         except ImportError as error:
@@ -124,20 +126,25 @@ class Order:
         try:
             return hansa_verify.verify(pack, self.network_file.read_bytes(), known, expect), known
         except hansa_verify.Refused as error:
-            raise Unavailable("proof_refused", str(error)) from error
+            raise RejectedTransaction("proof_refused", str(error)) from error
 
 
-def _last_digest(pack: bytes) -> bytes:
-    """The digest of the last header in the pack: the checkpoint, which an auditor has to know from elsewhere."""
+def _opened(pack: bytes) -> "SealedPack":
+    """What the pack says, not yet judged; raise proof_refused when it is none."""
     # Imported here: it loads the contracts, which takes longer than most commands.
     from node.evidence.pack import SealedPack
 
     try:
-        content = decode_own(pack, SealedPack, size_max=len(pack))
+        return decode_own(pack, SealedPack, size_max=len(pack))
     except CodecError as error:
-        raise Unavailable("proof_refused", f"the answer is no evidence pack: {error}") from error
+        raise RejectedTransaction("proof_refused", f"the answer is no evidence pack: {error}") from error
+
+
+def _last_digest(pack: bytes) -> bytes:
+    """The digest of the last header in the pack: the checkpoint, which an auditor has to know from elsewhere."""
+    content = _opened(pack)
     if not content.blocks:
-        raise Unavailable("proof_refused", "the answer proves no block")
+        raise RejectedTransaction("proof_refused", "the answer proves no block")
     return (content.links[-1] if content.links else content.blocks[-1].header).digest
 
 
@@ -241,6 +248,16 @@ def _prove_key(
     wanted = named_key(CONTRACTS, contract, field, key)
     with order.connect() as client:
         pack = client.prove_state(contract, field, *key, at_height=at_height, checkpoint=order.checkpoint)
+    contrary = "absence" if kind == "state" else "state"
+    if _opened(pack).kind == contrary:
+        # An honest answer to the wrong question, unless the verifier refuses it: then the node is not believed.
+        proof, _ = order.verified(pack, f"{contrary}:{wanted.hex()}")
+        named, height = " ".join((contract, field, *key)), proof.blocks[0].height
+        if kind == "state":
+            text = f"there is no value under {named} after block {height}"
+            raise NotFound("no_value", text, height=height)
+        text = f"there is a value under {named} after block {height}"
+        raise RejectedTransaction("value_present", text, height=height)
     order.deliver(pack, f"{kind}:{wanted.hex()}")
 
 

@@ -65,6 +65,6 @@ def repair(offline: bool, archives: Path | None, join: bool, directory: Director
     )
     for sentence in report.did:
         output.text(sentence)
-    if report.outcome == "repaired":
+    if report.kept_at is not None:
         output.text(f"Start the node (hansa run); when it is well, delete {report.kept_at}.")
     return 0 if ok else 3

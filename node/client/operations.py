@@ -85,6 +85,9 @@ def error_of(body: ErrorBody, status: int = 400) -> HansaError:
     """The exception of an error body; its class says who must act."""
     if status in (404, 410):
         class_: type[HansaError] = NotFound
+    elif status == 409:
+        # The ledger said no, also where it will say yes later: no other node is to be asked.
+        class_ = RejectedTransaction
     elif status in (429, 503) or body.retryable:
         class_ = Unavailable
     else:

@@ -5,13 +5,14 @@ made: nothing about a request outside the window in which its absence means anyt
 not hash to the account's certified chain.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from consensus.codec import CodecError, decode, encode
 from contracts.settlement import NO_CHAIN, Account, Entry, Link
 from contracts.state_keys import encode_key
-from node.errors import NotFound, RejectedTransaction, StoreError, Unavailable
+from node.errors import NotFound, RejectedTransaction, StoreError
 from node.evidence.pack import StateProof
 from node.executor.run import request_key
 from node.ledger import (
@@ -26,6 +27,7 @@ from node.ledger import (
 )
 from node.state import VALUE_SIZE_MAX
 from node.store import StoreView
+from node.store.reading import read_receipt
 from node.store.view import EVENTS_MAX, PAST_BLOCKS_MAX
 
 ENTRIES_MAX = 100_000
@@ -110,18 +112,15 @@ def proof_height(view: StoreView, body: Body, tx_id: bytes, retention_ms: int, a
 
     That is `at` if given, else the head, else the last kept height of the window expires_at_ms < time_ms <=
     expires_at_ms + retention_ms: before it the transaction may still be executed, after it its trace may be gone.
-    Raise RejectedTransaction transaction_executed or wrong_proof_height, Unavailable not_expired_yet, NotFound
-    retention_over.
+    Raise RejectedTransaction transaction_executed, not_expired_yet or wrong_proof_height, NotFound retention_over.
     """
     place = view.locate(tx_id)
     if place is not None:
-        raise RejectedTransaction(
-            "transaction_executed", f"{tx_id.hex()} was executed in block {place[0]}", height=place[0]
-        )
+        raise _executed(view, tx_id, place[0])
     first_ms, last_ms = body.expires_at_ms, body.expires_at_ms + retention_ms
     head = view.head
     if head.time_ms <= first_ms:
-        raise Unavailable(
+        raise RejectedTransaction(
             "not_expired_yet",
             f"it can be executed until {first_ms} and the newest block is of {head.time_ms}; the proof can be made"
             f" from the first block after {first_ms} on",
@@ -169,15 +168,37 @@ def _not_after(view: StoreView, height: int, time_ms: int) -> bool:
         return True
 
 
-def judge_request(proof: StateProof, tx_id: bytes) -> None:
+def judge_request(view: StoreView, proof: StateProof, tx_id: bytes) -> None:
     """Return when the request's record, absent or another transaction's, shows that `tx_id` was not executed."""
     if proof.value is None:
         return
     record = decode(proof.value, RequestRecord, size_max=VALUE_SIZE_MAX)
     if record.tx_id == tx_id:
-        raise RejectedTransaction(
-            "transaction_executed", f"{tx_id.hex()} was executed in block {record.height}", height=record.height
-        )
+        raise _executed(view, tx_id, record.height)
+
+
+def _executed(view: StoreView, tx_id: bytes, height: int) -> RejectedTransaction:
+    """The error about an executed transaction; where its receipt is here, with what its calls came to.
+
+    Executed does not mean paid: if every call failed, whoever reads only the former would never pay.
+    """
+    said = f"{tx_id.hex()} was executed in block {height}"
+    place = view.locate(tx_id)
+    try:
+        receipt = None if place is None else read_receipt(view.receipts(place[0]).receipts, *place)
+    except NotFound:
+        receipt = None
+    if receipt is None:
+        return RejectedTransaction("transaction_executed", f"{said}; its receipt is not here", height=height)
+    counts = Counter(call.code for call in receipt.calls)
+    told = ", ".join(code if count == 1 else f"{code} ({count} calls)" for code, count in counts.items())
+    return RejectedTransaction(
+        "transaction_executed",
+        f"{said}; its calls came to: {told}",
+        height=height,
+        calls=len(receipt.calls),
+        calls_ok=counts["ok"],
+    )
 
 
 # --- statements ----------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ from node.errors import ConfigError, HansaError, StoreError, Unavailable
 from node.ledger import HeadRecord
 from node.repair.ledger_rows import LedgerRows
 from node.repair.own_rows import forget_votes, mend_own
-from node.repair.report import Journal, RepairReport, unproven
+from node.repair.report import Journal, Outcome, RepairReport, unproven
 from node.repair.sources import BlockSource
 from node.repair.state_rows import StateRows
 from node.store import Database, LevelDatabase, salvage
+from node.store.database import holds_database
 from node.store.layout import FORMAT, META_ADOPTING, META_FIRST, META_FORMAT, META_HEAD, META_NETWORK, number
 from node.store.reading import read_head, stored
 from node.verification import verify_rows
@@ -50,6 +51,8 @@ class Repair:
         self._on_progress = on_progress
         self._journal = Journal()
         self._height = 0
+        self._salvaged = False
+        self._lost = False
 
     def run(self, *, join: bool = False) -> RepairReport:
         """Return what was done. With `join`, what cannot be mended is left to the network: blocks and state are
@@ -58,7 +61,7 @@ class Repair:
         Raise ConfigError when a node runs on the directory or it is no ledger of this network.
         """
         data, copy = self._node.data_dir, self._node.data_dir.parent / COPY
-        if not (data / "CURRENT").exists() and not any(data.glob("*.ldb")):
+        if not holds_database(data):
             raise ConfigError("data_dir_unusable", f"{data} holds no ledger; start the node, it fetches everything")
         with _held(data):
             shutil.rmtree(copy, ignore_errors=True)
@@ -73,7 +76,8 @@ class Repair:
             finally:
                 shutil.rmtree(copy, ignore_errors=True)
         did, journal = self._journal.sentences(), self._journal
-        return RepairReport("repaired", self._height, did, journal.fetched, journal.abstains, str(kept))
+        outcome: Outcome = "ledger_lost" if self._lost else "repaired"
+        return RepairReport(outcome, self._height, did, journal.fetched, journal.abstains, str(kept))
 
     def _mend(self, copy: Path, join: bool) -> None:
         try:
@@ -120,6 +124,7 @@ class Repair:
         except ConfigError as error:
             lost = error
         salvage(copy)
+        self._salvaged = True
         database = LevelDatabase(copy)
         self._journal.say(f"files of the database were damaged ({lost.message}): what can be read was kept")
         # Rows may be missing without a trace, votes among them.
@@ -145,6 +150,7 @@ class Repair:
         """The height of the head: as it is marked, or the highest head record where mark and records disagree."""
         data = database.get(META_HEAD)
         marked = int.from_bytes(data, "big") if data is not None and len(data) == 8 else None
+        damaged = marked is None
         readable = {height for key, value in database.scan(b"h", b"i") if (height := _head_height(key, value)) >= 0}
         highest = max(readable, default=0)
         if marked is not None and marked > highest:
@@ -154,6 +160,13 @@ class Repair:
             self._journal.say(f"the height of the head was damaged: it is {highest}, the last head record")
             forget_votes(database, self._journal, "the height of the head was damaged")
             marked = highest
+        if marked == 0 and (damaged or self._salvaged):
+            # Whatever was damaged so, the votes are given up by now.
+            self._lost = True
+            self._journal.say(
+                "the ledger that was here is lost: no block of it could be read. At its start the node fetches "
+                "everything from the others"
+            )
         strays = [
             key for key, _ in database.scan(b"h", b"i") if len(key) != 9 or int.from_bytes(key[1:], "big") > marked
         ]

@@ -243,7 +243,7 @@ class LedgerRows:
             return False
 
     def _asked(self) -> str:
-        return ", ".join(f"{source.name} had none that is right" for source in self._sources) or "nobody was asked"
+        return "; ".join(source.account() for source in self._sources) or "nobody was asked"
 
     def _mend_changes(self, changes: set[int]) -> None:
         wanted = {b"l" + number(height) for height in changes}

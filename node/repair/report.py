@@ -6,11 +6,13 @@ import msgspec
 
 from node.errors import StoreError
 
-Outcome: TypeAlias = Literal["nothing_wrong", "repaired", "not_repaired"]
+Outcome: TypeAlias = Literal["nothing_wrong", "repaired", "ledger_lost", "not_repaired"]
 
 
 class RepairReport(msgspec.Struct, frozen=True):
     """How the repair of one data directory ended.
+
+    `ledger_lost`: the directory can be used again, and no block of the ledger that it held is left in it.
 
     `did` are sentences in their order. `fetched` blocks or receipts came from peers, each proven. `abstains`: the
     node does not know any more what it signed, so it will not vote until it has learnt from the others. `kept_at`

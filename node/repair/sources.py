@@ -8,7 +8,8 @@ its key is in one place. Whatever comes is proven by whoever asked before it is 
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -31,8 +32,8 @@ from node.wire import BLOCK_SIZE_MAX, Blocks, FetchBlocks, WireMessage
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 15.0
+"""How long a question waits for members that are not connected, once those who are had no right answer."""
 ANSWER_TIMEOUT_S = 15.0
-TRIES_MAX = 3
 
 
 class BlockSource(Protocol):
@@ -42,11 +43,14 @@ class BlockSource(Protocol):
     def name(self) -> str:
         """Where it looks, for people."""
 
-    def blocks(self, height: int) -> Sequence[CertifiedBlock]:
+    def blocks(self, height: int) -> Iterable[CertifiedBlock]:
         """Return what is said to be the block at `height`, by each that answered."""
 
-    def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
+    def receipts(self, height: int) -> Iterable[tuple[bytes, ...]]:
         """Return what is said to be the receipts of the block at `height`, by each that answered."""
+
+    def account(self) -> str:
+        """Return who was asked the last question and had no right answer, and who could not be asked."""
 
     def close(self) -> None:
         """Nothing runs any more."""
@@ -63,13 +67,17 @@ class ArchiveSource:
         self._shelf.files()
         self._open: ArchiveReader | None = None
 
-    def blocks(self, height: int) -> Sequence[CertifiedBlock]:
+    def blocks(self, height: int) -> Iterable[CertifiedBlock]:
         """Return the block at `height` of each archive file that has it."""
         return [found.block for found in self._at(height)]
 
-    def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
+    def receipts(self, height: int) -> Iterable[tuple[bytes, ...]]:
         """Return the receipts of the block at `height` of each archive file that has it."""
         return [found.receipts.receipts for found in self._at(height)]
+
+    def account(self) -> str:
+        """Return that no file had what was asked for."""
+        return f"{self.name} had none that is right"
 
     def _at(self, height: int) -> list[ArchivedBlock]:
         """The block of each file that can be read; the one last used stays open, for its neighbours."""
@@ -106,13 +114,14 @@ class PeerSource:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._peers: Peers | None = None
+        self._asked: dict[str, str] = {}
 
-    def blocks(self, height: int) -> Sequence[CertifiedBlock]:
-        """Return the block at `height` of the first peers that have it."""
+    def blocks(self, height: int) -> Iterable[CertifiedBlock]:
+        """Yield the block at `height` of one member after the other; the next is only asked when it is wanted."""
         return self._ask(lambda peers, peer: _block(peers, peer, height))
 
-    def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
-        """Return the receipts of the block at `height` of the first peers that have them."""
+    def receipts(self, height: int) -> Iterable[tuple[bytes, ...]]:
+        """Yield the receipts of the block at `height` of one member after the other."""
         return self._ask(lambda peers, peer: _receipts(peers, peer, height))
 
     def close(self) -> None:
@@ -126,28 +135,45 @@ class PeerSource:
         self._loop.close()
         self._loop = self._thread = self._peers = None
 
-    def _ask(self, question: Callable[[Peers, str], Coroutine[Any, Any, T]]) -> list[T]:
-        """The first TRIES_MAX answers; peers that do not answer, or answer nonsense, are passed over."""
-        peers = self._connected()
-        found: list[T] = []
-        for peer in peers.connected:
-            try:
-                found.append(self._run(question(peers, peer)))
-            except HansaError:
-                continue
-            if len(found) >= TRIES_MAX:
-                break
-        return found
+    def account(self) -> str:
+        """Return which member was asked the last question, with what success, and which was not reached."""
+        if self._peers is None:
+            return f"{self.name} were not asked"
+        return "; ".join(
+            f"{peer.id} was asked: {self._asked[peer.id]}"
+            if peer.id in self._asked
+            else f"{peer.id} was not reached ({peer.last_error or 'no answer'})"
+            for peer in self._peers.peers()
+        )
 
-    def _connected(self) -> Peers:
-        """The links, at least one of which is up; raise Unavailable when none comes up in time."""
+    def _ask(self, question: Callable[[Peers, str], Coroutine[Any, Any, T]]) -> Iterator[T]:
+        """Yield answers, as long as they are wanted, until every member was asked that can be reached in time.
+
+        Members that do not answer, or answer nonsense, are passed over. Raise Unavailable when none was reached.
+        """
+        peers = self._started()
+        self._asked = {}
+        deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
+        while (peer := self._run(self._next(peers, deadline_s))) is not None:
+            try:
+                answer = self._run(question(peers, peer))
+            except HansaError as error:
+                self._asked[peer] = f"it gave none ({error})"
+                continue
+            self._asked[peer] = "it had none that is right"
+            yield answer
+        if not self._asked:
+            said = "; ".join(f"{peer.id}: {peer.last_error or 'no answer'}" for peer in peers.peers())
+            raise Unavailable("peer_gone", f"no member could be reached within {CONNECT_TIMEOUT_S:g} s ({said})")
+
+    def _started(self) -> Peers:
+        """The links, which come up by themselves from the first call on."""
         if self._peers is None:
             tls_key = self._open_tls_key()
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="repair peers", daemon=True)
             self._thread.start()
             self._peers = self._run(self._start(tls_key))
-        self._run(self._wait(self._peers))
         return self._peers
 
     async def _start(self, tls_key: SigningKey) -> Peers:
@@ -164,15 +190,20 @@ class PeerSource:
         await peers.start()
         return peers
 
-    async def _wait(self, peers: Peers) -> None:
-        deadline_s = asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S
-        while not peers.connected:
-            if asyncio.get_running_loop().time() > deadline_s:
-                said = "; ".join(f"{peer.id}: {peer.last_error or 'no answer'}" for peer in peers.peers())
-                raise Unavailable(
-                    "peer_gone", f"no member could be reached within {CONNECT_TIMEOUT_S:g} s ({said})"
-                )
+    async def _next(self, peers: Peers, deadline_s: float) -> str | None:
+        """A connected member that was not asked yet; waits for those not connected, and gives None at the end.
+
+        Links come up one after the other: the member that has what is missing may not be the first of them.
+        """
+        members = {peer.id for peer in peers.peers()}
+        while members - self._asked.keys():
+            waiting = (peer for peer in peers.connected if peer not in self._asked)
+            if (peer := next(waiting, None)) is not None:
+                return peer
+            if time.monotonic() > deadline_s:
+                break
             await asyncio.sleep(0.05)
+        return None
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         assert self._loop is not None

@@ -41,12 +41,13 @@ class Health:
         waiting: Callable[[], int],
         waiting_max: int,
         disk_free: Callable[[], int | None],
-        head_time_ms: int,
+        head_time_ms: int | None,
     ) -> None:
         """`waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes were left a moment ago (None:
         unknown).
 
-        The block at the head says that it was made at `head_time_ms`: a restart moves nothing.
+        The block at the head says that it was made at `head_time_ms`: a restart moves nothing. None: there is no
+        block yet, and the time of genesis says nothing of when the network could have moved.
         """
         self._network = network
         self._member = member
@@ -60,7 +61,8 @@ class Health:
         self._waiting_max = waiting_max
         self._disk_free = disk_free
         self._offsets = ClockOffsets()
-        self._moved_ms = clock.now_ms() - max(0, clock.time_ms() - head_time_ms)
+        idle_ms = 0 if head_time_ms is None else max(0, clock.time_ms() - head_time_ms)
+        self._moved_ms = clock.now_ms() - idle_ms
         self._waiting_since_ms: int | None = None
         self._step: tuple[Phase, int, int] | None = None
         self._step_since_ms = clock.now_ms()

@@ -60,11 +60,12 @@ class Joining:
         self._on_failure = on_failure
         self._task: asyncio.Task[None] | None = None
         self._replaying = False
+        self._counted = False
         self._whole = False
         self._wanted: tuple[int, Sequence[str]] = (0, ())
         self._ask_due_ms = clock.now_ms()
         self.replays = 0
-        """How often this node replayed although it wanted a snapshot."""
+        """How often this node replayed at least `join_blocks_min` blocks although it wanted a snapshot."""
         self._log = structlog.get_logger("joining")
 
     def catch_up(self, target: int, peers: Sequence[str]) -> None:
@@ -91,7 +92,7 @@ class Joining:
     def on_caught_up(self) -> None:
         """The head is near the others' again: whether a snapshot was to be had matters no more."""
         if self._replaying and self._task is None:
-            self._replaying = False
+            self._replaying = self._counted = False
             self._set_condition("no_snapshot", None)
 
     def status(self) -> JoinStatus | None:
@@ -168,13 +169,14 @@ class Joining:
     def _say_no_snapshot(self, problem: str) -> None:
         answers = refusals(self._gathering.progress())
         reason = problem or "; ".join(answers) or "no peer is connected"
-        if not self._replaying:
+        self._replaying = True
+        height = self._head_height()
+        # A few blocks behind a snapshot are no replay: then one was asked for because nobody served the next block.
+        if not self._counted and self._wanted[0] - height >= self._settings.join_blocks_min:
             self.replays += 1
-            self._replaying = True
+            self._counted = True
             self._log.warning(
-                "no snapshot saves blocks: this node executes every one",
-                height=self._head_height(),
-                reason=reason,
+                "no snapshot saves blocks: this node executes every one", height=height, reason=reason
             )
         self._set_condition("no_snapshot", reason[:300])
 

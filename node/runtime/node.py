@@ -189,7 +189,7 @@ class Node:
             lambda: len(self._mempool),
             config.limits.mempool_transactions_max,
             lambda: self._disk.free_bytes,
-            self._store.head.time_ms,
+            self._store.head.time_ms if self._store.head.height else None,
         )
         self._joining = join_by(
             config,

@@ -104,7 +104,7 @@ class Proving:
             return [(proof_height(view, body, tx_id, self._retention_ms, at_height), key)]
 
         view, [height], [proof] = await self._prove(choose, checkpoint)
-        judge_request(proof, tx_id)
+        judge_request(view, proof, tx_id)
         item = (body_bytes, proof)
         return await self._make(lambda: assemble(view, "not_executed", [height], item, checkpoint))
 

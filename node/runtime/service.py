@@ -22,7 +22,6 @@ from node.client.answers import (
     EvidenceItem,
     Fate,
     FateStatus,
-    LedgerEvent,
     MemberStatus,
     MethodDescription,
     NodeStatus,
@@ -44,6 +43,7 @@ from node.runtime.catching_up import network_height, sync_status
 from node.runtime.clock import Clock
 from node.runtime.diagnostics import Diagnostics
 from node.runtime.divergence import Divergence
+from node.runtime.event_pages import event_page
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.runtime.joining import Joining
@@ -53,7 +53,6 @@ from node.store import ReceiptsRecord, Store, StoreView
 from node.store.reading import read_receipt
 from node.sync import Progress
 
-EVENT_BLOCKS_MAX = 200
 VERSION = "0.1.0"
 
 
@@ -292,44 +291,7 @@ class Service:
 
     def events(self, after: EventCursor, limit: int, wanted: EventFilter) -> EventPage:
         """At most `limit` matching events after `after`, in ledger order."""
-        view, found = self._view, list[LedgerEvent]()
-        head, cursor = view.head.height, after
-        for height in range(max(1, after.height), min(head, after.height + EVENT_BLOCKS_MAX) + 1):
-            start = after.position + 1 if height == after.height else 0
-            for position, (event, tx_id) in enumerate(self._events_of(view, height)):
-                if position < start:
-                    continue
-                if len(found) == limit:
-                    return EventPage(events=tuple(found), next=str(cursor), complete=False)
-                cursor = EventCursor(height, position)
-                if wanted.contract not in (None, event.contract):
-                    continue
-                if wanted.topic is not None and wanted.topic not in event.topics:
-                    continue
-                found.append(
-                    LedgerEvent(
-                        contract=event.contract,
-                        name=event.name,
-                        topics=event.topics,
-                        data=event.data,
-                        cursor=str(cursor),
-                        height=height,
-                        tx_id=tx_id,
-                    )
-                )
-            if height < head:
-                cursor = EventCursor(height + 1, -1)
-        return EventPage(events=tuple(found), next=str(cursor), complete=cursor.height >= head)
-
-    def _events_of(self, view: StoreView, height: int) -> list[tuple[Any, str | None]]:
-        """Every event of a block in order, with the transaction it came from (None: a scheduled call)."""
-        receipts = view.receipts(height)
-        rows: list[tuple[Any, str | None]] = []
-        for index in range(len(receipts.receipts)):
-            receipt = read_receipt(receipts.receipts, height, index)
-            tx_id = None if index < receipts.scheduled else receipt.tx_id.hex()
-            rows += [(event, tx_id) for call in outcomes(receipt) for event in call.events]
-        return rows
+        return event_page(self._view, after, limit, wanted)
 
     async def wait_height(self, above: int) -> int:
         """The head's height, once it is greater than `above`."""

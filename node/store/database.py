@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from node.store.log_tail import mend_logs, needs_mending
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 CACHE_BYTES = 32 * 1024 * 1024
 OPEN_FILES_MAX = 512
+_DATABASE_FILE = re.compile(r"CURRENT|MANIFEST-[0-9]+|[0-9]+\.(?:ldb|sst|log)")
 
 
 class Reader(Protocol):
@@ -125,10 +127,12 @@ class LevelDatabase(_Reading):
     def __init__(self, path: Path) -> None:
         """Open or create the database at `path`; raise ConfigError or StoreError when that cannot be.
 
-        A last write that was never finished is cut off first (node.store.log_tail).
+        A last write that was never finished is cut off first (node.store.log_tail). Where files of a database lie
+        and CURRENT is missing or unreadable, none is created and nothing is changed.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
+            _require_current(path)
             if needs_mending(path):
                 _mend(path, thoroughly=False)
             try:
@@ -206,6 +210,17 @@ class LevelDatabase(_Reading):
         self._db.close()
 
 
+def holds_database(path: Path) -> bool:
+    """Whether files at `path` belong to a database, damaged or not.
+
+    A lone MANIFEST-000001 does not count: it is what a crash while an empty database was made leaves behind.
+    CURRENT comes right after it, before the first log, and the first opening goes on with a later MANIFEST.
+    """
+    if not path.is_dir():
+        return False
+    return any(_DATABASE_FILE.fullmatch(file.name) and file.name != "MANIFEST-000001" for file in path.iterdir())
+
+
 def salvage(path: Path) -> None:
     """The database at `path`, which nobody has open, can be opened; what could not be read of it is gone.
 
@@ -215,6 +230,22 @@ def salvage(path: Path) -> None:
         plyvel.repair_db(str(path), paranoid_checks=True, bloom_filter_bits=10, compression=None)
     except (plyvel.Error, RuntimeError) as error:
         raise _failure(error) from error
+
+
+def _require_current(path: Path) -> None:
+    """A database at `path` has its CURRENT, or there is none; raise StoreError or OSError otherwise.
+
+    Why: without CURRENT, LevelDB takes the directory for a new one, and deletes every table and log in it.
+    """
+    if not holds_database(path):
+        return
+    try:
+        name = (path / "CURRENT").read_bytes()[:64]
+    except FileNotFoundError:
+        what = "the file CURRENT is missing, although other files of the database are there"
+        raise StoreError("store_corrupt", f"{path}: {what}") from None
+    if not re.fullmatch(rb"MANIFEST-[0-9]+\n", name):
+        raise StoreError("store_corrupt", f"{path}: the file CURRENT is damaged: it names no MANIFEST")
 
 
 def _open(path: Path) -> Any:

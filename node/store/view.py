@@ -78,7 +78,7 @@ class StoreView:
         last = min(to_height, self._head.height)
         if last < from_height or from_height < 0:
             return found
-        first = read_first_event(self._reader, topic, max(1, from_height))
+        first = self.first_event(topic, from_height)
         if max(1, from_height) < first:
             text = f"events under {topic} are here from block {first} on; the blocks before it were pruned"
             raise NotFound("block_pruned", text, first=first)
@@ -95,6 +95,13 @@ class StoreView:
                                 return found
                             found.append((height, event))
         return found
+
+    def first_event(self, topic: str, from_height: int = 1) -> int:
+        """Return the lowest height from which on every event under `topic` is here (`from_height` if it is lower).
+
+        Blocks from there on that are gone had none.
+        """
+        return read_first_event(self._reader, topic, max(1, from_height))
 
     def block(self, height: int) -> CertifiedBlock:
         """Return the decided block at `height`, its hashes checked. Raise NotFound or StoreError."""

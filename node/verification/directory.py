@@ -16,7 +16,7 @@ from node.errors import ConfigError, HansaError, StoreError
 from node.keys import verify
 from node.ledger import CertifiedBlock, HeadRecord
 from node.store import LevelDatabase
-from node.store.database import Reader
+from node.store.database import Reader, holds_database
 from node.store.layout import FORMAT, META_FIRST, META_FORMAT, META_HEAD, META_NETWORK, ReceiptsRecord, number
 from node.store.reading import read_body, stored
 from node.verification.chain import Chain
@@ -46,7 +46,7 @@ def verify_directory(
     directory holds no ledger of this network or a running node holds it.
     """
     network = load_network(node.network_file)
-    if not (node.data_dir / "CURRENT").exists():
+    if not holds_database(node.data_dir):
         raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
     try:
         database = LevelDatabase(node.data_dir)

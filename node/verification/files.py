@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from node.archive import ArchiveReader, verify_archive
+from node.archive import ArchiveReader, require_no_gap, verify_archive
 from node.config import NetworkConfig
 from node.errors import ConfigError, HansaError
 from node.keys import verify
@@ -29,7 +29,7 @@ class FileReport(msgspec.Struct, frozen=True):
 
 
 def verify_archives(paths: Sequence[Path], network: NetworkConfig, progress: OnProgress) -> list[FileReport]:
-    """Return a report of each archive, ascending; whose first block is another's next has to follow its last.
+    """Return a report of each archive, ascending; each has to follow the one before: no block may be missing.
 
     A file that cannot be opened comes first. Every certificate, signature, hash, root and index is verified.
     """
@@ -42,15 +42,19 @@ def verify_archives(paths: Sequence[Path], network: NetworkConfig, progress: OnP
             except HansaError as error:
                 reports.append(_failed(path, error))
         readers.sort(key=lambda reader: (reader.first, reader.last))
-        last, digest = 0, None
+        last, digest, reach = 0, None, 0
         for reader in readers:
             parent = digest if reader.first == last + 1 else None
             try:
+                if reach:
+                    require_no_gap(reach, reader)
                 proof = verify_archive(reader, network, None, progress, parent=parent)
             except HansaError as error:
                 reports.append(_failed(reader.path, error))
                 digest, last = None, 0
                 continue
+            finally:
+                reach = max(reach, reader.last)
             last, digest = proof.last, proof.digest
             reports.append(FileReport(True, str(reader.path), proof.first, proof.last, proof.transactions))
     finally:

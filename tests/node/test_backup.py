@@ -1,6 +1,7 @@
 """A backup grows by what is new, is judged file by file, and gives back a ledger that has no memory of votes."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +228,66 @@ def test_a_forged_file_with_a_right_sum_is_refused_by_its_certificates(world: Wo
     with pytest.raises(StoreError, match="block 4 is not one that the members have certified"):
         world.restore()
     assert not (world.restored / "data").exists()
+
+
+@pytest.mark.parametrize("deed", ["claims more", "lacks the continuation", "lacks the archives up to its snapshot"])
+def test_a_backup_that_claims_more_blocks_than_it_holds_is_refused(world: World, deed: str) -> None:
+    world.backup()
+    base = world.backup_directory
+    if deed == "lacks the continuation":
+        for _ in range(2):
+            world.node.grow(1)
+            world.backup()
+    manifest = read_manifest(base)
+    assert manifest
+    if deed == "claims more":
+        manifest = msgspec.structs.replace(manifest, last=99)
+    else:
+        gone = "000003.hansa" if deed.endswith("snapshot") else "000004.hansa"
+        [path] = (base / "archives").glob(f"*{gone}")
+        path.unlink()
+        kept = tuple(file for file in manifest.files if not file.path.endswith(gone))
+        manifest = msgspec.structs.replace(manifest, files=kept)
+    write_manifest(base, manifest)
+    with pytest.raises(StoreError, match=f"backup_damaged: backup.json claims blocks up to {manifest.last}"):
+        world.restore()
+    assert not world.restored.exists()
+
+
+def test_a_restore_that_fails_takes_back_what_it_wrote_and_nothing_else(world: World) -> None:
+    world.backup()
+    base = world.backup_directory
+    name = "configuration/network.toml"
+    (base / name).write_text("nothing that is a network")
+    manifest = read_manifest(base)
+    assert manifest
+    files = tuple(describe_file(base, base / file.path) for file in manifest.files)
+    write_manifest(base, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(ConfigError, match=r"network\.toml"):
+        world.restore()
+    assert not world.restored.exists()
+    world.restored.mkdir()
+    own = world.restored / "node.toml"
+    own.write_bytes(world.node.node_file.read_bytes())
+    with pytest.raises(ConfigError, match=r"network\.toml"):
+        world.restore()
+    assert list(world.restored.iterdir()) == [own]
+    own.unlink()
+    with pytest.raises(ConfigError, match=r"network\.toml"):
+        world.restore()
+    assert list(world.restored.iterdir()) == []
+
+
+def test_a_backup_and_what_is_restored_are_for_their_owner_alone(world: World) -> None:
+    before = os.umask(0o022)
+    try:
+        world.backup()
+        world.restore()
+    finally:
+        os.umask(before)
+    assert (world.restored / "data").stat().st_mode & 0o777 == 0o700
+    files = [world.backup_directory / "backup.json", *(world.backup_directory / "archives").iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
 def test_newer_data_is_never_overwritten(world: World) -> None:

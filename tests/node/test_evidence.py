@@ -302,13 +302,13 @@ def late(ledger: ProvableLedger) -> Transaction:
 
 async def test_non_execution_is_proven_from_the_first_block_after_expiry_on(ledger: ProvableLedger) -> None:
     unsent = late(ledger)
-    with pytest.raises(Unavailable) as error:
+    with pytest.raises(RejectedTransaction) as error:
         await ledger.proving.not_executed(unsent.data, None, None)
     assert (code(error), error.value.details["possible_after_ms"]) == ("not_expired_yet", unsent.body.expires_at_ms)
     ledger.now_ms += 9_000
     ledger.settle(ledger.transaction("bank-a"))
     assert ledger.store.head.time_ms == unsent.body.expires_at_ms
-    with pytest.raises(Unavailable, match="not_expired_yet"):
+    with pytest.raises(RejectedTransaction, match="not_expired_yet"):
         await ledger.proving.not_executed(unsent.data, None, None)
     ledger.settle(ledger.transaction("bank-a"))
     for data in (unsent.data, unsent.body_bytes):
@@ -358,7 +358,27 @@ async def test_what_was_executed_is_never_proven_not_executed(tmp_path: Path, fo
     with pytest.raises(RejectedTransaction) as error:
         await ledger.proving.not_executed(sent.data, None, None)
     assert (code(error), error.value.details["height"]) == ("transaction_executed", 1)
+    assert ("its receipt is not here" in error.value.message) == (forgotten == "by the index")
     ledger.close()
+
+
+async def test_executed_is_not_paid_so_the_refusal_names_the_outcomes(ledger: ProvableLedger) -> None:
+    ledger.open_accounts("A", "B", funds=1_000)
+    height = ledger.store.head.height
+    failed = ledger.transaction("bank-a", transfer("A", "NOBODY", 5, 1))
+    mixed = ledger.transaction(
+        "bank-a", *(transfer("A", name, 5, 2 + at) for at, name in enumerate(("NONE", "B", "NOBODY"))), mode="each"
+    )
+    ledger.settle(failed)
+    ledger.settle(mixed)
+    for sent, at, told, calls, calls_ok in (
+        (failed, height + 1, "account_not_found", 1, 0),
+        (mixed, height + 2, "account_not_found (2 calls), ok", 3, 1),
+    ):
+        with pytest.raises(RejectedTransaction) as error:
+            await ledger.proving.not_executed(sent.data, None, None)
+        assert error.value.message.endswith(f" was executed in block {at}; its calls came to: {told}")
+        assert error.value.details == {"height": at, "calls": calls, "calls_ok": calls_ok}
 
 
 async def test_another_transaction_under_the_same_request_id_proves_it_too(ledger: ProvableLedger) -> None:

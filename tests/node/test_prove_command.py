@@ -12,9 +12,10 @@ from typing import Any
 import hansa_verify
 import pytest
 
+from contracts.state_keys import encode_key
 from node.api import ApiServer, Proofs
 from node.cli.main import main
-from node.client import ContractAnswer, MethodDescription
+from node.client import Client, ContractAnswer, MethodDescription
 from node.ledger import Ending
 from tests.node.evidence_world import ProvableLedger
 from tests.node.ledger_world import ENGINE, transfer
@@ -157,7 +158,7 @@ def test_a_checkpoint_is_put_in_and_named(hansa: Any, node: ProvableNode, tmp_pa
     assert hansa(*line, "--checkpoint", f"9:{digest}", *WRITE)[0] == 0
     (tmp_path / "pack").unlink()
     code, _, err = hansa(*line, "--checkpoint", f"9:{'0' * 64}", *WRITE)
-    assert (code, "proof_refused" in err, (tmp_path / "pack").exists()) == (4, True, False)
+    assert (code, "proof_refused" in err, (tmp_path / "pack").exists()) == (1, True, False)
 
 
 @pytest.mark.parametrize(
@@ -165,8 +166,8 @@ def test_a_checkpoint_is_put_in_and_named(hansa: Any, node: ProvableNode, tmp_pa
     [
         (["tx", "0" * 64, *WRITE], 1, "transaction_not_found"),
         (["tx", "zz", *WRITE], 1, "malformed_request"),
-        (["state", "settlement", "accounts", "C", *WRITE], 4, "proof_refused"),
-        (["absence", "settlement", "accounts", "A", *WRITE], 4, "proof_refused"),
+        (["state", "settlement", "accounts", "C", *WRITE], 1, "no_value"),
+        (["absence", "settlement", "accounts", "A", *WRITE], 1, "value_present"),
         (["state", "settlement", "acounts", "A", *WRITE], 1, "unknown_field"),
         (["state", "settlement", "accounts", *WRITE], 1, "invalid_arguments"),
         (["state", "settlement", "accounts", "A", "--at", "99", *WRITE], 1, "block_not_found"),
@@ -209,16 +210,48 @@ def test_what_may_still_be_executed_and_what_was_executed_is_not_proven(
     waiting = node.ledger.transaction("bank-a", transfer("A", "B", 5, 500))
     (tmp_path / "waiting.tx").write_bytes(waiting.data)
     (tmp_path / "paid.tx").write_bytes(node.paid[0].data)
-    for name, code, error in (("waiting.tx", 4, "not_expired_yet"), ("paid.tx", 1, "transaction_executed")):
+    for name, code, error in (("waiting.tx", 1, "not_expired_yet"), ("paid.tx", 1, "transaction_executed")):
         result, _, err = hansa("not-executed", name, *WRITE)
         assert (result, err.split(":")[1].strip()) == (code, error)
+
+
+def test_where_the_contrary_is_proven_the_other_command_is_named(hansa: Any, node: ProvableNode) -> None:
+    """Nobody lies and nothing is damaged: the question was the wrong one."""
+    uetr = node.paid[0].body.calls[0].args["uetr"]
+    for kind, height, said, other in (
+        ("state", "1", "there is no value under", "`hansa prove absence`"),
+        ("absence", "2", "there is a value under", "`hansa prove state`"),
+    ):
+        code, _, err = hansa(kind, "settlement", "movements", uetr, "--at", height, *WRITE)
+        assert (code, f"{said} settlement movements {uetr} after block {height}" in err) == (1, True), err
+        assert other in err
+
+
+def test_a_contrary_answer_that_proves_nothing_is_not_believed(
+    hansa: Any, node: ProvableNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that shows the absence of another key has not shown that this one has no value."""
+    elsewhere = encode_key(("settlement", "accounts", "C"))
+    of_another = asyncio.run(node.ledger.proving.state(elsewhere, None, None))
+    for answer in (of_another, of_another[:-1] + bytes((of_another[-1] ^ 1,)), b"nonsense"):
+        monkeypatch.setattr(Client, "prove_state", lambda *_, answer=answer, **__: answer)
+        code, _, err = hansa("state", "settlement", "accounts", "A", *WRITE)
+        assert (code, err.split(":")[1].strip()) == (1, "proof_refused")
+
+
+def test_an_executed_transaction_is_told_with_what_its_calls_came_to(
+    hansa: Any, tmp_path: Path, node: ProvableNode
+) -> None:
+    (tmp_path / "paid.tx").write_bytes(node.paid[0].data)
+    _, _, err = hansa("not-executed", "paid.tx", *WRITE)
+    assert "was executed in block 2; its calls came to: ok. " in err
 
 
 def test_the_pack_of_another_network_is_not_written(hansa: Any, tmp_path: Path) -> None:
     other = (tmp_path / "network.toml").read_text().replace('"evidence"', '"elsewhere"')
     (tmp_path / "other.toml").write_text(other)
     code, _, err = hansa("state", "settlement", "accounts", "A", "--network", "other.toml", "--out", "pack")
-    assert (code, "proof_refused" in err, (tmp_path / "pack").exists()) == (4, True, False)
+    assert (code, "proof_refused" in err, (tmp_path / "pack").exists()) == (1, True, False)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from node.ledger import CertifiedBlock, HeadRecord
 from node.repair import ArchiveSource, Repair, RepairReport
 from node.store import LevelDatabase, Store, layout
 from node.store.layout import number
-from node.verification import LedgerReport, verify_rows
+from node.verification import LedgerReport, verify_directory, verify_rows
 from tests.node.signed_ledger import make_ledger
 
 STATE_KEY = b"s"
@@ -48,6 +48,10 @@ class World:
     def receipts(self, height: int) -> Sequence[tuple[bytes, ...]]:
         """The whole copy's receipts, after a liar's."""
         return [(b"lie",), self.peer.receipts(height).receipts] if self.answers else [(b"lie",)]
+
+    def account(self) -> str:
+        """What it is that failed."""
+        return f"{self.name} had none that is right"
 
     def close(self) -> None:
         """Nothing was opened here."""
@@ -281,6 +285,35 @@ def test_a_damaged_table_is_read_as_far_as_it_goes_and_the_rest_is_fetched(world
     after = world.rows()
     ledger = {key: value for key, value in before.items() if key[:1] in b"hrxestq"}
     assert {key: value for key, value in after.items() if key[:1] in b"hrxestq"} == ledger
+
+
+def test_a_ledger_without_its_current_file_is_told_and_put_together_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both commands said that there was no ledger and to start the node, which then wiped it."""
+    monkeypatch.setattr("node.verification.directory.load_network", lambda path: world.network)
+    ledger = {key: value for key, value in world.rows().items() if key[:1] in b"bhrxestq"}
+    (world.data / "CURRENT").unlink()
+    told = verify_directory(world.node).first_error
+    assert told
+    assert "CURRENT is missing" in told
+    report = world.repair()
+    assert (report.outcome, report.height, report.abstains) == ("repaired", 3, True), report.reason
+    assert "CURRENT is missing" in " ".join(report.did)
+    assert {key: value for key, value in world.rows().items() if key[:1] in b"bhrxestq"} == ledger
+
+
+def test_a_ledger_of_which_nothing_is_left_is_not_called_repaired(world: World) -> None:
+    """The outcome was `repaired` at height 0, as if nothing had been lost."""
+    db = plyvel.DB(str(world.data))
+    db.compact_range()
+    db.close()
+    for file in (*world.data.glob("*.ldb"), *world.data.glob("*.log")):
+        file.write_bytes(bytes(file.stat().st_size))
+    report = world.repair()
+    assert (report.outcome, report.height, report.abstains) == ("ledger_lost", 0, True), report.reason
+    assert "the ledger that was here is lost" in " ".join(report.did)
+    assert report.kept_at
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 import msgspec
 import pytest
 
+from node.api.service import EventCursor, EventFilter
 from node.archive import (
     ArchiveReader,
     ArchiveShelf,
@@ -25,6 +26,7 @@ from node.config import dump_node, load_node
 from node.errors import ConfigError, NotFound, StoreError
 from node.ledger import Header
 from node.runtime import retention as retention_module
+from node.runtime.event_pages import event_page
 from node.runtime.retention import Retention
 from node.runtime.threads import WorkerThreads
 from node.runtime.whereabouts import Whereabouts
@@ -216,6 +218,15 @@ async def test_what_is_under_legal_hold_stays_with_its_queries(ledger: ArchivedL
     assert [height for height, _ in store.events("settlement/account/C-3", 0, BLOCKS, 10)] == [1, 7]
     with pytest.raises(NotFound, match="block_pruned"):
         store.events("settlement/account/C-2", 0, BLOCKS, 10)
+    # So does the events route; what nobody held it still refuses, rather than leave out what is gone.
+    view, start, held = store.snapshot(), EventCursor(0, -1), EventFilter(None, "settlement/account/C-3")
+    page = event_page(view, start, 10, held)
+    assert ([event.height for event in page.events], page.complete) == ([1, 7], True)
+    rest = event_page(view, EventCursor.parse(page.events[0].cursor), 10, held)
+    assert rest.events == page.events[1:]
+    for topic in (None, "settlement/account/C-2"):
+        with pytest.raises(NotFound, match="block_pruned"):
+            event_page(view, start, 10, EventFilter(None, topic))
     with pytest.raises(NotFound, match="block_pruned"):
         store.block(6)
     # Held blocks are in the archive too; a hold that is lifted lets them go.

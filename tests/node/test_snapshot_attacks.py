@@ -6,7 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -233,6 +233,34 @@ def joining(
         lambda: said.append("whole"),
         lambda error: said.append(error),
     )
+
+
+@pytest.mark.parametrize(("left", "replays"), [(9, 0), (10, 1)])
+async def test_few_blocks_left_behind_a_snapshot_are_no_replay(left: int, replays: int, tmp_path: Path) -> None:
+    """After a join that worked, the log and the metric told of a replay of every block."""
+    gathering, said = Gathering(0), list[Any]()
+    replayed = asyncio.Event()
+    begun = Joining(
+        cast(Any, gathering),
+        SnapshotFolder(tmp_path / "joining"),
+        SyncSettings(join_blocks_min=10),
+        Clock(),
+        lambda: 8,
+        lambda: False,
+        lambda target, peers: replayed.set(),
+        lambda name, text: said.append((name, text)),
+        lambda: said.append("whole"),
+        lambda error: said.append(error),
+    )
+    begun.on_unservable(9, 12)
+    begun.catch_up(8 + left, ())
+    gathering.end.set_result(False)
+    with structlog.testing.capture_logs() as log:
+        async with asyncio.timeout(5):
+            await replayed.wait()
+    assert begun.replays == replays
+    assert sum(line["event"].startswith("no snapshot saves blocks") for line in log) == replays
+    assert any(item[0] == "no_snapshot" for item in said)
 
 
 @pytest.mark.parametrize("whole", [False, True])

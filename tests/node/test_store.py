@@ -96,6 +96,40 @@ def test_foreign_entries_are_not_taken_for_an_empty_store(tmp_path: Path) -> Non
         Ledger(tmp_path / "data")
 
 
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.mark.parametrize("compacted", [True, False], ids=["tables", "a log alone"])
+@pytest.mark.parametrize("current", [None, b"", b"MANIF"], ids=["missing", "empty", "cut"])
+def test_a_ledger_without_its_current_file_is_refused_and_not_wiped(
+    ledger: Ledger, current: bytes | None, compacted: bool
+) -> None:
+    """LevelDB took the directory for a new one, deleted every table, and the node began at genesis."""
+    ledger.settle(ledger.transaction("bank-a"))
+    ledger.close()
+    if compacted:
+        with_raw(ledger.path, lambda db: db.compact_range())
+    whole = (ledger.path / "CURRENT").read_bytes()
+    if current is None:
+        (ledger.path / "CURRENT").unlink()
+    else:
+        (ledger.path / "CURRENT").write_bytes(current)
+    before = contents(ledger.path)
+    with pytest.raises(StoreError, match=r"store_corrupt.*CURRENT is (missing|damaged)"):
+        Ledger(ledger.path, ledger.network)
+    assert contents(ledger.path) == before
+    (ledger.path / "CURRENT").write_bytes(whole)
+    assert Ledger(ledger.path, ledger.network).executor.head.height == 1
+
+
+def test_a_crash_while_an_empty_database_was_made_is_no_damage(tmp_path: Path) -> None:
+    """Then a first MANIFEST lies there without CURRENT, and nothing was ever written."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "MANIFEST-000001").write_bytes(b"begun")
+    LevelDatabase(tmp_path / "data").close()
+
+
 def with_raw(path: Path, change: "object") -> None:
     db = plyvel.DB(str(path), create_if_missing=True)
     change(db)  # type: ignore[operator]

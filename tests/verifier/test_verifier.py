@@ -85,6 +85,17 @@ def test_a_checkpoint_replaces_the_trust_in_old_keys(packs: dict[str, MadePack])
     assert any("up to block 1 lost its keys" in text for text in assumed)
 
 
+def test_without_a_checkpoint_a_statement_rests_on_the_keys_up_to_its_closing_block(
+    packs: dict[str, MadePack],
+) -> None:
+    """Whoever had the keys of the closing block's members could forge that block, not only the opening one."""
+    pack = packs["statement over all epochs"]
+    proof = verify(pack.data, pack.genesis)
+    assert [block.height for block in proof.blocks] == [2, 10]
+    [leak] = [text for text in proof.assumed if "lost its keys" in text]
+    assert "up to block 10 lost its keys" in leak
+
+
 def test_a_checkpoint_may_be_the_proven_block_itself(packs: dict[str, MadePack]) -> None:
     pack = packs["state now"]
     block = verify(pack.data, pack.genesis).blocks[0]

@@ -63,6 +63,17 @@ class Job:
             self.future.set_exception(value)
 
 
+def _close(coroutine: Coroutine[object, object, object]) -> None:
+    """The coroutine has ended: it had not begun, or it waits in its last steps for what never comes any more."""
+    for _ in range(CLEARING_STEPS_MAX):
+        try:
+            coroutine.close()
+        except RuntimeError:
+            # It awaits something else now, in the next of its `finally` clauses.
+            continue
+        return
+
+
 class ProcessLoop(asyncio.AbstractEventLoop):
     """Runs the tasks of one process. Only what nodes use is there: no sockets, no signals, no subprocesses."""
 
@@ -105,7 +116,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
             for task in tasks:
                 coroutine = task.get_coro()
                 if not task.done() and isinstance(coroutine, Coroutine):
-                    coroutine.close()  # it had not begun
+                    _close(coroutine)
         self._ready.clear()
 
     @contextlib.contextmanager
