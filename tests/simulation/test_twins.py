@@ -17,6 +17,7 @@ def test_one_schedule_stands_for_all_that_differ_in_names_only() -> None:
     assert sum(one.commits == 0 and one.leader != 0 and one.side in pairs for (one,) in single) == 2
 
 
+@pytest.mark.slow
 def test_schedules_of_two_rounds_drawn_at_even_distance() -> None:
     played = all_schedules(2)
     for number in range(0, len(played), len(played) // (25 if FAST else 200)):

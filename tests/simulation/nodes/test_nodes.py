@@ -67,6 +67,7 @@ def test_every_rule_holds_in_many_seeds() -> None:
     sweep(1_000, SLOW_SEEDS)
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_run_whatever_the_hash_seed() -> None:
     traces = [trace_in_process(hash_seed) for hash_seed in ("1", "2")]
     assert traces[0] == traces[1]
