@@ -252,8 +252,8 @@ class _Verification:
                 "contents, receipts and indexes, and not executed: the state that they begin with is not kept"
             )
         progress.notes.append(
-            f"of the blocks below {progress.first_block} headers and certificates were checked: their bodies are "
-            "not here"
+            f"of the blocks below {progress.first_block} those headers and certificates were checked "
+            "that are here: their bodies are not"
         )
         if chain.gaps:
             progress.notes.append(

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from consensus.messages import Certificate, VoteKind, vote_bytes
-from contracts.membership import Membership, Policy
 from node.client import sign
 from node.config import MemberConfig, NetworkConfig, Parameters, PrincipalConfig, dump_network
 from node.keys import SigningKey
 from node.ledger import Call, HeadRecord, Transaction
 from node.runtime.clock import Clock
 from node.runtime.proving import Proving
-from node.state import ExecutedBlock, Overlay
+from node.state import ExecutedBlock
 from node.state_tree import StateTree
 from node.store import StoreView
 from node.store.view import PAST_BLOCKS_MAX
+from tests.node.archive_world import Appointed
 from tests.node.ledger_world import BANKS, ENGINE, Ledger
 
 T = TypeVar("T")
@@ -42,21 +42,6 @@ def provable_network(**parameters: int) -> NetworkConfig:
         parameters=Parameters(**{"state_tree_bits": 8, "retention_ms": 60_000, **parameters}),
         contracts={"settlement": {"currencies": [{"code": "USD", "exponent": 2, "issuer": "bank-a"}]}},
     )
-
-
-class Appointed:
-    """Says who validates: as in genesis until a test appoints others."""
-
-    def __init__(self) -> None:
-        self.validators: tuple[tuple[str, bytes], ...] | None = None
-
-    def read_policy(self, state: Overlay, principal: str) -> Policy | None:
-        """The contract's own."""
-        return Membership.read_policy(state, principal)
-
-    def read_validators(self, state: Overlay) -> tuple[tuple[str, bytes], ...]:
-        """Those appointed, or the contract's."""
-        return Membership.read_validators(state) if self.validators is None else self.validators
 
 
 class ProvableLedger(Ledger):
