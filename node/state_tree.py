@@ -7,7 +7,7 @@ sub-buckets by the next four bits, recursively. The root is SHA-256(tag || bits 
 
 The hashes of buckets and inner nodes lie in memory as one byte array a level. The pairs lie in the store, one
 record a bucket or sub-bucket, under its path (bucket number in 4 bytes, then one byte for each further nibble),
-and up to a bound in memory, for a read from disk costs more than all the hashing for a key:
+and those of buckets up to a bound in memory, for a read from disk costs more than all the hashing for a key:
 
     leaf    0x00 || pair ...                          at most 64 pairs; its SHA-256 is the bucket's hash
     branch  0x01 || 16 counts (4 bytes) || 16 hashes  the SHA-256 of the hashes is the bucket's hash
@@ -20,7 +20,7 @@ way: who knows the root and the number of bits computes the rest from SHA-256(ke
 
 import copy
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -38,9 +38,10 @@ _BRANCH = b"\x01"
 _BRANCH_HASHES = 1 + 16 * 4
 _BRANCH_SIZE = _BRANCH_HASHES + 16 * 32
 RECORD_SIZE_MAX = 1 + PAIRS_MAX * _PAIR
-CACHE_BYTES_MAX = 32 * 1024 * 1024
-_CACHE_ENTRY_BYTES = 150
-"""What a cached record costs besides its own bytes: key, table slot and headers."""
+CACHE_BYTES_MAX = 96 * 1024 * 1024
+"""Enough for the buckets of a million keys at 20 bits."""
+_CACHE_ENTRY_BYTES = 48
+"""What a remembered record costs besides its own bytes: its header, its slot and the allocator's rounding."""
 
 
 class StagedTree(msgspec.Struct, frozen=True):
@@ -86,26 +87,30 @@ class StateTree:
             raise ValueError(f"state_tree_bits must be a multiple of 4 from 4 to {BITS_MAX}, not {bits}")
         self.bits = bits
         self._read_bucket = read_bucket
-        self._younger: dict[bytes, bytes] = {}
-        self._older: dict[bytes, bytes] = {}
-        self._younger_bytes = 0
+        self._remembered: list[bytes | None] = [None] * 2**bits
+        self._remembered_bytes = 0
+        self._hand = 0
         self._cache_bytes_max = cache_bytes_max
         self._depth = bits // 4
         self._shift = 32 - bits
-        self._levels = [bytearray(32 * 16**level) for level in range(self._depth + 1)]
+        self._levels = empty_levels(self._depth)
         leaves = self._levels[-1]
+        parents: dict[int, None] = {}
         for path, record in records:
             if len(path) == 4:
                 index = int.from_bytes(path, "big")
                 if index >= 2**bits:
                     raise StoreError("corrupt_state_tree", f"bucket {index} is outside a tree of {bits} bits")
                 leaves[32 * index : 32 * index + 32] = _record_hash(path, record)
-                self._remember(path, record)
+                parents[index >> 4] = None
+                if self._remembered_bytes < cache_bytes_max:
+                    self._remember(index, record)
         for level in range(self._depth - 1, -1, -1):
             below = memoryview(self._levels[level + 1])
             here = self._levels[level]
-            for index in range(16**level):
+            for index in parents:
                 here[32 * index : 32 * index + 32] = sha256(below[512 * index : 512 * index + 512]).digest()
+            parents = dict.fromkeys(index >> 4 for index in parents)
         self.root = self._root(bytes(self._levels[0]))
 
     def stage(self, changes: Mapping[bytes, bytes | None]) -> StagedTree:
@@ -125,12 +130,15 @@ class StateTree:
             else:
                 bucket[key_hash] = pair
         buckets: dict[bytes, bytes | None] = {}
-        leaves = self._levels[-1]
+        leaves, remembered = self._levels[-1], self._remembered
         changed: dict[int, bytes] = {}
         for index in sorted(grouped):
             known = bytes(leaves[32 * index : 32 * index + 32])
             path = index.to_bytes(4, "big")
-            changed[index], _ = self._update(path, self._depth, known, grouped[index], buckets)
+            record = remembered[index]
+            if record is None:
+                record = self._read(path, known)
+            changed[index], _ = self._update(path, self._depth, record, grouped[index], buckets)
         levels = [changed]
         for level in range(self._depth - 1, -1, -1):
             changed = _parents(self._levels[level + 1], changed)
@@ -146,7 +154,8 @@ class StateTree:
             for index, node in changed.items():
                 level[32 * index : 32 * index + 32] = node
         for path, record in staged.buckets.items():
-            self._remember(path, record)
+            if len(path) == 4:
+                self._remember(int.from_bytes(path, "big"), record)
         self.root = staged.root
 
     def prove(self, key: bytes) -> TreeProof:
@@ -160,16 +169,14 @@ class StateTree:
             siblings.append(_beside(self._levels[level][first : first + 512], node & 15))
         known = bytes(self._levels[-1][32 * index : 32 * index + 32])
         path, nibble = index.to_bytes(4, "big"), self._depth
-        while known != EMPTY:
-            record = self._read(path, known)
-            if record[:1] == _LEAF:
-                return TreeProof(tuple(siblings), record[1:])
+        record = self._remembered[index] or self._read(path, known)
+        while record[:1] == _BRANCH:
             child = _nibble(key_hash, nibble)
             hashes = record[_BRANCH_HASHES:]
             siblings.append(_beside(hashes, child))
-            known = hashes[32 * child : 32 * child + 32]
             path, nibble = path + bytes((child,)), nibble + 1
-        return TreeProof(tuple(siblings), b"")
+            record = self._read(path, hashes[32 * child : 32 * child + 32])
+        return TreeProof(tuple(siblings), record[1:])
 
     def copy(self, read_bucket: Callable[[bytes], bytes | None]) -> "StateTree":
         """Return a tree with this one's hashes that goes its own way over the records that `read_bucket` gives.
@@ -179,7 +186,7 @@ class StateTree:
         copied = copy.copy(self)
         copied._read_bucket = read_bucket
         copied._levels = [bytearray(level) for level in self._levels]
-        copied._younger, copied._older, copied._younger_bytes = {}, {}, 0
+        copied._remembered, copied._remembered_bytes = [None] * 2**self.bits, 0
         copied._cache_bytes_max = 0
         return copied
 
@@ -187,49 +194,45 @@ class StateTree:
         return root_over(self.bits, top)
 
     def _read(self, path: bytes, known: bytes) -> bytes:
-        """Return the record at `path`, whose hash is `known`."""
-        cached = self._younger.get(path) or self._older.get(path)
-        if cached is not None:
-            return cached
+        """Return the stored record of the bucket at `path`, whose hash is `known`; an empty leaf has none."""
+        if known == EMPTY:
+            return _LEAF
         record = self._read_bucket(path)
         if record is None or _record_hash(path, record) != known:
             raise StoreError("corrupt_state_tree", f"bucket {path.hex()} differs from its hash in the tree")
         return record
 
-    def _remember(self, path: bytes, record: bytes | None) -> None:
-        """The record at `path` is `record`. Two generations: when the younger is full, the older is forgotten."""
-        self._older.pop(path, None)
-        old = self._younger.pop(path, None)
+    def _remember(self, index: int, record: bytes | None) -> None:
+        """Bucket `index` has `record` now. Beyond the bound, others are forgotten by turns, as good as at random."""
+        remembered = self._remembered
+        old = remembered[index]
         if old is not None:
-            self._younger_bytes -= len(old) + _CACHE_ENTRY_BYTES
-        if record is None:
-            return
-        size_bytes = len(record) + _CACHE_ENTRY_BYTES
-        if 2 * (self._younger_bytes + size_bytes) > self._cache_bytes_max:
-            self._older, self._younger, self._younger_bytes = self._younger, {}, 0
-        if 2 * size_bytes <= self._cache_bytes_max:
-            self._younger[path] = record
-            self._younger_bytes += size_bytes
+            self._remembered_bytes -= len(old) + _CACHE_ENTRY_BYTES
+        remembered[index] = record
+        if record is not None:
+            self._remembered_bytes += len(record) + _CACHE_ENTRY_BYTES
+        while self._remembered_bytes > self._cache_bytes_max:
+            old = remembered[self._hand]
+            if old is not None:
+                remembered[self._hand] = None
+                self._remembered_bytes -= len(old) + _CACHE_ENTRY_BYTES
+            self._hand = (self._hand + 1) % len(remembered)
 
     def _update(
         self,
         path: bytes,
         nibble: int,
-        known: bytes,
+        record: bytes,
         changes: dict[bytes, bytes | None],
         buckets: dict[bytes, bytes | None],
     ) -> tuple[bytes, int]:
         """Write the records of the bucket at `path` after `changes`; return its hash and how many pairs it has.
 
-        `nibble` is the place in the key hash of the four bits that would part this bucket. `known` is its hash now.
+        `nibble` is the place in the key hash of the four bits that would part this bucket. `record` is the bucket now.
         """
-        if known == EMPTY:
-            pairs: list[bytes] = []
-        else:
-            record = self._read(path, known)
-            if record[:1] == _BRANCH:
-                return self._update_branch(path, nibble, record, changes, buckets)
-            pairs = _pairs(record)
+        if record[:1] == _BRANCH:
+            return self._update_branch(path, nibble, record, changes, buckets)
+        pairs = _pairs(record)
         for key_hash, pair in changes.items():
             place = bisect_left(pairs, key_hash)
             found = place < len(pairs) and pairs[place].startswith(key_hash)
@@ -240,11 +243,11 @@ class StateTree:
                 pairs[place] = pair
             else:
                 pairs.insert(place, pair)
-        if not pairs:
-            if known != EMPTY:
-                buckets[path] = None
-            return EMPTY, 0
-        return _write(path, nibble, pairs, buckets)
+        if pairs:
+            return _write(path, nibble, pairs, buckets)
+        if record != _LEAF:
+            buckets[path] = None
+        return EMPTY, 0
 
     def _update_branch(
         self,
@@ -261,9 +264,9 @@ class StateTree:
         for key_hash, pair in changes.items():
             parts.setdefault(_nibble(key_hash, nibble), {})[key_hash] = pair
         for child, part in parts.items():
-            hashes[child], counts[child] = self._update(
-                path + bytes((child,)), nibble + 1, hashes[child], part, buckets
-            )
+            child_path = path + bytes((child,))
+            below = self._read(child_path, hashes[child])
+            hashes[child], counts[child] = self._update(child_path, nibble + 1, below, part, buckets)
         if sum(counts) > PAIRS_MAX:
             return _write_branch(path, counts, hashes, buckets)
         pairs: list[bytes] = []
@@ -291,11 +294,55 @@ def build_bucket(index: int, bits: int, pairs: list[bytes], records: dict[bytes,
     return _write(index.to_bytes(4, "big"), bits // 4, pairs, records)[0]
 
 
+def build_subtree(node: str, bits: int, pairs: list[bytes], records: dict[bytes, bytes | None]) -> bytes:
+    """Return the hash of a node, named by the hex digits of its way, that exactly the ascending `pairs` lie under.
+
+    What is stored of its buckets is put into `records`. A node below a bucket is one of a parted bucket.
+    """
+    depth = bits // 4
+    if len(node) >= depth:
+        return _write(record_path(node, bits), len(node), pairs, records)[0] if pairs else EMPTY
+    grouped: dict[int, list[bytes]] = {}
+    for pair in pairs:
+        grouped.setdefault(bucket_of(pair, bits), []).append(pair)
+    width = 16 ** (depth - len(node))
+    first = int(node, 16) * width if node else 0
+    buckets = range(first, first + width)
+    return fold(b"".join([build_bucket(index, bits, grouped.get(index, []), records) for index in buckets]))
+
+
+def record_path(node: str, bits: int) -> bytes:
+    """Return where the record of a bucket, or of a part of one, lies that is named by the hex digits of its way."""
+    depth = bits // 4
+    return int(node[:depth], 16).to_bytes(4, "big") + bytes([int(digit, 16) for digit in node[depth:]])
+
+
+def branch_over(children: Sequence[bytes | None]) -> bytes:
+    """Return the record of a parted bucket whose 16 sub-buckets have these records; None where one is empty.
+
+    Raise StoreError("corrupt_state_tree") for what is no record.
+    """
+    counts = [0 if record is None else _pair_count(record) for record in children]
+    hashes = [EMPTY if record is None else _record_hash(b"", record) for record in children]
+    records: dict[bytes, bytes | None] = {}
+    _write_branch(b"", counts, hashes, records)
+    return records[b""] or b""
+
+
 def fold(nodes: bytes | bytearray) -> bytes:
     """Return the hash of the node over all of `nodes`, the joined hashes of a level below it (16 ** n of them)."""
     while len(nodes) > 32:
         nodes = b"".join([sha256(nodes[at : at + 512]).digest() for at in range(0, len(nodes), 512)])
     return bytes(nodes)
+
+
+def empty_levels(depth: int) -> list[bytearray]:
+    """Return the levels, top first, of a tree of 16 ** `depth` empty buckets: 32 bytes a node, joined."""
+    node, levels = EMPTY, [bytearray(32 * 16**depth)]
+    for level in range(depth - 1, -1, -1):
+        node = sha256(16 * node).digest()
+        levels.append(bytearray(node) * 16**level)
+    return levels[::-1]
 
 
 def root_over(bits: int, top: bytes) -> bytes:
@@ -328,6 +375,12 @@ def _nibble(key_hash: bytes, place: int) -> int:
 
 def _pairs(record: bytes) -> list[bytes]:
     return [record[at : at + _PAIR] for at in range(1, len(record), _PAIR)]
+
+
+def _pair_count(record: bytes) -> int:
+    if record[:1] == _LEAF:
+        return len(record) // _PAIR
+    return sum([int.from_bytes(record[at : at + 4], "big") for at in range(1, _BRANCH_HASHES, 4)])
 
 
 def _record_hash(path: bytes, record: bytes) -> bytes:

@@ -58,7 +58,7 @@ def measure(directory: Path, console: Console) -> StateBench:
     """Fill an empty `directory` with a million keys, then change BLOCK_KEYS of them a block."""
     chance = random.Random(SEED)
     database = LevelDatabase(directory)
-    tree = StateTree(BITS, lambda path: database.get(b"t" + path))
+    tree = StateTree(BITS, lambda path: database.get(b"t" + path, False))
     try:
         with Progress(console=console, transient=True) as progress:
             filling = progress.add_task(f"{KEYS:,} keys", total=KEYS)
