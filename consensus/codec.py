@@ -9,9 +9,8 @@ Why msgspec writes the bytes and not the package msgpack: the bytes are the same
 and a transaction's bytes are typed, proven and hashed by every member; msgspec does that in a third of the time.
 """
 
-from collections.abc import Hashable
 from functools import cache
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import msgpack
 import msgspec
@@ -68,7 +67,8 @@ def decode_own(data: bytes, type_: type[T], *, size_max: int) -> T:
     if len(data) > size_max:
         raise CodecError(f"{len(data)} bytes are more than the {size_max} allowed")
     try:
-        return cast(T, _decoder(cast(Hashable, type_)).decode(data))
+        value: T = _decoder(type_).decode(data)  # type: ignore[arg-type]
+        return value
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise CodecError(str(error)) from error
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
+from weakref import proxy
 
 import msgspec
 
@@ -23,7 +24,9 @@ from contracts.sdk import (
     Code,
     Context,
     Contract,
+    Emitted,
     Emitter,
+    Environment,
     Event,
     EventLog,
     EventRecord,
@@ -35,6 +38,7 @@ from contracts.storage import Access, HostFailure, Revert, State
 __all__ = [
     "CallError",
     "ContractDescription",
+    "Emitted",
     "Engine",
     "Environment",
     "EventLog",
@@ -43,6 +47,7 @@ __all__ = [
     "Outcome",
     "Revert",
     "Scheduled",
+    "Session",
     "State",
 ]
 
@@ -66,17 +71,6 @@ SEMANTIC_MODULES: Final = ("engine", "instrument", "loader", "metering", "purity
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}\Z")
 
 
-class Environment(msgspec.Struct, frozen=True):
-    """What a call is told: where and when it runs, and who sent it. `encode` makes canonical bytes."""
-
-    network: str
-    height: int
-    time_ms: int
-    sender: str
-    tx_id: bytes
-    encode: Callable[[object], bytes]
-
-
 class Scheduled(msgspec.Struct, frozen=True):
     """A call to run in the first block whose time is `at_ms` or later, with the sender "@contract"."""
 
@@ -93,10 +87,15 @@ class Outcome(msgspec.Struct, frozen=True):
     """
 
     code: str
-    events: tuple[EventRecord, ...] = ()
+    emitted: tuple[Emitted, ...] = ()
     operations: int = 0
     scheduled: tuple[Scheduled, ...] = ()
     detail: str = ""
+
+    @property
+    def events(self) -> tuple[EventRecord, ...]:
+        """The events as plain data."""
+        return tuple([event.record() for event in self.emitted])
 
 
 class MethodDescription(msgspec.Struct, frozen=True):
@@ -116,54 +115,6 @@ class ContractDescription(msgspec.Struct, frozen=True):
     calls: tuple[MethodDescription, ...]
     queries: tuple[MethodDescription, ...]
     codes: tuple[Code, ...]
-
-
-class _Run:
-    """One call with everything that it reaches through `ctx.call`."""
-
-    __slots__ = ("access", "depth", "encode", "engine", "env", "events", "meter", "scheduled")
-
-    def __init__(self, engine: "Engine", env: Environment, access: Access) -> None:
-        self.engine = engine
-        self.env = env
-        self.encode = env.encode
-        self.access = access
-        self.meter = access.meter
-        self.events: list[EventRecord] = []
-        self.scheduled: list[Scheduled] = []
-        self.depth = 0
-
-    def context(self, contract: type[Contract], sender: str) -> Context:
-        env = self.env
-        return Context(self, contract, sender, env.network, env.height, env.time_ms, env.tx_id)
-
-    def emit(self, contract: type[Contract], event: Event) -> None:
-        emitter = self.engine.emitter(contract, type(event))
-        self.events.append(emitter.record(event, self.meter))
-
-    def call(self, caller: type[Contract], function: Callable[..., Any], args: Any, options: dict[str, Any]) -> Any:
-        method = self.engine.used_method(caller, function)
-        self.meter.charge(CALL_COST)
-        if self.depth >= CALL_DEPTH_MAX:
-            raise LimitExceeded(f"contracts calling one another deeper than {CALL_DEPTH_MAX}")
-        names = method.arguments.__struct_fields__
-        if len(args) > len(names):
-            raise TypeError(f"{method.name} takes {len(names)} arguments")
-        values = method.convert({**dict(zip(names, args, strict=False)), **options})
-        self.depth += 1
-        result = method.function(
-            method.contract(self.access), self.context(method.contract, f"@{caller.name}"), *values
-        )
-        self.depth -= 1
-        return result
-
-    def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
-        target = contract.methods.get(method)
-        if target is None or target.kind != "scheduled":
-            raise TypeError(f"{method} is no @scheduled method of {contract.name}")
-        if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
-            raise ValueError("at_ms is a time in Unix milliseconds")
-        self.scheduled.append(Scheduled(at_ms, contract.name, method, target.plain(args)))
 
 
 class Engine:
@@ -214,44 +165,13 @@ class Engine:
 
     def validate(self, contract: str, method: str, args: dict[str, Any]) -> None:
         """Return when the call can be tried; raise CallError otherwise. Judges no state."""
-        self._find(contract, method, ("call",)).convert(args)
+        self.find(contract, method, "call").convert(args)
 
     def execute(
         self, state: State, env: Environment, contract: str, method: str, args: dict[str, Any], operations_max: int
     ) -> Outcome:
-        """Return the outcome of the call; the state holds its writes if the code is "ok", and is as before if not.
-
-        A sender that starts with "@" is the ledger itself, running what the contract scheduled. Raises only what
-        the state below raised (a disk that fails is no outcome).
-        """
-        meter = Meter(operations_max)
-        savepoint = state.savepoint()
-        token = CURRENT.set(meter)
-        try:
-            due = env.sender.startswith("@")
-            found = self._find(contract, method, ("scheduled",) if due else ("call",))
-            values = found.convert(args)
-            meter.charge(CALL_COST)
-            run = _Run(self, env, Access(state, meter, writable=True))
-            context = run.context(found.contract, f"@{contract}" if due else env.sender)
-            found.function(found.contract(run.access), context, *values)
-            return Outcome("ok", tuple(run.events), meter.operations, tuple(run.scheduled))
-        except CallError as error:
-            code, detail = error.code, error.message
-        except Revert as revert:
-            code, detail = _revert_code(revert), revert.detail
-        except LimitExceeded as error:
-            code, detail = "limit_exceeded", str(error)
-        except HostFailure as failure:
-            raise cast(BaseException, failure.__cause__) from None
-        except MemoryError:
-            raise  # this machine's fault, never a common outcome
-        except Exception as error:
-            code, detail = "contract_fault", f"{type(error).__name__}: {error}"
-        finally:
-            CURRENT.reset(token)
-        state.rollback(savepoint)
-        return Outcome(code, operations=min(meter.operations, operations_max), detail=detail)
+        """Return the outcome of a single call, as `Session.execute` does for one call after the other."""
+        return Session(self, state).execute(env, contract, method, args, operations_max)
 
     def query(
         self,
@@ -268,7 +188,7 @@ class Engine:
         Raise CallError when it cannot be asked, costs more than `operations_max` (limit_exceeded) or the contract
         broke (contract_fault); Revert when the contract says no. Writes nothing.
         """
-        method = self._find(contract, name, ("query",))
+        method = self.find(contract, name, "query")
         values = method.convert(args)
         meter = Meter(operations_max)
         with _metered(meter):
@@ -276,13 +196,18 @@ class Engine:
             try:
                 if method.takes_context:
                     context = QueryContext(method.contract, events, meter, env.network, env.height, env.time_ms)
-                    return _plain(method.function(holder, context, *values))
-                return _plain(method.function(holder, *values))
-            except LimitExceeded as error:
-                raise CallError("limit_exceeded", str(error)) from error
-            except (Revert, MemoryError):
+                    answer = _plain(method.function(holder, context, *values))
+                else:
+                    answer = _plain(method.function(holder, *values))
+                meter.charge(0)
+                return answer
+            except MemoryError:
                 raise
             except Exception as error:
+                if isinstance(error, LimitExceeded) or meter.operations > operations_max:
+                    raise CallError("limit_exceeded", f"the query used up its limits: {error}") from error
+                if isinstance(error, Revert):
+                    raise
                 raise CallError("contract_fault", f"{type(error).__name__}: {error}") from error
 
     def genesis(self, state: State, env: Environment, arguments: Mapping[str, dict[str, Any]]) -> None:
@@ -299,11 +224,11 @@ class Engine:
                 raise CallError("invalid_arguments", f"{contract.name} takes no arguments at genesis")
             for method in makers:
                 values = method.convert(dict(arguments.get(contract.name, {})))
-                meter = Meter(UNLIMITED)
-                run = _Run(self, env, Access(state, meter, writable=True))
-                with _metered(meter):
-                    method.function(contract(run.access), run.context(contract, env.sender), *values)
-                if run.events or run.scheduled:
+                session = Session(self, state)
+                session.env = env
+                with _metered(session.meter):
+                    method.function(session.holder(contract), Context(session, contract, env.sender), *values)
+                if session.events or session.scheduled:
                     raise TypeError(f"{contract.name}: genesis neither emits nor schedules")
 
     def check_invariants(self, state: State, env: Environment) -> list[str]:
@@ -345,13 +270,130 @@ class Engine:
             *(f"{name} {digest.hex()}" for name, digest in sorted(self.module_digests.items())),
         )
 
-    def _find(self, contract: str, method: str, kinds: tuple[str, ...]) -> Method:
+    def find(self, contract: str, method: str, kind: str) -> Method:
+        """Return the method, which is of that kind; raise CallError when there is none."""
         found = self._methods.get((contract, method))
-        if found is not None and found.kind in kinds:
+        if found is not None and found.kind == kind:
             return found
         if contract not in self._contracts:
             raise CallError("unknown_contract", f"no contract is called {contract!r}")
-        raise CallError("unknown_method", f"{contract} has no {kinds[0]} {method!r}")
+        raise CallError("unknown_method", f"{contract} has no {kind} {method!r}")
+
+
+class Session:
+    """The contracts at work on one state: one call after the other, in one thread.
+
+    What calls have in common is made once: the meter, and each contract bound to the state. Most calls take less
+    time than making those. Nothing of one call is left for the next: a contract's source assigns no attributes.
+    """
+
+    env: Environment
+    """That of the call at work."""
+
+    def __init__(self, engine: Engine, state: State) -> None:
+        self.meter = Meter(UNLIMITED)
+        self.events: list[Emitted] = []
+        self.scheduled: list[Scheduled] = []
+        self._depth = 0
+        self._engine = engine
+        self._state = state
+        self._access = Access(state, self.meter, writable=True)
+        self._holders: dict[type[Contract], Contract] = {}
+        self._known_env: Environment | None = None
+        self._contexts: dict[type[Contract], Context] = {}
+        self._emitters: dict[tuple[type[Contract], type[Event]], Emitter] = {}
+
+    def execute(
+        self, env: Environment, contract: str, method: str, args: dict[str, Any], operations_max: int
+    ) -> Outcome:
+        """Return the outcome of the call; the state holds its writes if the code is "ok", and is as before if not.
+
+        A sender that starts with "@" is the ledger itself, running what the contract scheduled. Raises only what
+        the state below raised (a disk that fails is no outcome).
+        """
+        meter, state = self.meter, self._state
+        meter.operations, meter.operations_max, meter.depth = 0, operations_max, 0
+        self._depth = 0
+        self.events.clear()
+        self.scheduled.clear()
+        if env is not self._known_env:
+            self._known_env = self.env = env
+            self._contexts.clear()
+        savepoint = state.savepoint()
+        token = CURRENT.set(meter)
+        code, detail = "ok", ""
+        try:
+            due = env.sender.startswith("@")
+            found = self._engine.find(contract, method, "scheduled" if due else "call")
+            values = found.convert(args)
+            meter.operations += CALL_COST
+            context = self._contexts.get(found.contract)
+            if context is None:
+                # Weakly: in a cycle, the state's view of the disk would outlive the block by an unknown time.
+                context = self._contexts[found.contract] = Context(
+                    proxy(self), found.contract, f"@{contract}" if due else env.sender
+                )
+            found.function(self.holder(found.contract), context, *values)
+        except CallError as error:
+            code, detail = error.code, error.message
+        except Revert as revert:
+            code, detail = _revert_code(revert), revert.detail
+        except LimitExceeded as error:
+            code, detail = "limit_exceeded", str(error)
+        except HostFailure as failure:
+            raise cast(BaseException, failure.__cause__) from None
+        except MemoryError:
+            raise  # this machine's fault, never a common outcome
+        except Exception as error:
+            code, detail = "contract_fault", f"{type(error).__name__}: {error}"
+        finally:
+            CURRENT.reset(token)
+        if meter.operations > operations_max:
+            code, detail = "limit_exceeded", f"more than {operations_max} operations"
+        if code == "ok":
+            return Outcome("ok", tuple(self.events), meter.operations, tuple(self.scheduled))
+        state.rollback(savepoint)
+        return Outcome(code, operations=min(meter.operations, operations_max), detail=detail)
+
+    def holder(self, contract: type[Contract]) -> Contract:
+        """Return `contract` bound to the state."""
+        found = self._holders.get(contract)
+        if found is None:
+            found = self._holders[contract] = contract(self._access)
+        return found
+
+    def emit(self, contract: type[Contract], event: Event) -> None:
+        """Add an event."""
+        key = (contract, type(event))
+        emitter = self._emitters.get(key)
+        if emitter is None:
+            emitter = self._emitters[key] = self._engine.emitter(*key)
+        self.events.append(emitter.emit(event, self.meter))
+
+    def call(self, caller: type[Contract], function: Callable[..., Any], args: Any, options: dict[str, Any]) -> Any:
+        """Run another contract's method as "@<caller>"."""
+        method = self._engine.used_method(caller, function)
+        self.meter.charge(CALL_COST)
+        if self._depth >= CALL_DEPTH_MAX:
+            raise LimitExceeded(f"contracts calling one another deeper than {CALL_DEPTH_MAX}")
+        names = method.arguments.__struct_fields__
+        if len(args) > len(names):
+            raise TypeError(f"{method.name} takes {len(names)} arguments")
+        values = method.convert({**dict(zip(names, args, strict=False)), **options})
+        self._depth += 1
+        context = Context(self, method.contract, f"@{caller.name}")
+        result = method.function(self.holder(method.contract), context, *values)
+        self._depth -= 1
+        return result
+
+    def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
+        """Add a call for a later block."""
+        target = contract.methods.get(method)
+        if target is None or target.kind != "scheduled":
+            raise TypeError(f"{method} is no @scheduled method of {contract.name}")
+        if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
+            raise ValueError("at_ms is a time in Unix milliseconds")
+        self.scheduled.append(Scheduled(at_ms, contract.name, method, target.plain(args)))
 
 
 def manifest_hash(lines: Sequence[str]) -> bytes:

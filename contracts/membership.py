@@ -227,6 +227,16 @@ class Membership(Contract):
         return Membership.policies.read_from(state, _place(principal))
 
     @staticmethod
+    def policy_key(principal: str) -> bytes:
+        """Return the state key under which a principal's policy lies."""
+        return Membership.policies.key(_place(principal))
+
+    @staticmethod
+    def read_policy_at(state: State, key: bytes) -> Policy | None:
+        """Return what `read_policy` does, for a host that has the key already."""
+        return Membership.policies.read_at(state, key)
+
+    @staticmethod
     def read_validators(state: State) -> tuple[tuple[str, bytes], ...]:
         """Return (id, voting key) of the validators in the order of the network definition."""
         found = _ordered(Membership.registered.scan_from(state, MEMBERS_MAX))

@@ -38,7 +38,11 @@ class LimitExceeded(Exception):
 
 
 class Meter:
-    """Counts the operations and the depth of one call."""
+    """Counts the operations and the depth of one call.
+
+    The bound is judged at every function entry and turn of a loop, and at the end of the call, however it ended: so
+    whoever charges a fixed price in between just adds to `operations`, and the outcome is the same.
+    """
 
     __slots__ = ("depth", "operations", "operations_max")
 

@@ -128,6 +128,17 @@ SDK_CODES: Final = (
 )
 
 
+class Environment(msgspec.Struct, frozen=True):
+    """What a call is told: where and when it runs, and who sent it. `encode` makes canonical bytes."""
+
+    network: str
+    height: int
+    time_ms: int
+    sender: str
+    tx_id: bytes
+    encode: Callable[[object], bytes]
+
+
 class EventRecord(msgspec.Struct, frozen=True):
     """An event as it was emitted: plain data, found again by its topics."""
 
@@ -135,6 +146,19 @@ class EventRecord(msgspec.Struct, frozen=True):
     name: str
     topics: tuple[str, ...]
     data: dict[str, Any]
+
+
+class Emitted(msgspec.Struct, frozen=True, array_like=True):
+    """An event on its way into a receipt: its data stays the bytes that it was encoded to."""
+
+    contract: str
+    name: str
+    topics: tuple[str, ...]
+    data: msgspec.Raw
+
+    def record(self) -> EventRecord:
+        """Return the event as plain data."""
+        return EventRecord(self.contract, self.name, self.topics, _decode_plain(self.data))
 
 
 class EventLog(Protocol):
@@ -300,27 +324,30 @@ class Emitter:
             topics.append((f"{contract}/{kind}/", field[1:-1]))
         self.topics = tuple(topics)
 
-    def record(self, event: Event, meter: Meter) -> EventRecord:
-        """Return the record of `event` after it passed through its encoding."""
+    def emit(self, event: Event, meter: Meter) -> Emitted:
+        """Return `event` encoded, with its topics."""
         data = _encode(event)
-        if len(data) > EVENT_SIZE_BYTES_MAX:
-            raise ValueError(f"an event of {len(data)} bytes is larger than {EVENT_SIZE_BYTES_MAX}")
-        meter.charge(EMIT_COST + (len(data) >> SIZE_SHIFT))
-        plain = _decode_plain(data)
+        size_bytes = len(data)
+        if size_bytes > EVENT_SIZE_BYTES_MAX:
+            raise ValueError(f"an event of {size_bytes} bytes is larger than {EVENT_SIZE_BYTES_MAX}")
+        meter.operations += EMIT_COST + (size_bytes >> SIZE_SHIFT)
         topics: list[str] = []
         for prefix, field in self.topics:
-            value = plain[field]
-            if value is not None:
-                topic = f"{prefix}{value}"
-                if topic not in topics:
-                    topics.append(topic)
-        return EventRecord(self.contract, self.name, tuple(topics), plain)
+            value = getattr(event, field)
+            if value is None:
+                continue
+            # Anything but text reads as it does when it comes out of its bytes.
+            topic = prefix + (value if type(value) is str else f"{_decode_plain(data)[field]}")
+            if topic not in topics:
+                topics.append(topic)
+        return Emitted(self.contract, self.name, tuple(topics), msgspec.Raw(data))
 
 
 class Run(Protocol):
     """What the engine does for a context: one call with everything it reaches."""
 
     meter: Meter
+    env: Environment
 
     def emit(self, contract: type[Contract], event: Event) -> None:
         """Add an event."""
@@ -331,25 +358,23 @@ class Run(Protocol):
     def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
         """Add a call for a later block."""
 
-    def encode(self, value: object) -> bytes:
-        """Return canonical bytes."""
-
 
 class Context:
     """Who calls, when, and what a call may do besides reading and writing its own state."""
 
-    __slots__ = ("_contract", "_run", "height", "network", "sender", "time_ms", "tx_id")
+    __slots__ = ("_contract", "_encode", "_meter", "_run", "height", "network", "sender", "time_ms", "tx_id")
 
-    def __init__(
-        self, run: Run, contract: type[Contract], sender: str, network: str, height: int, time_ms: int, tx_id: bytes
-    ) -> None:
+    def __init__(self, run: Run, contract: type[Contract], sender: str) -> None:
+        env = run.env
         self._run = run
+        self._meter = run.meter
+        self._encode = env.encode
         self._contract = contract
         self.sender = sender
-        self.network = network
-        self.height = height
-        self.time_ms = time_ms
-        self.tx_id = tx_id
+        self.network = env.network
+        self.height = env.height
+        self.time_ms = env.time_ms
+        self.tx_id = env.tx_id
 
     def may_act_for(self, principal: str, operators: tuple[str, ...] = ()) -> bool:
         """Whether the sender acts for `principal`: it is the same, or the root of the same member, or an operator.
@@ -357,7 +382,7 @@ class Context:
         The root of `bank-a/treasury` is `bank-a`. Inside `ctx.call` the sender is the calling contract, "@claims":
         it acts for nobody but those who named it among `operators`.
         """
-        self._run.meter.charge(AUTHORIZE_COST)
+        self._meter.operations += AUTHORIZE_COST
         sender = self.sender
         return sender == principal or principal.startswith(sender + "/") or sender in operators
 
@@ -379,13 +404,13 @@ class Context:
 
     def schedule(self, at_ms: int, function: Callable[..., Any], **args: Any) -> None:
         """Run this contract's @scheduled method in the first block whose time is at_ms or later."""
-        self._run.meter.charge(SCHEDULE_COST)
+        self._meter.operations += SCHEDULE_COST
         self._run.schedule(self._contract, at_ms, getattr(function, "__name__", ""), args)
 
     def digest(self, value: object) -> bytes:
         """Return the SHA-256 of the canonical bytes of `value` (a Value, or plain values)."""
-        data = self._run.encode(value)
-        self._run.meter.charge(DIGEST_COST + (len(data) >> SIZE_SHIFT))
+        data = self._encode(value)
+        self._meter.operations += DIGEST_COST + (len(data) >> SIZE_SHIFT)
         return hashlib.sha256(data).digest()
 
 

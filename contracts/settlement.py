@@ -521,9 +521,7 @@ class Settlement(Contract):
 
     def _judge(self, debited: Account, credited: Account) -> None:
         require(debited.open and credited.open, "account_closed")
-        require(
-            debited.currency == credited.currency, "currency_mismatch", f"{debited.currency} {credited.currency}"
-        )
+        require(debited.currency == credited.currency, "currency_mismatch", credited.currency)
 
     def _repeated(self, ctx: Context, order: Order) -> bool:
         """Whether the order's UETR was used before for the same; revert when it was for something else."""

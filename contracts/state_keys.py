@@ -12,6 +12,8 @@ Component: TypeAlias = str | bytes | int | bool
 
 KEY_SIZE_BYTES_MAX = 1024
 INTEGER_MAX = 2**64 - 1
+TEXT_START = b"\x02"
+TEXT_END = b"\x00\x00"
 
 _BYTES = 0x01
 _TEXT = 0x02
@@ -28,7 +30,7 @@ def encode_component(part: Component) -> bytes:
     """Return the bytes of one component of a key."""
     if type(part) is str:
         try:
-            return b"\x02" + part.encode("utf-8").replace(b"\x00", b"\x00\x01") + b"\x00\x00"
+            return TEXT_START + part.encode("utf-8").replace(b"\x00", b"\x00\x01") + TEXT_END
         except UnicodeEncodeError as error:
             raise StateKeyError("text with a lone surrogate has no key") from error
     if type(part) is int:

@@ -10,8 +10,8 @@ from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, cast, 
 
 import msgspec
 
-from contracts.metering import READ_COST, SCAN_ROW_COST, SIZE_SHIFT, UNLIMITED, WRITE_COST, LimitExceeded, Meter
-from contracts.state_keys import Component, decode_key, encode_component, encode_key
+from contracts.metering import READ_COST, SCAN_ROW_COST, SIZE_SHIFT, UNLIMITED, WRITE_COST, Meter
+from contracts.state_keys import TEXT_END, TEXT_START, Component, decode_key, encode_component, encode_key
 
 T = TypeVar("T")
 K = TypeVar("K", bound=str | bytes | int | tuple[Any, ...])
@@ -83,10 +83,7 @@ class Access:
 
     def get(self, key: bytes, type_: type[T]) -> T | None:
         """Return the value under `key`, charged alike whether it was cached or not."""
-        meter = self.meter
-        meter.operations += READ_COST  # `charge`, written out: half of all work passes here
-        if meter.operations > meter.operations_max:
-            raise LimitExceeded(f"more than {meter.operations_max} operations")
+        self.meter.operations += READ_COST
         try:
             return self.state.get(key, type_)
         except Exception as error:
@@ -97,9 +94,10 @@ class Access:
         if not self.writable:
             raise TypeError("a query or an invariant writes nothing")
         data = _encode(value)
-        if len(data) > VALUE_SIZE_BYTES_MAX:
-            raise ValueError(f"a value of {len(data)} bytes is larger than {VALUE_SIZE_BYTES_MAX}")
-        self.meter.charge(WRITE_COST + (len(data) >> SIZE_SHIFT))
+        size_bytes = len(data)
+        if size_bytes > VALUE_SIZE_BYTES_MAX:
+            raise ValueError(f"a value of {size_bytes} bytes is larger than {VALUE_SIZE_BYTES_MAX}")
+        self.meter.operations += WRITE_COST + (size_bytes >> SIZE_SHIFT)
         kept = decoder.decode(data)
         try:
             self.state.put(key, kept)
@@ -110,7 +108,7 @@ class Access:
         """Remove `key`."""
         if not self.writable:
             raise TypeError("a query or an invariant writes nothing")
-        self.meter.charge(WRITE_COST)
+        self.meter.operations += WRITE_COST
         try:
             self.state.delete(key)
         except Exception as error:
@@ -139,6 +137,13 @@ class _Holder(Protocol):
     _access: Access
 
 
+class _OutOfReach:
+    """What a declaration has in place of an Access."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise TypeError("a Map or an Item is reached through self, inside a call")
+
+
 class _Field:
     """What Map and Item have in common: their place in the state and the type they keep."""
 
@@ -146,15 +151,17 @@ class _Field:
         self.missing = missing
         self.name = ""
         self.prefix = b""
+        self.text_prefix = b""
         self.value_type: Any = None
         self.decoder: msgspec.msgpack.Decoder[Any] = _ANY
-        self._access: Access | None = None
+        self._access = cast(Access, _OutOfReach())
 
     def declare(self, contract: str, name: str, hint: Any) -> None:
         """Take the place (contract, name) and the types of the annotation `hint`."""
         arguments = typing.get_args(hint)
         self.name = name
         self.prefix = encode_key((contract, name))
+        self.text_prefix = self.prefix + TEXT_START
         self.value_type = arguments[-1]
         check_stored_type(self.value_type, f"{contract}.{name}")
         self.decoder = msgspec.msgpack.Decoder(self.value_type, strict=True)
@@ -164,17 +171,13 @@ class _Field:
         bound.missing = self.missing
         bound.name = self.name
         bound.prefix = self.prefix
+        bound.text_prefix = self.text_prefix
         bound.value_type = self.value_type
         bound.decoder = self.decoder
         bound._access = holder._access
         # Found in the instance from now on: the descriptor is asked once a call.
         holder.__dict__[self.name] = bound
         return bound
-
-    def _open(self) -> Access:
-        if self._access is None:
-            raise TypeError(f"{self.name} is reached through self, inside a call")
-        return self._access
 
 
 _ANY: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder()
@@ -199,7 +202,7 @@ class Map(_Field, Generic[K, V]):
     def key(self, key: K) -> bytes:
         """Return the state key of `key`."""
         if isinstance(key, str) and "\x00" not in key:
-            data = b"%b\x02%b\x00\x00" % (self.prefix, key.encode())  # as encode_component, without its calls
+            data = self.text_prefix + key.encode() + TEXT_END  # as encode_component, without its calls
         elif isinstance(key, tuple):
             data = self.prefix + b"".join([encode_component(part) for part in key])
         else:
@@ -210,23 +213,24 @@ class Map(_Field, Generic[K, V]):
 
     def __getitem__(self, key: K) -> V:
         """Return the value under `key`; revert with the map's `missing` code when there is none."""
-        value = self._open().get(self.key(key), self.value_type)
+        value: V | None = self._access.get(self.key(key), self.value_type)
         if value is None:
             raise Revert(self.missing, f"{self.name}: {key!r}")
-        return cast(V, value)
+        return value
 
     def get(self, key: K) -> V | None:
         """Return the value under `key`, or None."""
-        return cast("V | None", self._open().get(self.key(key), self.value_type))
+        value: V | None = self._access.get(self.key(key), self.value_type)
+        return value
 
     def __contains__(self, key: K) -> bool:
         return self.get(key) is not None
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._open().put(self.key(key), value, self.decoder)
+        self._access.put(self.key(key), value, self.decoder)
 
     def __delitem__(self, key: K) -> None:
-        self._open().delete(self.key(key))
+        self._access.delete(self.key(key))
 
     def scan(
         self, *, prefix: tuple[Component, ...] = (), after: K | None = None, limit: int | None = SCAN_LIMIT_MAX
@@ -240,12 +244,17 @@ class Map(_Field, Generic[K, V]):
         end = start + b"\xff"
         if after is not None:
             start = max(start, self.key(after) + b"\x00")
-        found = self._open().scan(start, end, self.value_type, limit)
+        found = self._access.scan(start, end, self.value_type, limit)
         return tuple([(self._parts(key), cast(V, value)) for key, value in found])
 
     def read_from(self, state: State, key: K) -> V | None:
         """Return the value under `key` in `state`, for a host that reads outside any call."""
-        return cast("V | None", state.get(self.key(key), self.value_type))
+        return self.read_at(state, self.key(key))
+
+    def read_at(self, state: State, state_key: bytes) -> V | None:
+        """Return the value under `state_key`, which `key` made, for a host that reads outside any call."""
+        value: V | None = state.get(state_key, self.value_type)
+        return value
 
     def scan_from(self, state: State, limit: int) -> tuple[tuple[K, V], ...]:
         """Return the first `limit` pairs in `state`, for a host that reads outside any call."""
@@ -272,22 +281,22 @@ class Item(_Field, Generic[V]):
 
     def read(self) -> V:
         """Return the value; revert with `missing` when it was never set."""
-        value = self._open().get(self.prefix, self.value_type)
+        value = self._access.get(self.prefix, self.value_type)
         if value is None:
             raise Revert(self.missing, self.name)
         return cast(V, value)
 
     def get(self) -> V | None:
         """Return the value, or None when it was never set."""
-        return cast("V | None", self._open().get(self.prefix, self.value_type))
+        return cast("V | None", self._access.get(self.prefix, self.value_type))
 
     def set(self, value: V) -> None:
         """Set the value."""
-        self._open().put(self.prefix, value, self.decoder)
+        self._access.put(self.prefix, value, self.decoder)
 
     def clear(self) -> None:
         """Remove the value."""
-        self._open().delete(self.prefix)
+        self._access.delete(self.prefix)
 
 
 def check_stored_type(hint: Any, where: str, depth: int = 8) -> None:

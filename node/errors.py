@@ -256,6 +256,12 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Close one, try again later, or ask another node.",
         retryable=True,
     ),
+    "proofs_spent": ErrorEntry(
+        "Proofs asked for from one address took more of this node's time than one client gets (a minute of work at"
+        " once, a quarter of a processor in the long run).",
+        "Ask again after retry_after, or another node. Ask for proofs of recent heights: the older, the more work.",
+        retryable=True,
+    ),
     "invalid_cursor": ErrorEntry(
         "The cursor was not given out by this interface.",
         "Continue with the cursor of an earlier answer, unchanged, or start without one.",
@@ -266,7 +272,8 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "block_pruned": ErrorEntry(
         "This node no longer keeps the block of that height.",
-        "Ask a node that keeps a longer history.",
+        "Ask the archive file: `hansa archive query FILE --block HEIGHT`, or --tx, --account (`hansa archive list`"
+        " shows the files). Or ask a node that keeps a longer history.",
     ),
     "unknown_field": ErrorEntry(
         "The contract keeps no field of that name in the state.",
@@ -397,6 +404,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "data_format_unknown": ErrorEntry(
         "The data directory was written in a format that this release does not know.",
         "Run the release that wrote it, or start on an empty directory and catch up from the peers.",
+    ),
+    "ledger_not_here": ErrorEntry(
+        "The data directory is in order, but its ledger has yet to be fetched from the other members.",
+        "Start the node (`hansa run`), wait for `hansa sync`, stop it, and run the command again.",
     ),
     "data_dir_unusable": ErrorEntry(
         "The data directory cannot be created or opened.",

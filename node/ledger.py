@@ -102,9 +102,9 @@ class Transaction:
             body = decode(wire.body, Body, size_max=TRANSACTION_SIZE_MAX)
             for call in body.calls:
                 check_plain(call.args)
-            keys = [signature.key for signature in wire.signatures]
-            if any(left >= right for left, right in itertools.pairwise(keys)):
-                raise CodecError("signing keys must ascend without repetition")
+            for left, right in itertools.pairwise(wire.signatures):
+                if left.key >= right.key:
+                    raise CodecError("signing keys must ascend without repetition")
         except CodecError as error:
             raise RejectedTransaction("malformed_transaction", str(error)) from error
         return cls(body, wire.body, wire.signatures, data)

@@ -17,8 +17,8 @@ from node.ledger import SIGNATURES_MAX, Ending, Transaction
 VARIANTS_MAX = 4
 ENDINGS_MAX = 20_000
 RECENT_BYTES_MAX = 8 * 1024 * 1024
-SENDER_SHARE = 2
-"""One sender fills at most the pool's size divided by this."""
+RETRY_AFTER_MS = 1_000
+"""A full pool empties block by block; a second later there is room for a second's worth."""
 JUDGED_MAX = 256
 RELEASED_MAX = 64
 
@@ -54,7 +54,7 @@ class _Entry:
 
     @property
     def size_bytes(self) -> int:
-        return sum(len(variant.data) for variant in self.variants)
+        return sum([len(variant.data) for variant in self.variants])
 
 
 class Mempool:
@@ -99,19 +99,24 @@ class Mempool:
         entry = self._entries.get(tx_id)
         if entry is not None:
             return self._add_variant(entry, transaction)
-        request = (body.sender, body.request_id)
+        sender, size_bytes = body.sender, len(transaction.data)
+        request = (sender, body.request_id)
         if request in self._requests:
             raise RejectedTransaction("request_conflict", f"another transaction waits as {body.request_id}")
-        self._check_room(body.sender, len(transaction.data), 1)
+        self._check_room(sender, size_bytes, 1)
         entry = _Entry(transaction, now_ms, self._sequence, self._height)
         self._sequence += 1
         self._entries[tx_id] = entry
-        self._senders.setdefault(body.sender, OrderedDict())[tx_id] = entry
+        entries = self._senders.get(sender)
+        if entries is None:
+            entries = self._senders[sender] = OrderedDict()
+        entries[tx_id] = entry
         self._requests[request] = tx_id
         heapq.heappush(self._expiries, (body.expires_at_ms, tx_id))
-        self._endings.pop(tx_id, None)
+        if self._endings:
+            self._endings.pop(tx_id, None)
         self._wires[transaction.wire_id] = transaction
-        self._count(body.sender, len(transaction.data))
+        self._count(sender, size_bytes)
         return Added.NEW
 
     def get(self, wire_id: bytes) -> Transaction | None:
@@ -273,13 +278,29 @@ class Mempool:
         entry.best = merged
         return Added.MERGED
 
-    def _check_room(self, sender: str, size_bytes: int, transactions: int) -> None:
-        if len(self._entries) + transactions > self._transactions_max or self._bytes + size_bytes > self._bytes_max:
-            raise Unavailable("queue_full", f"{len(self._entries)} transactions of {self._bytes} bytes wait")
-        waiting = len(self._senders.get(sender, ())) + transactions
+    def refusal(self, sender: str, size_bytes: int, transactions: int = 1) -> Unavailable | None:
+        """Return why there is no room for so much more of `sender`, or None.
+
+        A sender may hold as much as is left free: one alone half of the pool, each of n greedy ones the (n + 1)-th
+        part of it. So whoever comes finds room, however many others fill theirs; and the last room is for those
+        who have nothing here yet.
+        """
+        total, total_bytes = len(self._entries) + transactions, self._bytes + size_bytes
+        free, free_bytes = self._transactions_max - total, self._bytes_max - total_bytes
+        if free < 0 or free_bytes < 0:
+            text = f"{len(self._entries)} transactions of {self._bytes} bytes wait"
+            return Unavailable("queue_full", text, retry_after_ms=RETRY_AFTER_MS)
+        waiting = len(self._senders.get(sender, ()))
         held_bytes = self._sender_bytes.get(sender, 0) + size_bytes
-        if waiting * SENDER_SHARE > self._transactions_max or held_bytes * SENDER_SHARE > self._bytes_max:
-            raise Unavailable("too_many_from_sender", f"{waiting} transactions of {sender} wait")
+        if waiting and (waiting + transactions > free or held_bytes > free_bytes):
+            text = f"{waiting} transactions of {sender} wait"
+            return Unavailable("too_many_from_sender", text, retry_after_ms=RETRY_AFTER_MS)
+        return None
+
+    def _check_room(self, sender: str, size_bytes: int, transactions: int) -> None:
+        refusal = self.refusal(sender, size_bytes, transactions)
+        if refusal is not None:
+            raise refusal
 
     def _count(self, sender: str, size_bytes: int) -> None:
         self._bytes += size_bytes

@@ -160,7 +160,7 @@ class Overlay:
         self._base = base
         self._cache = ValueCache(0) if cache is None else cache
         self._writes: dict[bytes, object] = {}
-        self._journal: list[tuple[bytes, object, bool]] = []
+        self._journal: list[tuple[bytes, object | None]] = []
         self._before: dict[bytes, bytes | None] = {}
         self._sorted_keys: list[bytes] = []
         self._new_keys: list[bytes] = []
@@ -187,11 +187,15 @@ class Overlay:
         """Write `value` under `key`: immutable, with a canonical form (the contracts' Map sees to it), not None."""
         if value is None:
             raise TypeError("None is no value; use delete")
-        self._set(key, value)
+        old = self._writes.get(key)
+        if old is None:
+            self._new_keys.append(key)
+        self._journal.append((key, old))
+        self._writes[key] = value
 
     def delete(self, key: bytes) -> None:
         """Remove the value under `key`, if there is one."""
-        self._set(key, _DELETED)
+        self.put(key, _DELETED)
 
     def scan(self, start: bytes, end: bytes, type_: type[T], limit: int) -> list[tuple[bytes, T]]:
         """Return up to `limit` (key, value), start <= key < end, ascending, with the pending writes."""
@@ -220,17 +224,17 @@ class Overlay:
 
     def written_since(self, savepoint: int) -> list[bytes]:
         """Return the keys written since `savepoint` and not rolled back, in order, some of them repeatedly."""
-        return [key for key, _, _ in self._journal[savepoint:]]
+        return [key for key, _ in self._journal[savepoint:]]
 
     def rollback(self, savepoint: int) -> None:
         """Undo every write since `savepoint`."""
         journal, writes = self._journal, self._writes
         while len(journal) > savepoint:
-            key, value, existed = journal.pop()
-            if existed:
-                writes[key] = value
-            else:
+            key, old = journal.pop()
+            if old is None:
                 del writes[key]
+            else:
+                writes[key] = old
 
     def write_set(self) -> WriteSet:
         """Return the real changes: keys whose bytes after all the writes differ from those of the base."""
@@ -244,15 +248,6 @@ class Overlay:
             if raw != old:
                 after[key], before[key] = raw, old
         return WriteSet(after, before)
-
-    def _set(self, key: bytes, value: object) -> None:
-        writes = self._writes
-        if key in writes:
-            self._journal.append((key, writes[key], True))
-        else:
-            self._journal.append((key, None, False))
-            self._new_keys.append(key)
-        writes[key] = value
 
     def _read(self, key: bytes) -> bytes | None:
         """Return the base's bytes under `key`; the answer is kept, for the write set asks again."""

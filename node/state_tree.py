@@ -87,14 +87,15 @@ class StateTree:
             raise ValueError(f"state_tree_bits must be a multiple of 4 from 4 to {BITS_MAX}, not {bits}")
         self.bits = bits
         self._read_bucket = read_bucket
-        self._remembered: list[bytes | None] = [None] * 2**bits
+        # One slot a bucket; none at all where nothing is to be remembered.
+        self._remembered: list[bytes | None] = [None] * 2**bits if cache_bytes_max else []
         self._remembered_bytes = 0
         self._hand = 0
         self._cache_bytes_max = cache_bytes_max
         self._depth = bits // 4
         self._shift = 32 - bits
         self._levels = empty_levels(self._depth)
-        leaves = self._levels[-1]
+        leaves, remembered, room_bytes = self._levels[-1], self._remembered, cache_bytes_max
         parents: dict[int, None] = {}
         for path, record in records:
             if len(path) == 4:
@@ -103,8 +104,10 @@ class StateTree:
                     raise StoreError("corrupt_state_tree", f"bucket {index} is outside a tree of {bits} bits")
                 leaves[32 * index : 32 * index + 32] = _record_hash(path, record)
                 parents[index >> 4] = None
-                if self._remembered_bytes < cache_bytes_max:
-                    self._remember(index, record)
+                room_bytes -= len(record) + _CACHE_ENTRY_BYTES
+                if room_bytes >= 0:
+                    remembered[index] = record
+                    self._remembered_bytes = cache_bytes_max - room_bytes
         for level in range(self._depth - 1, -1, -1):
             below = memoryview(self._levels[level + 1])
             here = self._levels[level]
@@ -118,27 +121,24 @@ class StateTree:
 
         The result does not depend on the order of `changes`. Raise StoreError when a stored bucket is damaged.
         """
-        grouped: dict[int, dict[bytes, bytes | None]] = {}
-        shift = self._shift
+        pairs: dict[bytes, bytes | None] = {}
         for key, value in changes.items():
             key_hash = sha256(key).digest()
-            index = int.from_bytes(key_hash[:4], "big") >> shift
-            pair = None if value is None else key_hash + sha256(value).digest()
-            bucket = grouped.get(index)
-            if bucket is None:
-                grouped[index] = {key_hash: pair}
-            else:
-                bucket[key_hash] = pair
+            pairs[key_hash] = None if value is None else key_hash + sha256(value).digest()
         buckets: dict[bytes, bytes | None] = {}
-        leaves, remembered = self._levels[-1], self._remembered
         changed: dict[int, bytes] = {}
-        for index in sorted(grouped):
-            known = bytes(leaves[32 * index : 32 * index + 32])
-            path = index.to_bytes(4, "big")
-            record = remembered[index]
-            if record is None:
-                record = self._read(path, known)
-            changed[index], _ = self._update(path, self._depth, record, grouped[index], buckets)
+        shift, bucket, part = self._shift, -1, list[bytes]()
+        # Ascending hashes are ascending buckets.
+        for key_hash in sorted(pairs):
+            index = int.from_bytes(key_hash[:4], "big") >> shift
+            if index == bucket:
+                part.append(key_hash)
+                continue
+            if part:
+                changed[bucket] = self._update_bucket(bucket, part, pairs, buckets)
+            bucket, part = index, [key_hash]
+        if part:
+            changed[bucket] = self._update_bucket(bucket, part, pairs, buckets)
         levels = [changed]
         for level in range(self._depth - 1, -1, -1):
             changed = _parents(self._levels[level + 1], changed)
@@ -153,9 +153,8 @@ class StateTree:
         for level, changed in zip(self._levels, staged.levels, strict=True):
             for index, node in changed.items():
                 level[32 * index : 32 * index + 32] = node
-        for path, record in staged.buckets.items():
-            if len(path) == 4:
-                self._remember(int.from_bytes(path, "big"), record)
+        if self._remembered:
+            self._remember(staged.buckets)
         self.root = staged.root
 
     def prove(self, key: bytes) -> TreeProof:
@@ -169,7 +168,7 @@ class StateTree:
             siblings.append(_beside(self._levels[level][first : first + 512], node & 15))
         known = bytes(self._levels[-1][32 * index : 32 * index + 32])
         path, nibble = index.to_bytes(4, "big"), self._depth
-        record = self._remembered[index] or self._read(path, known)
+        record = (self._remembered[index] if self._remembered else None) or self._read(path, known)
         while record[:1] == _BRANCH:
             child = _nibble(key_hash, nibble)
             hashes = record[_BRANCH_HASHES:]
@@ -186,7 +185,7 @@ class StateTree:
         copied = copy.copy(self)
         copied._read_bucket = read_bucket
         copied._levels = [bytearray(level) for level in self._levels]
-        copied._remembered, copied._remembered_bytes = [None] * 2**self.bits, 0
+        copied._remembered, copied._remembered_bytes = [], 0
         copied._cache_bytes_max = 0
         return copied
 
@@ -202,38 +201,55 @@ class StateTree:
             raise StoreError("corrupt_state_tree", f"bucket {path.hex()} differs from its hash in the tree")
         return record
 
-    def _remember(self, index: int, record: bytes | None) -> None:
-        """Bucket `index` has `record` now. Beyond the bound, others are forgotten by turns, as good as at random."""
-        remembered = self._remembered
-        old = remembered[index]
-        if old is not None:
-            self._remembered_bytes -= len(old) + _CACHE_ENTRY_BYTES
-        remembered[index] = record
-        if record is not None:
-            self._remembered_bytes += len(record) + _CACHE_ENTRY_BYTES
-        while self._remembered_bytes > self._cache_bytes_max:
-            old = remembered[self._hand]
+    def _remember(self, records: Mapping[bytes, bytes | None]) -> None:
+        """The buckets have these `records` now. Beyond the bound others are forgotten in turn, as if at random."""
+        remembered, used, hand = self._remembered, self._remembered_bytes, self._hand
+        for path, record in records.items():
+            if len(path) == 4:
+                index = int.from_bytes(path, "big")
+                old = remembered[index]
+                remembered[index] = record
+                if old is not None:
+                    used -= len(old) + _CACHE_ENTRY_BYTES
+                if record is not None:
+                    used += len(record) + _CACHE_ENTRY_BYTES
+        while used > self._cache_bytes_max:
+            old = remembered[hand]
             if old is not None:
-                remembered[self._hand] = None
-                self._remembered_bytes -= len(old) + _CACHE_ENTRY_BYTES
-            self._hand = (self._hand + 1) % len(remembered)
+                remembered[hand] = None
+                used -= len(old) + _CACHE_ENTRY_BYTES
+            hand = (hand + 1) % len(remembered)
+        self._remembered_bytes, self._hand = used, hand
+
+    def _update_bucket(
+        self, index: int, part: list[bytes], changes: dict[bytes, bytes | None], buckets: dict[bytes, bytes | None]
+    ) -> bytes:
+        """As `_update`, for bucket `index` of the tree; return its hash."""
+        path = index.to_bytes(4, "big")
+        record = self._remembered[index] if self._remembered else None
+        if record is None:
+            record = self._read(path, bytes(self._levels[-1][32 * index : 32 * index + 32]))
+        return self._update(path, self._depth, record, part, changes, buckets)[0]
 
     def _update(
         self,
         path: bytes,
         nibble: int,
         record: bytes,
+        part: list[bytes],
         changes: dict[bytes, bytes | None],
         buckets: dict[bytes, bytes | None],
     ) -> tuple[bytes, int]:
         """Write the records of the bucket at `path` after `changes`; return its hash and how many pairs it has.
 
-        `nibble` is the place in the key hash of the four bits that would part this bucket. `record` is the bucket now.
+        `part` are the key hashes in `changes` that lie here. `nibble` is the place in the key hash of the four bits
+        that would part this bucket, `record` the bucket now.
         """
         if record[:1] == _BRANCH:
-            return self._update_branch(path, nibble, record, changes, buckets)
+            return self._update_branch(path, nibble, record, part, changes, buckets)
         pairs = _pairs(record)
-        for key_hash, pair in changes.items():
+        for key_hash in part:
+            pair = changes[key_hash]
             place = bisect_left(pairs, key_hash)
             found = place < len(pairs) and pairs[place].startswith(key_hash)
             if pair is None:
@@ -254,19 +270,22 @@ class StateTree:
         path: bytes,
         nibble: int,
         record: bytes,
+        part: list[bytes],
         changes: dict[bytes, bytes | None],
         buckets: dict[bytes, bytes | None],
     ) -> tuple[bytes, int]:
         """As `_update`, for a bucket that is parted into sub-buckets; joined again when 64 pairs are left."""
         counts = [int.from_bytes(record[1 + 4 * i : 5 + 4 * i], "big") for i in range(16)]
         hashes = [record[_BRANCH_HASHES + 32 * i : _BRANCH_HASHES + 32 * i + 32] for i in range(16)]
-        parts: dict[int, dict[bytes, bytes | None]] = {}
-        for key_hash, pair in changes.items():
-            parts.setdefault(_nibble(key_hash, nibble), {})[key_hash] = pair
-        for child, part in parts.items():
+        parts: dict[int, list[bytes]] = {}
+        for key_hash in part:
+            parts.setdefault(_nibble(key_hash, nibble), []).append(key_hash)
+        for child, hashes_below in parts.items():
             child_path = path + bytes((child,))
             below = self._read(child_path, hashes[child])
-            hashes[child], counts[child] = self._update(child_path, nibble + 1, below, part, buckets)
+            hashes[child], counts[child] = self._update(
+                child_path, nibble + 1, below, hashes_below, changes, buckets
+            )
         if sum(counts) > PAIRS_MAX:
             return _write_branch(path, counts, hashes, buckets)
         pairs: list[bytes] = []
@@ -351,16 +370,20 @@ def root_over(bits: int, top: bytes) -> bytes:
 
 
 def _parents(below: bytearray, changed: dict[int, bytes]) -> dict[int, bytes]:
-    """Return the hashes of the parents of the `changed` nodes of the level `below`."""
-    nodes: dict[int, bytearray] = {}
+    """Return the hashes of the parents of the `changed` nodes, ascending by number, of the level `below`."""
+    parents: dict[int, bytes] = {}
+    last, children = -1, bytearray()
     for index, node in changed.items():
         parent = index >> 4
-        children = nodes.get(parent)
-        if children is None:
-            children = nodes[parent] = below[512 * parent : 512 * parent + 512]
+        if parent != last:
+            if children:
+                parents[last] = sha256(children).digest()
+            last, children = parent, below[512 * parent : 512 * parent + 512]
         at = 32 * (index & 15)
         children[at : at + 32] = node
-    return {parent: sha256(children).digest() for parent, children in nodes.items()}
+    if children:
+        parents[last] = sha256(children).digest()
+    return parents
 
 
 def _beside(hashes: bytes | bytearray, place: int) -> bytes:
@@ -385,10 +408,10 @@ def _pair_count(record: bytes) -> int:
 
 def _record_hash(path: bytes, record: bytes) -> bytes:
     """Return the hash of the bucket that `record` describes; raise StoreError when it has neither form."""
-    kind = record[:1]
-    if kind == _LEAF and len(record) % _PAIR == 1 and _PAIR < len(record) <= RECORD_SIZE_MAX:
+    size = len(record)
+    if size % _PAIR == 1 and _PAIR < size <= RECORD_SIZE_MAX and record.startswith(_LEAF):
         return sha256(record).digest()
-    if kind == _BRANCH and len(record) == _BRANCH_SIZE:
+    if size == _BRANCH_SIZE and record.startswith(_BRANCH):
         return sha256(record[_BRANCH_HASHES:]).digest()
     raise StoreError("corrupt_state_tree", f"bucket {path.hex()} is neither leaf nor branch")
 

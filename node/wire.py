@@ -391,10 +391,11 @@ def decode_message(payload: bytes) -> WireMessage:
 class FrameDecoder:
     """Cuts a byte stream into payloads. Keeps at most one unfinished frame, within the limit of its kind."""
 
-    __slots__ = ("_buffer", "_greeted", "_open", "failure")
+    __slots__ = ("_buffer", "_greeted", "_open", "_wanted", "failure")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._wanted = 0
         self._greeted = False
         self._open = False
         self.failure: InvalidFrame | None = None
@@ -407,18 +408,25 @@ class FrameDecoder:
         """
         if self.failure is not None:
             raise self.failure
-        self._buffer += data
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                # A large frame comes in many pieces: it is joined once, when it is whole.
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
         payloads: list[bytes] = []
+        start = 0
         try:
-            while (self._open or not self._greeted) and (end := self._frame_end()) is not None:
-                payloads.append(bytes(self._buffer[LENGTH_SIZE:end]))
-                del self._buffer[:end]
+            while (self._open or not self._greeted) and (end := self._frame_end(data, start)) is not None:
+                payloads.append(data[start + LENGTH_SIZE : end])
+                start = end
                 self._greeted = True
-            if not self._open and len(self._buffer) > GREETING_AHEAD_MAX:
+            if not self._open and len(data) - start > GREETING_AHEAD_MAX:
                 raise InvalidFrame("invalid_frame", "too much was sent before the greeting was answered")
+            self._buffer += data[start:]
         except InvalidFrame as failure:
             self.failure = failure
-            self._buffer.clear()
             if not payloads:
                 raise
         return payloads
@@ -426,19 +434,25 @@ class FrameDecoder:
     def open(self) -> list[bytes]:
         """Accept every kind of message from now on; return the payloads that already wait."""
         self._open = True
+        self._wanted = 0
         return self.feed(b"")
 
-    def _frame_end(self) -> int | None:
-        """Where the first frame ends; None while bytes of it are missing. Raise InvalidFrame on its first six."""
-        if len(self._buffer) < LENGTH_SIZE:
+    def _frame_end(self, data: bytes, start: int) -> int | None:
+        """Where the frame at `start` ends; None while bytes of it are missing, and `_wanted` are needed to go on.
+
+        Raise InvalidFrame on its first six bytes.
+        """
+        at_hand = len(data) - start
+        self._wanted = 0
+        if at_hand < LENGTH_SIZE:
             return None
-        size = int.from_bytes(self._buffer[:LENGTH_SIZE], "big")
+        size = int.from_bytes(data[start : start + LENGTH_SIZE], "big")
         size_max = FRAME_SIZE_MAX if self._open else GREETING_SIZE_MAX
         if not 2 <= size <= size_max:
             raise InvalidFrame("invalid_frame", f"a frame of {size} bytes; 2 to {size_max} are allowed here")
-        if len(self._buffer) < LENGTH_SIZE + 2:
+        if at_hand < LENGTH_SIZE + 2:
             return None
-        marker, tag = self._buffer[LENGTH_SIZE : LENGTH_SIZE + 2]
+        marker, tag = data[start + LENGTH_SIZE], data[start + LENGTH_SIZE + 1]
         if marker & 0xF0 != 0x90 or tag not in _SIZE_MAX_BY_TAG:  # a MessagePack array of fewer than 16
             raise InvalidFrame("invalid_frame", "not a message of this protocol")
         if not self._open and tag not in _GREETING_TAGS:
@@ -447,8 +461,10 @@ class FrameDecoder:
             raise InvalidFrame(
                 "invalid_frame", f"a frame of {size} bytes; its kind has at most {_SIZE_MAX_BY_TAG[tag]}"
             )
-        end = LENGTH_SIZE + size
-        return end if len(self._buffer) >= end else None
+        if at_hand < LENGTH_SIZE + size:
+            self._wanted = LENGTH_SIZE + size
+            return None
+        return start + LENGTH_SIZE + size
 
 
 assert set(get_args(WireMessage)) == set(_KINDS), "every kind of message needs a class and a limit"

@@ -1,23 +1,21 @@
+# fmt: off
 """Judges an evidence pack of a Hansa ledger offline, with nothing but the network's genesis file (network.toml).
 
 Read it from the top: `verify` is the argument, the rest are its steps. Nobody is believed but the genesis file:
-
 1. It names the first validators. Each change of them is a block that a quorum of those before it has signed, and
    whose header carries the hash of the list after it. So, from genesis on, only validators name validators.
 2. The proven block is signed by a quorum of the validators of its height. Two quorums of n members share more than
    f = (n - 1) // 3 of them, so an honest one, who signs one block a height: there is no second such block.
 3. Its header carries the roots of three hash trees: transactions, receipts, state. The item lies below its root, or
-   is absent from the one place where it could lie.
-"""
-
-# fmt: off
+   is absent from the one place where it could lie."""
 import argparse
 import hashlib
 import json
+import os
+import re
 import tomllib
 from collections import namedtuple
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import msgpack
@@ -35,16 +33,14 @@ BODY = [str, str, str, int, str, ([str, str, dict],)]  # network, sender, reques
 ENTRY = [str, int, int, str, int, str | None, str | None, str, int]  # account, number, height, kind, amount, …, balance
 KINDS = {  # the blocks and the item of a pack
     "transaction": ([BLOCK], [bytes, PATH, bytes, PATH]), "statement": ([BLOCK, BLOCK], [EITHER, PRESENT, (bytes,)]),
-    "not_executed": ([BLOCK], [bytes, EITHER]), "state": ([BLOCK], [PRESENT]), "absence": ([BLOCK], [ABSENT]),
-}
+    "not_executed": ([BLOCK], [bytes, EITHER]), "state": ([BLOCK], [PRESENT]), "absence": ([BLOCK], [ABSENT])}
 PARAMETERS = {  # what the genesis hash covers where the file is silent
     "state_tree_bits": 16, "rotation_heights": 10_000, "base_timeout_ms": 2_000, "timeout_cap_ms": 10_000,
     "status_interval_ms": 500, "empty_block_interval_ms": 60_000, "drift_ms": 5_000, "block_transactions_max": 2_000,
     "block_calls_max": 4_000, "block_bytes_max": 2 * 1024 * 1024, "block_operations_max": 2_000_000,
     "call_operations_max": 100_000, "scheduled_calls_max": 200, "retention_ms": 86_400_000,
-    "pruned_requests_max": 2_000, "censorship_blocks": 20, "snapshot_blocks": 10_000,
-}
-PACK_MAX, BODY_MAX, NESTED_MAX = 64 * 1024 * 1024, 2 * 1024 * 1024, 1_000_000  # bytes, bytes, items of one array
+    "pruned_requests_max": 2_000, "censorship_blocks": 20, "snapshot_blocks": 10_000}
+PACK_MAX, BODY_MAX, KEY_MAX, NESTED_MAX = 64 * 1024 * 1024, 2 * 1024 * 1024, 1024, 1_000_000  # bytes; array items
 Network = namedtuple("Network", "network_id genesis_hash validators state_tree_bits retention_ms")
 Block = namedtuple("Block", "height time_ms tx_root receipts_root state_root digest signers members")
 Proof = namedtuple("Proof", "kind subject proven details assumed blocks")
@@ -56,8 +52,7 @@ class Refused(ValueError):
 def verify(pack: bytes, genesis: bytes, checkpoint: str | None = None, expect: str | None = None) -> Proof:
     """Return what `pack` proves to who trusts the file `genesis`; raise Refused with the reason.
     `checkpoint` ("HEIGHT:DIGEST") is a later block, known from elsewhere. `expect` ("KIND:SUBJECT") refuses what
-    proves something else: a valid proof of the wrong thing is the easiest forgery.
-    """
+    proves something else: a valid proof of the wrong thing is the easiest forgery. A key may stand there in hex."""
     kind = next((name for name in KINDS if pack.startswith(encode(["hansa/evidence", 1, name])[1:], 1)), "")
     require(kind != "", "this is no evidence pack of version 1")
     form = [str, int, str, (CHANGE,), KINDS[kind][0], (HEADER,), KINDS[kind][1], 32]
@@ -67,26 +62,24 @@ def verify(pack: bytes, genesis: bytes, checkpoint: str | None = None, expect: s
     judge = Judge(read_network(genesis), changes, rows)
     judge.follow(links, checkpoint)
     subject, claim, details = getattr(judge, kind)(*item)
-    require(expect in (None, f"{kind}:{subject}"), f"the pack proves {kind}:{subject}, not {expect}")
+    names = [subject, item[0][0].hex()] if kind in ("state", "absence") else [subject]
+    require(expect in (None, *[f"{kind}:{name}" for name in names]), f"the pack proves {kind}:{subject}, not {expect}")
     proven = [claim] + [
         f"Block {block.height}, {block.digest.hex()}, was decided at {utc(block.time_ms)} (block time) with the "
         f"signatures of {', '.join(block.signers)}: a quorum of its {block.members} members." for block in judge.blocks]
     assumed = ["The genesis file is the network's.", "At no height more than (n - 1) // 3 of n members cheated."]
-    if checkpoint:
-        assumed.append(f"{checkpoint} is a genuine block of the network: the last one above leads to it.")
+    assumed += [f"{checkpoint} is a genuine block of the network: the last one above leads to it."] * bool(checkpoint)
     if bare := rows[: -1 if checkpoint else None]:  # no checkpoint stands behind these blocks
-        leak = f"No quorum of members up to block {bare[-1][0][1]} lost its keys, then or since; they could rewrite it."
-        assumed.append(f"{leak} A --checkpoint rules that out for the last block of a pack.")
+        assumed.append(f"No quorum of members up to block {bare[-1][0][1]} lost its keys, then or since; they could "
+                       "rewrite it. A --checkpoint rules that out for the last block of a pack.")
     return Proof(kind, subject, proven, details, assumed, judge.blocks)
 
 class Judge:
     """The network and the pack's blocks, decided by its validators; a method for each kind of item."""
-
     def __init__(self, network: Network, changes: list[Any], rows: list[Any]) -> None:
         """Every block is signed by the list of its own height, which follows from genesis change by change.
         A header's members_hash names the list of the next height, and must name the one that we have come to: so a
-        pack that leaves out a change is refused, and no block is judged by the list of another epoch.
-        """
+        pack that leaves out a change is refused, and no block is judged by the list of another epoch."""
         self.network, self.blocks, validators, last = network, list[Any](), network.validators, 0
         proven, changing = [row[0][1] for row in rows], [row[0][1] for row in changes]
         require(ascending(proven) and ascending(changing), "blocks or changes do not ascend")
@@ -142,15 +135,14 @@ class Judge:
 
     def state(self, proof: list[Any]) -> Said:
         """The key has this value (as absence: none) in the state after the block."""
-        value, key = self.read_state(0, proof), shown(proof[0].decode("utf-8", "backslashreplace"))
+        value, key = self.read_state(0, proof), named(proof[0])
         held = "nothing" if value is None else shown(decode(value, object, "the value"))
-        return proof[0].hex(), f"After block {self.blocks[0].height} the state holds under the key {key}: {held}", []
+        return key, f"After block {self.blocks[0].height} the state holds under the key {key}: {held}", []
     absence = state  # the form of the item says which of the two
 
     def not_executed(self, data: bytes, proof: list[Any]) -> Said:
         """No block past its expiry can contain the transaction; while request ids are kept, an executed one shows.
-        So only a block with expires_at_ms < time_ms <= expires_at_ms + retention_ms proves "not yet" and "never".
-        """
+        So only a block with expires_at_ms < time_ms <= expires_at_ms + retention_ms proves "not yet" and "never"."""
         tx_id, name, (sender, request_id, expires_at_ms), _ = self.read_body(data)
         late_ms = self.blocks[0].time_ms - expires_at_ms
         require(late_ms > 0, "the block is not past the expiry: the transaction could still be executed")
@@ -179,20 +171,19 @@ class Judge:
             details.append(f"entry {number}, block {at}: {kind} {amount:+d} (other side {shown(other)}), then {after}")
         require([balance, count, chain] == [end[0], *end[2:]], "the entries do not lead to the account at the end")
         said = f"Account {name} of {owner} held {start} {currency} (minor units) after block {start_height}, {balance} "
-        return name, f"{said}after block {end_height}, and has exactly {len(entries)} entries in between:", details
+        return name, f"{said}after block {end_height}. Its entries in between, none left out ({len(entries)}):", details
 
     def read_state(self, index: int, proof: list[Any]) -> Any:
         """The value of the proof's key below the state_root of a block; None when it is absent.
         The key's hash alone says which child to take at each level, so it can lie in one place only. A leaf hashes
-        1 + 64 n bytes, a node 512: none passes for the other. A leaf's pairs: (hash of a key, hash of its value).
-        """
+        1 + 64 n bytes, a node 512: none passes for the other. A leaf's pairs: (hash of a key, hash of its value)."""
         key, value, siblings, pairs = proof
         bits, name, found = self.network.state_tree_bits, sha256(key), None if value is None else sha256(value)
-        require(bits // 4 <= len(siblings) <= 64, "the way down the state tree has a wrong length")
+        right = len(key) <= KEY_MAX and bits // 4 <= len(siblings) <= 64
+        require(right, "the key, or the way down the state tree, has a wrong length")
         node = sha256(b"\x00", pairs) if pairs else bytes(32)
         for digit, others in reversed(list(zip(name.hex(), siblings, strict=False))):
-            place = 32 * int(digit, 16)
-            node = sha256(others[:place], node, others[place:])
+            node = sha256(others[: (place := 32 * int(digit, 16))], node, others[place:])
         root = sha256(b"hansa/state", bytes([bits]), node)
         require(root == self.blocks[index].state_root, "the state proof does not lead to the block's state")
         leaf = {pairs[at : at + 32]: pairs[at + 32 : at + 64] for at in range(0, len(pairs), 64)}
@@ -230,8 +221,7 @@ def read_network(genesis: bytes) -> Network:
 
 def decode(data: bytes, form: Any, what: str, nested_max: int = NESTED_MAX) -> Any:
     """Return the value of exactly this form of which `data` is the one encoding that `encode` makes.
-    For Python, True is an integer; here it is none. Lengths are believed only as far as bytes follow.
-    """
+    For Python, True is an integer; here it is none. Lengths are believed only as far as bytes follow."""
     reader = msgpack.Unpacker(max_buffer_size=PACK_MAX, max_array_len=nested_max, max_map_len=nested_max, max_ext_len=0)
     def read(form: Any) -> Any:
         if isinstance(form, list):
@@ -263,9 +253,14 @@ def require(condition: bool, reason: str) -> None:
         raise Refused(reason)
 def distinct(validators: list[Any]) -> bool:  # neither an id nor a key votes twice, and somebody does
     return len({name for name, _ in validators}) == len({key for _, key in validators}) == len(validators) > 0
-def state_key(*parts: str) -> bytes:
-    return b"".join(b"\x02" + part.encode().replace(b"\x00", b"\x00\x01") + b"\x00\x00" for part in parts)
-def ascending(items: list[Any]) -> bool: return all(left < right for left, right in pairwise(items))
+def state_key(*parts: str | int) -> bytes:
+    return b"".join(b"\x03" + part.to_bytes(8) if isinstance(part, int) else
+                    b"\x02" + part.encode().replace(b"\x00", b"\x00\x01") + b"\x00\x00" for part in parts)
+def named(key: bytes) -> str:  # a state key in words, ["settlement", "accounts", "ACC-1"], where they say all of it
+    parts = [int.from_bytes(number) if number else text.replace(b"\x00\x01", b"\x00").decode("utf-8", "replace")
+             for text, number in re.findall(rb"(?s)\x02((?:[^\x00]|\x00\x01)*)\x00\x00|\x03(.{8})", key)]
+    return shown(parts) if state_key(*parts) == key else key.hex()
+def ascending(items: list[Any]) -> bool: return items == sorted(set(items))
 def encode(value: Any) -> bytes: return bytes(msgpack.packb(value))  # each value in its shortest form
 def sha256(*parts: bytes) -> bytes: return hashlib.sha256(b"".join(parts)).digest()
 def shown(value: Any) -> str: return json.dumps(value, default=bytes.hex)  # escapes what could fool a terminal
@@ -281,6 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--expect", metavar="KIND:SUBJECT", help="refuse a pack that proves anything else")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
+    if options.checkpoint is not None and not re.fullmatch("[0-9]{1,16}:[0-9a-f]{64}", options.checkpoint):
+        parser.error("--checkpoint is written HEIGHT:DIGEST, the digest as 64 lower-case hex digits")
     pack, genesis = options.pack.read(PACK_MAX + 1), options.genesis.read()
     try:
         read_network(genesis)
@@ -288,13 +285,16 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(refusal))
     try:
         proof = verify(pack, genesis, options.checkpoint, options.expect)
+        document = {"accepted": True, **proof._asdict(), "blocks": [block._asdict() for block in proof.blocks]}
+        claim, *blocks = proof.proven
+        lines = [f"PROVEN {proof.kind}:{proof.subject}", claim, *proof.details, *blocks, "ASSUMED", *proof.assumed]
     except Refused as refusal:
-        print(shown({"accepted": False, "reason": str(refusal)}) if options.json else f"REFUSED: {refusal}")
-        return 1
-    document = {"accepted": True, **proof._asdict(), "blocks": [block._asdict() for block in proof.blocks]}
-    lines = [f"PROVEN {proof.kind}:{proof.subject}", *proof.proven, *proof.details, "ASSUMED", *proof.assumed]
-    print(shown(document) if options.json else "\n".join(lines))
-    return 0
+        document, lines = {"accepted": False, "reason": str(refusal)}, [f"REFUSED: {refusal}"]
+    try:
+        print(shown(document) if options.json else "\n".join(lines), flush=True)
+    except BrokenPipeError:  # the reader has enough (… | head -1), and the verdict stands
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0 if document["accepted"] else 1
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -37,7 +37,9 @@ _STATUS_OF_CODE = {
     "unsupported_media_type": 415,
     "query_refused": 422,
     "queue_full": 429,
+    "too_many_from_sender": 429,
     "too_many_streams": 429,
+    "proofs_spent": 429,
 }
 
 

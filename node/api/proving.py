@@ -10,7 +10,7 @@ from litestar.params import FromPath, QueryParameter
 
 from consensus.codec import CodecError, unpack
 from contracts.state_keys import KEY_SIZE_BYTES_MAX
-from node.api.service import NodeService
+from node.api.service import NodeService, Proofs
 from node.api.submitting import media_type, tx_id_of
 from node.errors import RejectedTransaction
 from node.ledger import TRANSACTION_SIZE_MAX
@@ -47,6 +47,10 @@ def proof_routes(service: NodeService) -> list[HTTPRouteHandler]:
     """The handlers under /v1/proofs. Each answers with one evidence pack, to be written to a file as it is."""
     # Over 70 lines because each handler in it is documented for the page of operations.
 
+    def proofs(request: Request[None, None, State]) -> Proofs:
+        # Behind a proxy all clients are one: it is for the proxy then to tell them apart.
+        return service.proofs.for_client(request.client.host if request.client else "unknown")
+
     @get(
         "/proofs/transaction/{tx_id:str}",
         summary="Prove a transaction and its outcome",
@@ -54,8 +58,10 @@ def proof_routes(service: NodeService) -> list[HTTPRouteHandler]:
         tags=["proofs"],
         responses=_PACK,
     )
-    async def transaction(tx_id: FromPath[str], checkpoint: Checkpoint = None) -> Response[bytes]:
-        return _pack(await service.proofs.transaction(tx_id_of(tx_id), checkpoint))
+    async def transaction(
+        request: Request[None, None, State], tx_id: FromPath[str], checkpoint: Checkpoint = None
+    ) -> Response[bytes]:
+        return _pack(await proofs(request).transaction(tx_id_of(tx_id), checkpoint))
 
     @get(
         "/proofs/state",
@@ -66,6 +72,7 @@ def proof_routes(service: NodeService) -> list[HTTPRouteHandler]:
         responses=_PACK,
     )
     async def state(
+        request: Request[None, None, State],
         key: KeyHex = None,
         contract: Contract = None,
         field: Field = None,
@@ -73,7 +80,7 @@ def proof_routes(service: NodeService) -> list[HTTPRouteHandler]:
         at: At = None,
         checkpoint: Checkpoint = None,
     ) -> Response[bytes]:
-        return _pack(await service.proofs.state(_key(service, key, contract, field, part), at, checkpoint))
+        return _pack(await proofs(request).state(_key(service, key, contract, field, part), at, checkpoint))
 
     @get(
         "/proofs/statement/{account:str}",
@@ -82,9 +89,13 @@ def proof_routes(service: NodeService) -> list[HTTPRouteHandler]:
         responses=_PACK,
     )
     async def statement(
-        account: FromPath[str], first: Height, last: Until = None, checkpoint: Checkpoint = None
+        request: Request[None, None, State],
+        account: FromPath[str],
+        first: Height,
+        last: Until = None,
+        checkpoint: Checkpoint = None,
     ) -> Response[bytes]:
-        return _pack(await service.proofs.statement(account[:64], first, last, checkpoint))
+        return _pack(await proofs(request).statement(account[:64], first, last, checkpoint))
 
     @get(
         "/proofs/not-executed/{tx_id:str}",
@@ -95,9 +106,9 @@ def proof_routes(service: NodeService) -> list[HTTPRouteHandler]:
         responses=_PACK,
     )
     async def not_executed_by_id(
-        tx_id: FromPath[str], at: At = None, checkpoint: Checkpoint = None
+        request: Request[None, None, State], tx_id: FromPath[str], at: At = None, checkpoint: Checkpoint = None
     ) -> Response[bytes]:
-        return _pack(await service.proofs.not_executed_by_id(tx_id_of(tx_id), at, checkpoint))
+        return _pack(await proofs(request).not_executed_by_id(tx_id_of(tx_id), at, checkpoint))
 
     @post(
         "/proofs/not-executed",
@@ -118,7 +129,7 @@ def proof_routes(service: NodeService) -> list[HTTPRouteHandler]:
             raise RejectedTransaction("malformed_request", f"the body is {error}") from error
         if not isinstance(data, bytes):
             raise RejectedTransaction("malformed_request", "the body is one transaction as `bin`")
-        return _pack(await service.proofs.not_executed(data, at, checkpoint))
+        return _pack(await proofs(request).not_executed(data, at, checkpoint))
 
     return [transaction, state, statement, not_executed_by_id, not_executed]
 

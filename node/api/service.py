@@ -65,8 +65,12 @@ class Proofs(Protocol):
     """What makes evidence packs (docs/evidence.md). `checkpoint`: headers up to that height are put in too.
 
     Common errors: NotFound block_not_found, block_pruned, history_pruned, history_too_far; RejectedTransaction
-    malformed_request, proof_too_large; Unavailable node_busy while another proof of a past height is being made.
+    malformed_request, proof_too_large; Unavailable node_busy while another proof of a past height is being made or
+    too many are asked for, proofs_spent for a client that has caused more work than one gets.
     """
+
+    def for_client(self, client: str) -> "Proofs":
+        """The same, in the name of `client` (an address): what is made is charged to it."""
 
     async def transaction(self, tx_id: bytes, checkpoint: int | None) -> bytes:
         """A final transaction and its receipt. Raises NotFound transaction_not_found."""
@@ -135,6 +139,9 @@ class NodeService(Protocol):
 
     async def wait_final(self, tx_id: bytes, timeout_s: float) -> Fate:
         """The fate of `tx_id` once it is no longer pending, or after `timeout_s` as it then is."""
+
+    async def wait_all(self, tx_ids: Sequence[bytes], timeout_s: float) -> Sequence[Fate | NotFound]:
+        """For each of `tx_ids`, in order, what `wait_final` returns or raises; they are waited for together."""
 
     def fate(self, tx_id: bytes) -> Fate:
         """What became of `tx_id`; status `unknown` when this node has never seen it, or not kept it.

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -15,6 +15,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 
 from consensus.codec import CodecError, unpack
+from node.api.failures import status_of
 from node.api.service import NodeService
 from node.client import content, error_body
 from node.client.answers import (
@@ -74,7 +75,8 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
         "/transactions",
         summary="Submit one transaction or many",
         description="One: 202 and its id (200 and its fate with `wait=final`), or the error. Many: an outcome for"
-        " each, in order; 202 when all were taken (200 when all are final), 207 when at least one was refused."
+        " each, in order; 202 when all were taken (200 when all are final), 207 when at least one was refused,"
+        " 429 when there was room for none."
         " Sending the same transaction again is safe: it has one effect.",
         tags=["transactions"],
         responses={
@@ -88,6 +90,10 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
     ) -> Response[bytes]:
         transactions, many = _transactions(await request.body(), media_type(request))
         results = await service.submit(transactions)
+        crowded_out = [item for item in results if isinstance(item, HansaError) and status_of(item) == 429]
+        if len(crowded_out) == len(results):
+            # Nothing was taken for want of room: the whole request is to come again later.
+            raise crowded_out[0]
         deadline = asyncio.get_running_loop().time() + timeout_s if wait else None
         if many:
             return await _batch_answer(service, results, deadline)
@@ -143,28 +149,27 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
 async def _batch_answer(
     service: NodeService, results: Sequence[Submission | HansaError], deadline: float | None
 ) -> Response[bytes]:
-    """All outcomes in order. The waits share one deadline; the fates of a batch mostly arrive together."""
-    loop = asyncio.get_running_loop()
+    """All outcomes in order; with a deadline, those taken are waited for together until then."""
+    fates: Iterator[Fate | NotFound] = iter(())
+    if deadline is not None:
+        taken = [bytes.fromhex(result.tx_id) for result in results if isinstance(result, Submission)]
+        fates = iter(await service.wait_all(taken, max(0.0, deadline - asyncio.get_running_loop().time())))
     answers: list[SubmissionResult] = []
     refused = pending = 0
     for result in results:
         if isinstance(result, HansaError):
             refused += 1
             answers.append(SubmissionResult(error=error_body(result)))
-        elif deadline is None:
+            continue
+        fate = result if deadline is None else next(fates)
+        if isinstance(fate, NotFound):
+            # Final so long ago that its receipts are gone here.
+            error = error_body(fate)
+            answers.append(SubmissionResult(tx_id=result.tx_id, status=result.status, duplicate=True, error=error))
+        elif isinstance(fate, Submission):
             pending += 1
             answers.append(SubmissionResult(tx_id=result.tx_id, status=result.status, duplicate=result.duplicate))
         else:
-            try:
-                fate = await service.wait_final(bytes.fromhex(result.tx_id), max(0.0, deadline - loop.time()))
-            except NotFound as error:
-                # Final so long ago that its receipts are gone here.
-                answers.append(
-                    SubmissionResult(
-                        tx_id=result.tx_id, status=result.status, duplicate=True, error=error_body(error)
-                    )
-                )
-                continue
             pending += fate.status == "pending"
             answers.append(
                 SubmissionResult(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from node.archive.reader import ArchiveReader
-from node.archive.verifying import verify_archive
+from node.archive.verifying import verify_archive, verify_contents
 from node.config import NetworkConfig
 from node.errors import NotFound, StoreError
 from node.store import Store
@@ -28,9 +28,10 @@ def import_archive(
     """Return what was put back: every block of the archive is here whole, with receipts and indexes.
 
     The store must be nobody else's meanwhile. First all of the file is verified, then each block is compared with
-    the digest that this store has kept of its height. What was put back stays when the node prunes, until
-    `give_back`. Raise StoreError (`archive_damaged`, `archive_refused`) and NotFound (a height that is not decided
-    here, or of which not even the header is here); a crash leaves some of the blocks put back.
+    the digest that this store has kept of its height, so that nothing is put back of a file that is not right;
+    what is put back is judged in the very bytes that are written. What was put back stays when the node prunes,
+    until `give_back`. Raise StoreError (`archive_damaged`, `archive_refused`) and NotFound (a height that is not
+    decided here, or of which not even the header is here); a crash leaves some of the blocks put back.
     """
     total = 2 * (reader.last - reader.first + 1)
     verify_archive(reader, network, progress=lambda done, _: progress(done, total))
@@ -44,6 +45,9 @@ def import_archive(
     pruning = store.pruning()
     count = 0
     for item in reader.blocks():
+        # Read once more, so judged once more: the file may have been changed since. That the header is the one
+        # decided here `restore` sees to; what it commits to is all that is written.
+        verify_contents(item)
         count += pruning.restore(item.block, item.receipts)
         progress(total // 2 + item.height - reader.first + 1, total)
     return ImportReport(reader.first, reader.last, count)

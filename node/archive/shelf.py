@@ -1,7 +1,7 @@
 """The directory in which a node's archive files lie."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,16 @@ class ShelvedArchive(msgspec.Struct, frozen=True):
     path: Path
     first: int
     last: int
+
+
+def ascending(paths: Iterable[Path]) -> list[ShelvedArchive]:
+    """Return those of the paths that have the name of an archive, ascending by what they hold."""
+    found = [
+        ShelvedArchive(path, int(match[1]), int(match[2]))
+        for path in paths
+        if (match := _NAME.fullmatch(path.name)) is not None
+    ]
+    return sorted(found, key=lambda item: (item.first, item.last))
 
 
 class ArchiveShelf:
@@ -51,12 +61,7 @@ class ArchiveShelf:
             names = [item.name for item in self.directory.iterdir()]
         except OSError as error:
             raise ConfigError("archive_unreadable", f"{self.directory}: {error.strerror or error}") from error
-        found = [
-            ShelvedArchive(self.directory / match[0], int(match[1]), int(match[2]))
-            for match in map(_NAME.fullmatch, names)
-            if match is not None
-        ]
-        return sorted(found, key=lambda item: (item.first, item.last))
+        return ascending(self.directory / name for name in names)
 
     def holding(self, height: int) -> ShelvedArchive | None:
         """Return a file whose name says that it holds the block at `height`, or None."""

@@ -158,6 +158,23 @@ def _verify_block(
         header.members_hash == members_hash(after),
         f"the members after block {height} are not those of its header",
     )
+    transactions, rows = verify_contents(item)
+    signed = [
+        (signature.key, transaction_signing_bytes(transaction.body_bytes), signature.signature)
+        for transaction in transactions
+        for signature in transaction.signatures
+    ]
+    _require(not signatures or all(verify_many(signed)), f"a transaction of block {height} has a wrong signature")
+    return rows
+
+
+def verify_contents(item: ArchivedBlock) -> tuple[list[Transaction], list[tuple[bytes, int]]]:
+    """Return the block's transactions and their (tx_id, position), when all are what its header commits to.
+
+    Raise StoreError (`archive_refused`).
+    """
+    body, height = item.block.body, item.height
+    header = body.header
     _require(
         content_root(body.transactions, body.quarantined) == header.tx_root,
         f"block {height} has other transactions than its header says",
@@ -175,18 +192,12 @@ def _verify_block(
         transactions = [Transaction.decode(data) for data in body.transactions]
     except RejectedTransaction as error:
         raise StoreError("archive_refused", f"block {height} holds bytes that are no transaction") from error
-    signed = [
-        (signature.key, transaction_signing_bytes(transaction.body_bytes), signature.signature)
-        for transaction in transactions
-        for signature in transaction.signatures
-    ]
-    _require(not signatures or all(verify_many(signed)), f"a transaction of block {height} has a wrong signature")
     rows: list[tuple[bytes, int]] = []
     for position, transaction in enumerate(transactions, scheduled):
         receipt = read_receipt(receipts, height, position)
         _require(receipt.tx_id == transaction.tx_id, f"block {height} has the receipt of another transaction")
         rows.append((transaction.tx_id, position))
-    return rows
+    return transactions, rows
 
 
 def _require(condition: bool, message: str) -> None:

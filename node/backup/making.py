@@ -5,118 +5,112 @@ node itself beside its commits. A backup is incremental: what lies there stays a
 archive files, and a new snapshot is only made when the last one is old. Every new file is proven by certificates
 before the manifest names it.
 
+Invariants. (1) What is restored from a backup reaches its last block: the snapshot and the blocks after it follow
+one another without a gap. Where the node has pruned blocks that the backup lacks, a snapshot from above the gap is
+taken. (2) What the manifest on disk names is neither changed nor removed before another one is written, and a file
+whose blocks nobody else has is never forgotten. (3) A run begins only where there is room for it, and neither disk
+is brought near the node's reserve: a backup that takes a member's vote is worse than none. A run that fails leaves
+nothing that the manifest does not name.
+
 Keys are not part of a backup unless asked for; they stay encrypted then, and the passphrase is never part of it.
 """
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import msgspec
 
 from node.archive import ArchiveReader, ArchiveWriter, verify_archive
-from node.archive.shelf import ArchiveShelf
+from node.archive.shelf import ArchiveShelf, ShelvedArchive, ascending
+from node.archive.writer import PARTIAL
 from node.backup.manifest import (
     ARCHIVES,
     CONFIGURATION,
     KEYS,
+    LOCK,
+    NAME,
+    PARTS,
     SNAPSHOTS,
+    BackupFile,
     BackupManifest,
     copy_file,
     describe_file,
     held,
+    missing_files,
     read_manifest,
     remove_leftovers,
     write_manifest,
 )
 from node.backup.pages import Page, archived, read_page
+from node.backup.report import BackupNode, BackupReport, OnProgress
 from node.client.answers import BackupStatus
 from node.config import load_network, load_node
 from node.errors import ConfigError, HansaError, Unavailable
 from node.keys import verify
-from node.snapshot import SnapshotFolder, finished_heights, verify_snapshot
+from node.snapshot import SnapshotFolder, verify_snapshot
 from node.snapshot.folder import snapshot_at
-
-OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, and how much of how much."""
+from node.store.room import free_bytes, require_room, resume_bytes
+from node.wording import blocks_from
 
 ARCHIVE_BYTES = 512 * 1024 * 1024
 """An archive file ends with the block that reaches this."""
+MARGIN_BYTES = 64 * 1024 * 1024
+"""So much is left on a disk that the node does not use."""
 SNAPSHOT_POLL_S = 0.2
 SNAPSHOT_TIMEOUT_S = 6 * 3600.0
-
-
-class BackupNode(Protocol):
-    """The running node, as node.client.Client reaches it."""
-
-    def backup_status(self) -> BackupStatus:
-        """What the node could be backed up with."""
-
-    def make_backup_snapshot(self) -> BackupStatus:
-        """The node makes a snapshot of its head for a backup."""
-
-    def backup_blocks(self, first: int) -> bytes:
-        """Some blocks from `first` on (node.backup.pages)."""
-
-
-class BackupReport(msgspec.Struct, frozen=True):
-    """What a run of `hansa backup` did.
-
-    `height` is the last block in the backup, `blocks` how many this run added, `snapshot_height` that of the
-    snapshot in it (0: none) and `new_snapshot` whether this run added it. Sizes are bytes: of all, and of what was
-    added. `notes` say what else is to be known.
-    """
-
-    directory: str
-    height: int
-    first: int
-    blocks: int
-    snapshot_height: int
-    new_snapshot: bool
-    files: int
-    size_bytes: int
-    added_bytes: int
-    took_ms: int
-    keys: bool
-    notes: tuple[str, ...]
+GAP_TRIES_MAX = 3
+"""So often a new snapshot is taken in one run because blocks vanish before they are copied."""
 
 
 class Backup:
     """One run: brings the backup in a directory up to the node's head."""
 
-    def __init__(self, node_file: Path, client: BackupNode, directory: Path, on_progress: OnProgress) -> None:
-        """`client` reaches the node of `node_file`, whose files are on this machine. Raise ConfigError."""
+    def __init__(
+        self,
+        node_file: Path,
+        client: BackupNode,
+        directory: Path,
+        on_progress: OnProgress,
+        free: Callable[[Path], int | None] = free_bytes,
+    ) -> None:
+        """`client` reaches the node of `node_file`, whose files are on this machine; `free` tells how many bytes
+        are left for a directory. Raise ConfigError."""
         self._node_file = node_file
         self._node = load_node(node_file)
         self._network = load_network(self._node.network_file)
         self._client = client
         self._directory = directory
         self._on_progress = on_progress
+        self._free = free
         self._notes: list[str] = []
         self._manifest: BackupManifest
 
     def run(self, *, snapshot: bool, snapshot_blocks: int, keys: bool) -> BackupReport:
         """Return what was done. A snapshot is made when asked for, or when the last one is `snapshot_blocks` old.
 
-        Raise ConfigError for a directory that is no backup of this node, Unavailable when the node does not answer,
-        StoreError for a full disk: the backup is then what it was before, or what was finished meanwhile.
+        Raise ConfigError for a directory that is no backup of this node, Unavailable when the node does not answer
+        or a disk has no room, StoreError for a full disk: the backup is then what it was before, or what was
+        finished meanwhile, and nothing else lies there.
         """
         started = time.monotonic()
-        with held(self._directory):
-            known = read_manifest(self._directory)
-            before = self._manifest = self._begin(known)
-            remove_leftovers(self._directory, before)
-            height = self._client.backup_status().height
-            old = before.snapshot_height
-            if height > 0 and (snapshot or old == 0 or height - old >= snapshot_blocks):
-                self._take_snapshot()
-            self._take_blocks()
-            self._take_configuration(keys)
-            self._save()
-        manifest = self._manifest
+        made = [path for path in (self._directory, *self._directory.parents) if not path.exists()]
+        try:
+            with held(self._directory):
+                before = self._manifest = self._begin(read_manifest(self._directory))
+                try:
+                    before = self._take_all(snapshot, snapshot_blocks, keys)
+                except BaseException:
+                    # By what the disk says: of a manifest that was being written nobody knows whether it was.
+                    with contextlib.suppress(HansaError):
+                        remove_leftovers(self._directory, read_manifest(self._directory) or before)
+                    raise
+        except BaseException:
+            self._remove_empty(made)
+            raise
+        manifest, old = self._manifest, before.snapshot_height
         return BackupReport(
             directory=str(self._directory),
             height=manifest.last,
@@ -132,10 +126,134 @@ class Backup:
             notes=tuple(self._notes),
         )
 
+    def _take_all(self, snapshot: bool, snapshot_blocks: int, keys: bool) -> BackupManifest:
+        """All that this run is to bring is in the backup; return what was whole in it before."""
+        status = self._client.backup_status()
+        self._forget_missing(status)
+        before = self._manifest
+        remove_leftovers(self._directory, before)
+        height, old = status.height, before.snapshot_height
+        self._require_room(self._blocks_bytes(status), "the backup's new blocks")
+        if height > 0 and (snapshot or old == 0 or height - old >= snapshot_blocks):
+            self._take_snapshot()
+        self._take_blocks()
+        self._close_gap()
+        self._take_configuration(keys)
+        self._remove_replaced()
+        return before
+
+    def _forget_missing(self, status: BackupStatus) -> None:
+        """The manifest names only files that are there with their size; what was not can be taken anew.
+
+        Raise ConfigError, with nothing changed, for a lost archive whose blocks the node has no more.
+        """
+        missing = {file.path for file in missing_files(self._directory, self._manifest)}
+        if not missing:
+            return
+        for item in self._named_archives(missing):
+            if not self._obtainable(item, status):
+                raise ConfigError(
+                    "backup_unreadable",
+                    f"{item.path} is not there as it was written, and the node has not all of its blocks any more:"
+                    " is a disk not mounted? If it is lost, begin another backup in an empty directory",
+                )
+        self._note(
+            f"not there as it was written, and taken anew where the node has it: {', '.join(sorted(missing))}"
+        )
+        if any(path.startswith(f"{SNAPSHOTS}/") for path in missing):
+            missing |= {file.path for file in self._manifest.files if file.path.startswith(f"{SNAPSHOTS}/")}
+            self._manifest = msgspec.structs.replace(self._manifest, snapshot_height=0)
+        files = tuple(file for file in self._manifest.files if file.path not in missing)
+        last = max((item.last for item in self._named_archives({file.path for file in files})), default=0)
+        if last != self._manifest.last:
+            # Nothing here tells the digest of that block: the next archive is proven by its certificates alone.
+            first = self._manifest.first if last else 1
+            self._manifest = msgspec.structs.replace(self._manifest, first=first, last=last, last_digest="")
+        self._save(files=files, keys=any(file.path.startswith(f"{KEYS}/") for file in files))
+
+    def _obtainable(self, item: ShelvedArchive, status: BackupStatus) -> bool:
+        """Whether the node has all blocks of the archive, in its store or in archives of its own."""
+        first = item.first
+        while first <= min(item.last, status.first_block - 1):
+            found = self._shelved(first)
+            if found is None:
+                return False
+            first = found.last + 1
+        return item.last <= status.height
+
+    def _named_archives(self, paths: set[str] | None = None) -> list[ShelvedArchive]:
+        """The archives of these paths, ascending; without paths those that the manifest names."""
+        names = {file.path for file in self._manifest.files} if paths is None else paths
+        return ascending(self._directory / name for name in names if name.startswith(f"{ARCHIVES}/"))
+
+    def _note(self, sentence: str) -> None:
+        """The report says so, once."""
+        if sentence not in self._notes:
+            self._notes.append(sentence)
+
+    def _close_gap(self) -> None:
+        """The blocks follow the snapshot without a gap: a new one is taken where this backup lacks some between."""
+        for _ in range(GAP_TRIES_MAX):
+            first = self._unbroken_from()
+            if self._manifest.snapshot_height >= first - 1:
+                return
+            self._note(
+                f"a new snapshot was taken: blocks below {first} are missing, and no older one goes on across them"
+            )
+            self._take_snapshot()
+            self._take_blocks()
+        raise Unavailable(
+            "node_busy",
+            "the node prunes its blocks faster than they are copied: its snapshot and what is left of them do not"
+            " meet. Let it keep more blocks ([retention] in node.toml)",
+        )
+
+    def _unbroken_from(self) -> int:
+        """The first block from which on archives hold every one up to the last."""
+        gaps = self._gaps()
+        if gaps:
+            return gaps[-1][1] + 1
+        return self._manifest.first if self._manifest.last else 1
+
+    def _remove_empty(self, made: list[Path]) -> None:
+        """Directories that this run has made are gone again where nothing was put into them."""
+        if made and not (self._directory / NAME).exists():
+            with contextlib.suppress(OSError):
+                (self._directory / LOCK).unlink(missing_ok=True)
+                for part in PARTS:
+                    if (self._directory / part).exists():
+                        (self._directory / part).rmdir()
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
+
+    # --- room ------------------------------------------------------------------------------------------------
+
+    def _require_room(self, needed_bytes: int, what: str) -> None:
+        """The backup's disk has so much room, and what a node on it needs besides. Raise Unavailable."""
+        place = next(path for path in (self._directory, *self._directory.parents) if path.exists())
+        kept_bytes = MARGIN_BYTES
+        with contextlib.suppress(OSError):
+            if place.stat().st_dev == self._node.data_dir.stat().st_dev:
+                kept_bytes = max(kept_bytes, resume_bytes(self._node.disk))
+        require_room(kept_bytes, self._free(place), needed_bytes, f"{what} in {self._directory}")
+
+    def _blocks_bytes(self, status: BackupStatus) -> int:
+        """About how many bytes the blocks take that the backup lacks: by those that it has, or by the node's
+        disk."""
+        known = self._manifest
+        new = status.height - max(known.last, status.first_block - 1)
+        archived = sum(file.size_bytes for file in known.files if file.path.startswith(f"{ARCHIVES}/"))
+        had = known.last - known.first + 1
+        if archived and had > 0:
+            return archived * new // had
+        here = status.height - status.first_block + 1
+        return status.size_bytes * new // here if here > 0 else 0
+
     def _begin(self, known: BackupManifest | None) -> BackupManifest:
         network, member = self._network, self._node.member
         if known is None:
-            others = [path.name for path in self._directory.iterdir() if path.name != ".lock"]
+            others = [path.name for path in self._directory.iterdir() if path.name != LOCK]
             if others:
                 raise ConfigError(
                     "backup_unreadable", f"{self._directory} is no backup and not empty: it holds {others[0]}"
@@ -155,8 +273,16 @@ class Backup:
         """A snapshot of a recent height is in the backup, proven; an older one is not any more."""
         made = self._await_snapshot()
         source = snapshot_at(self._node.backup_dir, made)
+        if made != self._manifest.snapshot_height:
+            self._copy_snapshot(source, made)
+            self._remove_replaced()
+        with contextlib.suppress(HansaError):
+            source.remove()
+
+    def _copy_snapshot(self, source: SnapshotFolder, made: int) -> None:
         target = self._directory / SNAPSHOTS / str(made)
         files = sorted(path for path in source.path.iterdir() if path.is_file())
+        self._require_room(source.size_bytes(), "the snapshot")
         for index, path in enumerate(files):
             self._on_progress("copying the snapshot", index, len(files))
             copy_file(path, target / path.name)
@@ -172,13 +298,7 @@ class Backup:
         )
         kept = [file for file in self._manifest.files if not file.path.startswith(f"{SNAPSHOTS}/")]
         kept += [describe_file(self._directory, path) for path in sorted(target.iterdir())]
-        self._manifest = msgspec.structs.replace(self._manifest, snapshot_height=made, files=tuple(kept))
-        self._save()
-        for height in finished_heights(self._directory / SNAPSHOTS):
-            if height != made:
-                shutil.rmtree(self._directory / SNAPSHOTS / str(height), ignore_errors=True)
-        with contextlib.suppress(HansaError):
-            source.remove()
+        self._save(snapshot_height=made, files=tuple(kept))
 
     def _await_snapshot(self) -> int:
         """The height of the snapshot that the node has made for this run."""
@@ -205,61 +325,80 @@ class Backup:
     def _take_blocks(self) -> None:
         """Every block up to the node's head, and beyond the snapshot, is in an archive file of the backup."""
         status = self._client.backup_status()
-        first = self._manifest.last + 1
-        while first < status.first_block:
+        for first, last in self._gaps():
+            self._take_range(first, last, status)
+        self._take_range(self._manifest.last + 1, status.height, status)
+
+    def _gaps(self) -> list[tuple[int, int]]:
+        """The blocks between the first and the last of the backup that no archive of it holds, first and last."""
+        gaps, reach = [], self._manifest.first - 1
+        for item in self._named_archives():
+            if item.first > reach + 1:
+                gaps.append((reach + 1, item.first - 1))
+            reach = max(reach, item.last)
+        return gaps
+
+    def _take_range(self, first: int, last: int, status: BackupStatus) -> None:
+        """The blocks first … last are in archive files of the backup, but for those that the node has no more."""
+        while first <= min(last, status.first_block - 1):
             following = self._take_shelved(first)
             if following is None:
                 break
             first = following
-        if first < status.first_block:
-            lost = f"blocks {first} to {status.first_block - 1} were pruned and no archive of the node has them"
-            self._notes.append(f"{lost}: they are not in this backup")
+        if first <= min(last, status.first_block - 1):
+            lost = blocks_from(first, min(last, status.first_block - 1))
+            self._note(f"not in this backup: {lost}, which the node has pruned and has no archive of")
             if self._manifest.last == 0:
                 self._manifest = msgspec.structs.replace(self._manifest, first=status.first_block)
             first = status.first_block
-        while first <= status.height:
-            first = self._write_archive(first, status.height) + 1
+        while first <= last:
+            first = self._write_archive(first, last) + 1
+
+    def _shelved(self, height: int) -> ShelvedArchive | None:
+        """The node's own archive that holds the block."""
+        directory = self._node.retention.archive_dir
+        return None if directory is None else ArchiveShelf(directory).holding(height)
 
     def _take_shelved(self, first: int) -> int | None:
         """The node's own archive that holds block `first` is in the backup; return the block after it, or None."""
-        directory = self._node.retention.archive_dir
-        found = None if directory is None else ArchiveShelf(directory).holding(first)
+        found = self._shelved(first)
         if found is None:
             return None
         target = self._directory / ARCHIVES / found.path.name
+        self._require_room(found.path.stat().st_size, "an archive of the node")
         copy_file(found.path, target)
         self._add_archive(target)
         return found.last + 1
 
     def _write_archive(self, first: int, height: int) -> int:
-        """One new archive file holds the blocks from `first` on; return the last one's height."""
+        """One new archive file holds blocks from `first` on, none above `height`; return the last one's height."""
         shelf = ArchiveShelf(self._directory / ARCHIVES)
         shelf.prepare()
         page = self._page(first)
         if page.head is None:
             raise Unavailable("unexpected_answer", f"the node has no block {first} any more")
-        writing = shelf.directory / "unfinished"
-        writer = ArchiveWriter(writing, page.head)
+        unfinished = "unfinished"
+        writer = ArchiveWriter(shelf.directory / unfinished, page.head)
         try:
+            # As little of a bank's payments as of its keys is for others on the machine.
+            (shelf.directory / f"{unfinished}{PARTIAL}").chmod(0o600)
             last = first - 1
             while True:
-                for item in page.blocks:
+                for item in page.blocks[: height - last]:
                     writer.add(archived(item))
                     last += 1
                 self._on_progress("copying blocks", last, height)
+                self._require_room(0, "the backup's next blocks")
                 if last >= height or writer.size_bytes >= ARCHIVE_BYTES:
                     break
                 page = self._page(last + 1)
                 if not page.blocks:
                     break
-            writer.finish()
+            target = shelf.path_of(first, last)
+            writer.finish(target)
         except BaseException:
             writer.abandon()
             raise
-        target = shelf.path_of(first, last)
-        # Before it has its name: as little of a bank's payments as of its keys is for others on the machine.
-        writing.chmod(0o600)
-        writing.rename(target)
         self._add_archive(target)
         return last
 
@@ -267,7 +406,9 @@ class Backup:
         """The archive at `path` is proven, follows the one before it, and is part of the backup."""
         known = self._manifest
         with ArchiveReader(path) as reader:
-            parent = bytes.fromhex(known.last_digest) if reader.first == known.last + 1 and known.last else None
+            parent = (
+                bytes.fromhex(known.last_digest) if reader.first == known.last + 1 and known.last_digest else None
+            )
             proof = verify_archive(
                 reader,
                 self._network,
@@ -275,13 +416,11 @@ class Backup:
                 lambda done, total: self._on_progress("judging blocks", done, total),
                 parent=parent,
             )
-        self._manifest = msgspec.structs.replace(
-            known,
-            last=proof.last,
-            last_digest=proof.digest.hex(),
-            files=(*known.files, describe_file(self._directory, path)),
-        )
-        self._save()
+        files = (*known.files, describe_file(self._directory, path))
+        if proof.last > known.last:
+            self._save(files=files, last=proof.last, last_digest=proof.digest.hex())
+        else:
+            self._save(files=files)
 
     def _page(self, first: int) -> Page:
         return read_page(self._client.backup_blocks(first), first)
@@ -291,26 +430,45 @@ class Backup:
     def _take_configuration(self, keys: bool) -> None:
         """The node's two files are in the backup and, where asked for, its key files, encrypted as they are."""
         wanted = {
-            f"{CONFIGURATION}/network.toml": self._node.network_file,
-            f"{CONFIGURATION}/node.toml": self._node_file,
+            (CONFIGURATION, "network.toml"): self._node.network_file,
+            (CONFIGURATION, "node.toml"): self._node_file,
         }
         if keys:
             for path in sorted(self._node.keys_dir.glob("*.key")):
-                wanted[f"{KEYS}/{path.name}"] = path
+                wanted[KEYS, path.name] = path
         if keys or self._manifest.keys:
             self._notes.append("key files are in this backup, encrypted under their passphrase, which is not in it")
         else:
             self._notes.append("no key is in this backup: keep keys/ apart, or ask for them with --keys")
-        kept = [file for file in self._manifest.files if file.path not in wanted]
-        for name, source in wanted.items():
-            copy_file(source, self._directory / name)
-            kept.append(describe_file(self._directory, self._directory / name))
-        self._manifest = msgspec.structs.replace(
-            self._manifest, files=tuple(kept), keys=keys or self._manifest.keys, made_ms=_now_ms()
-        )
+        files = {file.key: file for file in self._manifest.files}
+        for (part, name), source in wanted.items():
+            files[part, name] = self._take_file(source, part, name, files.get((part, name)))
+        self._save(files=tuple(files.values()), keys=keys or self._manifest.keys, made_ms=_now_ms())
 
-    def _save(self) -> None:
-        write_manifest(self._directory, self._manifest)
+    def _take_file(self, source: Path, part: str, name: str, known: BackupFile | None) -> BackupFile:
+        """A copy of `source` is there; where the one that is `known` has other bytes, it lies beside it."""
+        found = describe_file(source.parent, source)
+        path = f"{part}/{name}"
+        if known is not None:
+            if (found.sha256, found.size_bytes) == (known.sha256, known.size_bytes):
+                return known
+            if known.path == path:
+                path = f"{part}/{found.sha256[:16]}/{name}"
+        copy_file(source, self._directory / path)
+        return describe_file(self._directory, self._directory / path)
+
+    # --- the manifest ----------------------------------------------------------------------------------------
+
+    def _save(self, **changes: Any) -> None:
+        """backup.json says what is in the backup now. Raise StoreError; this run goes by the one before then."""
+        manifest = msgspec.structs.replace(self._manifest, **changes)
+        write_manifest(self._directory, manifest)
+        self._manifest = manifest
+
+    def _remove_replaced(self) -> None:
+        """What this run has put something else in the place of is gone; what stays now, the next run removes."""
+        with contextlib.suppress(HansaError):
+            remove_leftovers(self._directory, self._manifest)
 
 
 def _now_ms() -> int:

@@ -1,8 +1,8 @@
 """What a backup directory holds, told by its `backup.json`: every file with its size and SHA-256.
 
-Invariant: a file that the manifest names is whole and synced before the manifest names it, and is never changed
-afterwards; the manifest itself is replaced by a rename. So an interrupted backup is the one before it, and files
-that no manifest names are leftovers.
+Invariant: a file that the manifest names is whole and synced, its name too, before the manifest names it, and is
+never changed afterwards; what takes its place lies under another name. The manifest itself is replaced by a rename.
+So an interrupted backup is the one before it, and files that no manifest names are leftovers.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ import msgspec
 from node.errors import ConfigError, StoreError
 
 NAME = "backup.json"
+LOCK = ".lock"
 ARCHIVES, SNAPSHOTS, CONFIGURATION, KEYS = "archives", "snapshots", "configuration", "keys"
 PARTS = (ARCHIVES, SNAPSHOTS, CONFIGURATION, KEYS)
 MANIFEST_SIZE_MAX = 64 * 1024 * 1024
@@ -35,6 +37,15 @@ class BackupFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){1,2}\Z", max_length=200)]
     size_bytes: Count
     sha256: HexHash
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is, wherever it lies: the part of the backup, and the file's own name or, elsewhere, its path.
+
+        A configuration or key file that has changed lies in a directory between, named after its hash.
+        """
+        part, *_, name = self.path.split("/")
+        return (part, name) if part in (CONFIGURATION, KEYS) else (part, self.path)
 
 
 class BackupManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,14 +101,40 @@ def write_manifest(directory: Path, manifest: BackupManifest) -> None:
     path = directory / NAME
     partial = path.with_suffix(".partial")
     try:
-        with open(_own_file(partial), "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        try:
+            with open(_own_file(partial), "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except BaseException:
+            # A first run that leaves this behind would find its own directory to be somebody else's.
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
         sync_directory(directory)
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+def missing_files(directory: Path, manifest: BackupManifest) -> list[BackupFile]:
+    """Return the files that the manifest names and that are not there with their size.
+
+    Raise StoreError where the disk does not tell: a file that cannot be seen now is not a lost one.
+    """
+    missing = []
+    for file in manifest.files:
+        path = directory / file.path
+        try:
+            found = path.stat()
+            whole = stat.S_ISREG(found.st_mode) and found.st_size == file.size_bytes
+        except (FileNotFoundError, NotADirectoryError):
+            whole = False
+        except OSError as error:
+            raise disk_error(path, error) from error
+        if not whole:
+            missing.append(file)
+    return missing
 
 
 def describe_file(directory: Path, path: Path) -> BackupFile:
@@ -115,18 +152,32 @@ def describe_file(directory: Path, path: Path) -> BackupFile:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """`target` is a synced copy of `source`, readable by its owner alone. Raise StoreError."""
+    """`target` is a synced copy of `source`, readable by its owner alone. Raise StoreError, and then it is not."""
     partial = target.with_name(target.name + ".partial")
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with source.open("rb") as read, open(_own_file(partial), "wb") as written:
-            shutil.copyfileobj(read, written, _CHUNK)
-            written.flush()
-            os.fsync(written.fileno())
-        partial.rename(target)
+        make_directory(target.parent)
+        try:
+            with source.open("rb") as read, open(_own_file(partial), "wb") as written:
+                shutil.copyfileobj(read, written, _CHUNK)
+                written.flush()
+                os.fsync(written.fileno())
+            partial.rename(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
         sync_directory(target.parent)
     except OSError as error:
         raise disk_error(target, error) from error
+
+
+def make_directory(path: Path) -> None:
+    """The directory is there, durably, and for its owner alone where it was not there before. Raise OSError."""
+    missing = [item for item in (path, *path.parents) if not item.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for item in missing:
+        # Else a power cut could take the directory with every synced file in it.
+        sync_directory(item.parent)
 
 
 def _own_file(path: Path) -> int:
@@ -139,8 +190,8 @@ def _own_file(path: Path) -> int:
 def held(directory: Path) -> Iterator[None]:
     """No other process writes to the backup in `directory`; raise ConfigError when one does."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (directory / ".lock").open("a") as lock:
+        make_directory(directory)
+        with (directory / LOCK).open("a") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
     except BlockingIOError as error:
@@ -151,6 +202,8 @@ def remove_leftovers(directory: Path, manifest: BackupManifest) -> None:
     """Of the backup's parts only files that `manifest` names are there."""
     named = {file.path for file in manifest.files}
     try:
+        # Nothing goes before it is certain which manifest a power cut would leave.
+        sync_directory(directory)
         for part in PARTS:
             for path in sorted((directory / part).rglob("*"), reverse=True):
                 if path.is_dir():

@@ -17,9 +17,8 @@ import msgspec
 
 from consensus.messages import VoteKind
 from consensus.verification import Verifier
-from node.archive import ArchiveReader
-from node.archive.shelf import ArchiveShelf
-from node.backup.making import OnProgress
+from node.archive import ArchiveReader, verify_archive
+from node.archive.shelf import ArchiveShelf, ShelvedArchive
 from node.backup.manifest import (
     ARCHIVES,
     CONFIGURATION,
@@ -29,9 +28,11 @@ from node.backup.manifest import (
     copy_file,
     describe_file,
     disk_error,
+    make_directory,
     read_manifest,
     sync_directory,
 )
+from node.backup.report import OnProgress
 from node.config import NetworkConfig, NodeConfig, load_network, load_node
 from node.errors import ConfigError, StoreError
 from node.keys import verify
@@ -39,6 +40,7 @@ from node.ledger import CertifiedBlock
 from node.store import LevelDatabase
 from node.verification import verify_rows
 from node.verification.replay import Replay, open_block
+from node.wording import blocks_from
 
 NODE_FILE, NETWORK_FILE = "node.toml", "network.toml"
 UNUSED_KEY = "voting.unused"
@@ -88,7 +90,14 @@ class Restore:
         except BaseException:
             self._take_back()
             raise
-        self._shelve(manifest, node, first_block)
+        try:
+            self._shelve(manifest, node, first_block)
+        except (ConfigError, StoreError) as error:
+            # The ledger is in its place: that is what has to be known now, and what is left to do.
+            self._notes.append(
+                f"blocks below {first_block} are not in the data directory, and their archive files could not be "
+                f"looked at ({error}): copy those of {self._backup / ARCHIVES} to archive_dir of node.toml"
+            )
         self._notes.append(
             "the node has no memory of its votes: it abstains from voting until it has caught up with the others "
             "and two more blocks were decided, and says so in `hansa why`; until then it counts as a failed member"
@@ -137,6 +146,7 @@ class Restore:
             raise ConfigError(
                 "restore_refused", f"{node.data_dir} is not empty: move it away first, it may hold newer blocks"
             )
+        self._prove_older(manifest, network)
         building = node.data_dir.parent / "data.restoring"
         shutil.rmtree(building, ignore_errors=True)
         try:
@@ -150,6 +160,26 @@ class Restore:
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return node, snapshot_height, height, first_block
+
+    def _prove_older(self, manifest: BackupManifest, network: NetworkConfig) -> None:
+        """The archives of the blocks that no execution will judge, for the snapshot stands above them, are proven.
+
+        They are all that is left of these blocks here, and a sum in backup.json is nobody's signature.
+        """
+        last, digest = 0, None
+        for item in ArchiveShelf(self._backup / ARCHIVES).files() if manifest.last else []:
+            if item.first > manifest.snapshot_height:
+                break
+            self._on_progress("judging archives", item.first, manifest.snapshot_height)
+            try:
+                with ArchiveReader(item.path) as reader:
+                    parent = digest if reader.first == last + 1 else None
+                    proof = verify_archive(reader, network, parent=parent)
+            except (ConfigError, StoreError) as error:
+                held = blocks_from(item.first, item.last)
+                lost = f"the snapshot needs none of it, but {held} would be in no whole file here"
+                raise StoreError("backup_damaged", f"{error.message}; {lost}", path=str(item.path)) from error
+            last, digest = proof.last, proof.digest
 
     def _take_back(self) -> None:
         """Configuration and keys that this run has written are gone again, and the directories that it made.
@@ -166,17 +196,22 @@ class Restore:
     def _configuration(self, manifest: BackupManifest) -> tuple[NodeConfig, NetworkConfig]:
         """The directory has configuration and, if the backup has them, keys; what lay there is kept."""
         self._created = [path for path in (self._directory / KEYS, self._directory) if not path.exists()]
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        wanted = {f"{CONFIGURATION}/{name}": self._directory / name for name in (NODE_FILE, NETWORK_FILE)}
+        try:
+            make_directory(self._directory)
+        except OSError as error:
+            raise disk_error(self._directory, error) from error
         for file in manifest.files:
-            if file.path.startswith(f"{KEYS}/"):
-                wanted[file.path] = self._directory / file.path
-        named = {file.path for file in manifest.files}
-        for name, target in wanted.items():
-            if not target.exists() and name in named:
+            part, name = file.key
+            if part == KEYS:
+                target = self._directory / KEYS / name
+            elif part == CONFIGURATION and name in (NODE_FILE, NETWORK_FILE):
+                target = self._directory / name
+            else:
+                continue
+            if not target.exists():
                 # Noted first: a copy that is broken off is taken back too.
                 self._written.append(target)
-                copy_file(self._backup / name, target)
+                copy_file(self._backup / file.path, target)
         node = load_node(self._directory / NODE_FILE)
         network = load_network(node.network_file)
         if manifest.genesis_hash != network.genesis_hash.hex():
@@ -199,8 +234,9 @@ class Restore:
             else:
                 replay.begin_at_genesis()
             snapshot_height = replay.store.head.height
-            for block in self._blocks(manifest, network, snapshot_height + 1):
-                self._execute(replay, network, block, manifest.last)
+            with ThreadPoolExecutor(2) as threads:
+                for block in self._blocks(manifest, network, snapshot_height + 1):
+                    self._execute(replay, network, block, manifest.last, threads)
             height, first_block = replay.store.head.height, replay.store.first_block
         if height < manifest.last:
             raise _lacking(manifest, height)
@@ -230,7 +266,9 @@ class Restore:
                     yield reader.block(at).block
             height = found.last + 1
 
-    def _execute(self, replay: Replay, network: NetworkConfig, block: CertifiedBlock, last: int) -> None:
+    def _execute(
+        self, replay: Replay, network: NetworkConfig, block: CertifiedBlock, last: int, threads: ThreadPoolExecutor
+    ) -> None:
         """The block is certified by the members of its height, and applied."""
         header, certificate, head = block.body.header, block.certificate, replay.store.head
         if (
@@ -239,10 +277,9 @@ class Restore:
             or not Verifier(network.network_id, verify).certificate(certificate, VoteKind.COMMIT, head.members)
         ):
             raise StoreError("backup_damaged", f"block {header.height} is not one that the members have certified")
-        with ThreadPoolExecutor(2) as threads:
-            opened = open_block(block.body, threads)
-            executed = replay.execute(opened)
-            opened.require_signatures()
+        opened = open_block(block.body, threads)
+        executed = replay.execute(opened)
+        opened.require_signatures()
         replay.apply(executed, block, certificate.view)
         self._on_progress("executing blocks", header.height, last)
 
@@ -255,20 +292,61 @@ class Restore:
         sync_directory(node.data_dir.parent)
 
     def _shelve(self, manifest: BackupManifest, node: NodeConfig, first_block: int) -> None:
-        """Archives of blocks that the data directory does not hold lie where the node looks for archives."""
-        directory = node.retention.archive_dir
+        """Archives of blocks that the data directory does not hold lie where the node looks for archives.
+
+        What is there and what is nowhere is said by the heights that were found, and not by what there should be.
+        """
         if first_block == 1:
             return
         older = [item for item in ArchiveShelf(self._backup / ARCHIVES).files() if item.first < first_block]
-        if directory is None:
-            self._notes.append(
-                f"blocks below {first_block} are in the archive files of the backup: `hansa archive` reads them"
-            )
-            return
+        directory = node.retention.archive_dir
+        place = self._backup / ARCHIVES if directory is None else directory
+        failed = {} if directory is None else self._copy_archives(manifest, older, directory)
+        shelved, missing, reach = list[str](), list[str](), 0
         for item in older:
-            if not (directory / item.path.name).exists():
-                copy_file(item.path, directory / item.path.name)
-        self._notes.append(f"blocks below {first_block} are in the archive files of {directory}")
+            if item.first > reach + 1:
+                missing.append(blocks_from(reach + 1, item.first - 1))
+            blocks = blocks_from(item.first, min(item.last, first_block - 1))
+            if item.path in failed:
+                self._notes.append(
+                    f"{blocks}: not in the data directory, and their archive file could not be copied "
+                    f"({failed[item.path]}): copy {item.path} to {place}"
+                )
+            else:
+                shelved.append(blocks)
+            reach = max(reach, item.last)
+        if reach < first_block - 1:
+            missing.append(blocks_from(reach + 1, first_block - 1))
+        if shelved:
+            told = f"{', '.join(shelved)}: not in the data directory, but in the archive files of {place}"
+            self._notes.append(f"{told}, which `hansa archive` reads")
+        if missing:
+            self._notes.append(f"{', '.join(missing)}: neither in the data directory nor in this backup")
+
+    def _copy_archives(
+        self, manifest: BackupManifest, older: list[ShelvedArchive], directory: Path
+    ) -> dict[Path, StoreError]:
+        """The files lie in `directory`; what lay there under such a name is kept, and told where it is another.
+
+        Return why a file does not lie there, by its path in the backup.
+        """
+        sums = {file.path: file.sha256 for file in manifest.files}
+        failed = dict[Path, StoreError]()
+        for item in older:
+            target = directory / item.path.name
+            try:
+                if not target.exists():
+                    copy_file(item.path, target)
+                elif describe_file(directory, target).sha256 != sums.get(f"{ARCHIVES}/{item.path.name}"):
+                    self._notes.append(
+                        f"{target} was there and is not the backup's file of that name: it was left as it is. "
+                        f"`hansa archive verify` tells whether it is damaged; then copy {item.path} in its place"
+                    )
+            except StoreError as error:
+                failed[item.path] = error
+            except OSError as error:
+                failed[item.path] = disk_error(target, error)
+        return failed
 
 
 def _lacking(manifest: BackupManifest, reach: int) -> StoreError:

@@ -21,6 +21,7 @@ from node.ledger import Transaction
 from node.store import Store
 from node.store.database import holds_database
 from node.store.reading import read_receipt
+from node.wording import agreeing, blocks_from, counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -241,7 +242,9 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
     else:
         for report in done:
             what = "taken out" if undo else "put back"
-            message(f"hansa: {report.blocks} of the blocks {report.first} to {report.last} were {what}")
+            were = agreeing(report.blocks, "was", "were")
+            held = blocks_from(report.first, report.last)
+            message(f"hansa: {counted(report.blocks, 'block')} of the file's ({held}) {were} {what}")
 
 
 def _network(file: Path | None, directory: Directory) -> NetworkConfig:

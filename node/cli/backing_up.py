@@ -8,6 +8,7 @@ import click
 from node.cli.options import NODE_FILE, Directory, connect, directory_option, node_option, output_option
 from node.cli.output import Output
 from node.cli.verifying import rated_bar
+from node.wording import counted
 
 SNAPSHOT_BLOCKS = 10_000
 
@@ -50,12 +51,13 @@ def backup(
     if output.as_json:
         output.document(report)
         return 0
+    held = f"{report.size_bytes:,} in {counted(report.files, 'file')}"
     output.facts(
         [
             ("backup", report.directory),
             ("blocks", f"{report.first} to {report.height}, {report.blocks} of them new"),
             ("snapshot", f"height {report.snapshot_height}{', new' if report.new_snapshot else ''}"),
-            ("bytes", f"{report.size_bytes:,} in {report.files} files, {report.added_bytes:,} of them new"),
+            ("bytes", f"{held}, {report.added_bytes:,} of them new"),
             ("took", f"{report.took_ms:,} ms"),
         ]
     )

@@ -23,6 +23,8 @@ def show_diagnosis(output: Output, answer: Diagnosis) -> None:
     """One line that says it, then who, which step, what comes next and what to do."""
     if answer.moving:
         sign, style = ("ok", "green") if not answer.culprits else ("ok, but", "yellow")
+    elif not answer.known:
+        sign, style = "starting", "yellow"
     else:
         since = "" if answer.since_ms is None else f" for {duration(answer.since_ms)}"
         # Most headlines of a stall say it themselves.

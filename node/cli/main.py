@@ -72,10 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_failure(error, as_json)
         return error.exit_code
     except click.ClickException as error:
-        where = (
-            f" (hansa {error.ctx.info_name} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        )
-        show_failure(ConfigError("invalid_usage", error.format_message() + where), as_json)
+        # The whole path: there is a `tx` of its own and one of `prove`.
+        where = f" ({error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        show_failure(ConfigError("invalid_usage", error.format_message().rstrip(".") + where), as_json)
         return ConfigError.exit_code
     except (KeyboardInterrupt, click.Abort):
         message("hansa: interrupted")

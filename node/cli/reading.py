@@ -15,6 +15,7 @@ from node.client.answers import ContractAnswer, LedgerEvent, QueryAnswer
 from node.client.arguments import arguments_from_text, find_method
 from node.diagnosis.wording import duration
 from node.errors import ConfigError, Unavailable
+from node.wording import counted
 
 
 @click.command()
@@ -40,7 +41,7 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
             *(("", reason) for reason in answer.reasons),
             ("votes", answer.voting),
             *([("diverged", answer.diverged.sentence)] if answer.diverged is not None else []),
-            ("pending", f"{answer.pending_transactions} transactions, {answer.pending_bytes} bytes"),
+            ("pending", f"{counted(answer.pending_transactions, 'transaction')}, {answer.pending_bytes:,} bytes"),
         ]
     )
     if answer.peers:

@@ -15,6 +15,7 @@ from node.client import Client
 from node.client.answers import NodeStatus, SyncStatus
 from node.diagnosis.wording import duration, size
 from node.errors import Unavailable
+from node.wording import counted
 
 POLL_S = 0.5
 LINE_S = 5.0
@@ -54,7 +55,7 @@ def sync_facts(answer: NodeStatus) -> list[tuple[str, object]]:
         rows += [("", f"{peer.id} sends {peer.first} to {peer.last}") for peer in now.asked]
         rows += [("", f"{peer.id} is left out: {peer.reason}") for peer in now.left_out]
     elif now.blocks:
-        rows.append(("caught up", f"{now.blocks:,} blocks, {size(now.bytes)} since its start"))
+        rows.append(("caught up", f"{counted(now.blocks, 'block')}, {size(now.bytes)} since its start"))
     if now.problem is not None:
         rows.append(("", now.problem))
     return rows

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -14,6 +15,10 @@ from node.cli.options import Directory, directory_option, output_option
 from node.cli.output import Output
 from node.config import NetworkConfig, load_network
 from node.errors import ConfigError
+from node.wording import blocks_from
+
+if TYPE_CHECKING:
+    from node.verification.files import FileReport
 
 
 class _Rate(TextColumn):
@@ -145,8 +150,15 @@ def _verify_files(
         output.document(FileReports(ok, tuple(reports)))
         return 0 if ok else 3
     for report in reports:
-        what = f"block {report.last}" if report.first is None else f"blocks {report.first} to {report.last}"
-        output.text(f"{report.path}: {what}, right" if report.ok else f"{report.path}: {report.first_error}")
+        output.text(
+            f"{report.path}: {_held(report)}, right" if report.ok else f"{report.path}: {report.first_error}"
+        )
         if report.remedy:
             output.text(report.remedy)
     return 0 if ok else 3
+
+
+def _held(report: "FileReport") -> str:
+    """What a file that is right holds: of a snapshot the one block after which its state was."""
+    last = report.last or 0
+    return blocks_from(last if report.first is None else report.first, last)

@@ -266,7 +266,7 @@ class BackupStatus(_Answer, frozen=True):
 
     `first_block` is the first of the blocks up to `height` whose body is here. `snapshot_height` is that of the
     snapshot made for a backup (0: none), `making_height` that of the one being made (0: none is); `failed` says why
-    the last one was not made.
+    the last one was not made. `size_bytes` is about what blocks, state and indexes take on the node's disk.
     """
 
     height: int
@@ -274,6 +274,7 @@ class BackupStatus(_Answer, frozen=True):
     snapshot_height: int = 0
     making_height: int = 0
     failed: str = ""
+    size_bytes: int = 0
 
 
 class JoinStatus(_Answer, frozen=True):
@@ -473,14 +474,17 @@ class MemberDiagnosis(_Answer, frozen=True):
 class Diagnosis(_Answer, frozen=True):
     """Why blocks are made or not made, in plain sentences, the most important first: the `headline`.
 
-    `since_ms` is for how long nothing moves (None: it moves). `culprits` are ordered by weight. `operator` says
-    what can safely be done, one line each. `height`, `view`, `phase` and `step` are those of the height in work.
-    `missing` names the members that are waited for; `details` holds the numbers behind the sentences.
+    `known`: False while the node has just started and has not heard from enough others to tell; `moving` is False
+    then too. `since_ms` is for how long nothing moves (None: it moves, or nobody knows). `culprits` are ordered by
+    weight. `operator` says what can safely be done, one line each. `height`, `view`, `phase` and `step` are those
+    of the height in work. `missing` names the members that are waited for; `details` holds the numbers behind the
+    sentences.
     """
 
     moving: bool
     sentences: tuple[str, ...]
     headline: str = ""
+    known: bool = True
     since_ms: int | None = None
     culprits: tuple[Culprit, ...] = ()
     next: NextEvent = NextEvent()

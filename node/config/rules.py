@@ -12,6 +12,7 @@ from consensus.codec import CodecError, check_plain
 from consensus.messages import VALIDATORS_MAX
 from node.config.model import NetworkConfig, Parameters, Retention
 from node.errors import ConfigError
+from node.wording import counted
 
 T = TypeVar("T")
 
@@ -39,19 +40,7 @@ def check_network(network: NetworkConfig, path: Path | str = "network.toml") -> 
         )
     _check_members(network, path)
     _check_principals(network, path)
-    parameters = network.parameters
-    convert(Path(path), {"parameters": msgspec.to_builtins(parameters)}, _ParametersFile)
-    if parameters.timeout_cap_ms < parameters.base_timeout_ms:
-        raise invalid(path, "parameters.timeout_cap_ms", "is below base_timeout_ms", "raise it")
-    if parameters.status_interval_ms * 2 > parameters.base_timeout_ms:
-        raise invalid(
-            path,
-            "parameters.status_interval_ms",
-            "is more than half of base_timeout_ms, so that one lost heartbeat deposes a primary",
-            "lower it or raise base_timeout_ms",
-        )
-    if parameters.call_operations_max > parameters.block_operations_max:
-        raise invalid(path, "parameters.call_operations_max", "is above block_operations_max", "lower it")
+    check_parameters(network.parameters, path)
     for name, arguments in network.contracts.items():
         where = f"contracts.{name}"
         if not _CONTRACT_NAME.fullmatch(name):
@@ -64,6 +53,22 @@ def check_network(network: NetworkConfig, path: Path | str = "network.toml") -> 
             raise invalid(
                 path, where, f"holds a value without canonical form: {error}", "use text, integers, true, false"
             ) from error
+
+
+def check_parameters(parameters: Parameters, path: Path | str = "network.toml") -> None:
+    """Raise ConfigError for the first rule that `parameters` break; `path` names the file in the message."""
+    convert(Path(path), {"parameters": msgspec.to_builtins(parameters)}, _ParametersFile)
+    if parameters.timeout_cap_ms < parameters.base_timeout_ms:
+        raise invalid(path, "parameters.timeout_cap_ms", "is below base_timeout_ms", "raise it")
+    if parameters.status_interval_ms * 2 > parameters.base_timeout_ms:
+        raise invalid(
+            path,
+            "parameters.status_interval_ms",
+            "is more than half of base_timeout_ms, so that one lost heartbeat deposes a primary",
+            "lower it or raise base_timeout_ms",
+        )
+    if parameters.call_operations_max > parameters.block_operations_max:
+        raise invalid(path, "parameters.call_operations_max", "is above block_operations_max", "lower it")
 
 
 def check_retention(retention: Retention, data_dir: Path, path: Path | str = "node.toml") -> None:
@@ -157,7 +162,7 @@ def _check_principals(network: NetworkConfig, path: Path | str) -> None:
             raise invalid(
                 path,
                 f"{where}.threshold",
-                f"is {principal.threshold}, but {principal.id} has {len(principal.keys)} keys",
+                f"is {principal.threshold}, but {principal.id} has {counted(len(principal.keys), 'key')}",
                 f"choose 1 to {len(principal.keys)}",
             )
         for place, key in enumerate(principal.keys):
@@ -223,23 +228,34 @@ def convert(path: Path, plain: Any, type_: type[T], place: str = "") -> T:
             raise invalid(path, _join(where, missing[1]), "is missing", "add it") from error
         unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
         if unknown:
-            close = difflib.get_close_matches(unknown[1], _field_names(type_), n=1)
-            remedy = f"did you mean {close[0]}?" if close else "remove it"
+            remedy = _remedy(unknown[1], location.rstrip("`").removeprefix("$").removeprefix("."), type_)
             raise invalid(path, _join(where, unknown[1]), "is not a known key", remedy) from error
         wrong = text[:1].lower() + text[1:]
         raise invalid(path, where, f"is wrong: {wrong}", "correct the value") from error
 
 
-def _field_names(type_: type[Any]) -> list[str]:
-    """The keys that `type_` and the tables inside it know."""
-    names: list[str] = []
-    pending: list[Any] = [msgspec.inspect.type_info(type_)]
+def _remedy(key: str, table: str, type_: type[Any]) -> str:
+    """What to do about the unknown `key` in `table` ("": the top) of a file of `type_`; names only what exists."""
+    tables = _tables(type_)
+    close = [name for name in difflib.get_close_matches(key, tables.get(table, ()), n=1) if name != key]
+    if close:
+        return f"did you mean {close[0]}?"
+    homes = [name for name, keys in tables.items() if key in keys and name != table]
+    if len(homes) == 1:
+        return f"it belongs in [{homes[0]}]" if homes[0] else "it belongs above the first table"
+    return "remove it"
+
+
+def _tables(type_: type[Any]) -> dict[str, list[str]]:
+    """The keys of `type_` under "", and those of the tables inside it under their dotted names."""
+    found: dict[str, list[str]] = {}
+    pending: list[tuple[str, Any]] = [("", msgspec.inspect.type_info(type_))]
     while pending:
-        info = pending.pop()
+        name, info = pending.pop()
         if isinstance(info, msgspec.inspect.StructType):
-            names += [field.name for field in info.fields]
-            pending += [field.type for field in info.fields]
-    return names
+            found[name] = [field.name for field in info.fields]
+            pending += [(_join(name, field.name), field.type) for field in info.fields]
+    return found
 
 
 def _join(where: str, key: str) -> str:

@@ -30,7 +30,8 @@ STILL_MS_MAX = 2_000
 class Judgement(msgspec.Struct, frozen=True):
     """What the facts amount to.
 
-    `blocked`: too few votes are to be had. `stalled`: enough are, and yet work waits; `still`: it has waited for a
+    `blocked`: too few votes are to be had. `unknown`: with those of members whose first word is still awaited there
+    may be enough. `stalled`: enough are, and yet work waits; `still`: it has waited for a
     while, or another primary is asked for. `ready`: this node follows
     the network, does its part, and blocks can be made; else `reasons`. `findings` are all causes, by weight.
     """
@@ -39,6 +40,7 @@ class Judgement(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
     voting: tuple[str, ...]
     blocked: bool
+    unknown: bool
     stalled: bool
     still: bool
     headline: str
@@ -55,6 +57,8 @@ def judge(facts: Facts) -> Judgement:
     members = _sides(facts, standings(facts))
     voting = tuple(name for name in facts.validators if members[name].votes)
     blocked = len(voting) < facts.status.quorum
+    awaited = [name for name in facts.validators if members[name].awaited]
+    unknown = blocked and len(voting) + len(awaited) >= facts.status.quorum
     alone = not blocked and asks_alone(facts)
     waiting_ms = 0 if alone else facts.waiting_ms
     stalled = not blocked and waiting_ms > STALL_MS_MAX
@@ -68,9 +72,13 @@ def judge(facts: Facts) -> Judgement:
     findings += [item for item in (*held_up, *old) if (item.member, item.cause) not in known]
     ordered = tuple(finding for group in grouped(findings) for finding in group)
     still = changing or waiting_ms > STILL_MS_MAX
-    headline = _headline(facts, members, ordered, held_up, voting, blocked, still)
+    if unknown and not facts.failure:
+        why = f"this node has just started and awaits {names(awaited)}"
+        headline = f"It is not known yet whether blocks are made: {why}."
+    else:
+        headline = _headline(facts, members, ordered, held_up, voting, blocked, still)
     reasons = _reasons(facts, members, headline, blocked, stalled)
-    return Judgement(members, ordered, voting, blocked, stalled, still, headline, reasons)
+    return Judgement(members, ordered, voting, blocked, unknown, stalled, still, headline, reasons)
 
 
 def diagnose(facts: Facts) -> Diagnosis:
@@ -93,7 +101,8 @@ def diagnose(facts: Facts) -> Diagnosis:
         moving=moving,
         sentences=tuple(sentences),
         headline=judged.headline,
-        since_ms=None if moving else _since_ms(facts, judged),
+        known=not judged.unknown,
+        since_ms=None if moving or judged.unknown else _since_ms(facts, judged),
         culprits=tuple(
             Culprit(member=item.member, cause=item.cause, sentence=sentence(clause([item], facts.member)))
             for item in judged.findings
@@ -290,6 +299,8 @@ def _next(facts: Facts, judged: Judgement) -> NextEvent:
     status = facts.status
     if any(finding.cause == "isolated" for finding in judged.members[facts.member].findings):
         return NextEvent(what="this node dials the others again and again, and catches up when it reaches them")
+    if judged.unknown:
+        return NextEvent(what="the others are heard within seconds, or it is told why not")
     if judged.blocked:
         lacking = status.quorum - len(judged.voting)
         away = [name for name in facts.validators if name not in judged.voting]

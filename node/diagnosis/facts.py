@@ -13,6 +13,8 @@ REPORT_MS_MAX = 6_000
 """An older report says what was, not what is."""
 BEHIND_BLOCKS_MAX = 2
 """A node is behind, and not ready, when others have certainly decided more than so many blocks beyond its head."""
+STARTING_MS_MAX = 10_000
+"""So long after its start a node does not take those for absent whose first word has not come."""
 STALL_MS_MAX = 6_000
 """Work that waits longer without a new block is a stall."""
 
@@ -55,7 +57,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     `validators` and `roles` are in the members' order. `idle_ms`: since the last applied block; `waiting_ms`: for
     how long work has waited since then (0: none waits); `step_ms`: for how long the replica has been in this phase.
-    `no_block`: the ledger holds none yet.
+    `no_block`: the ledger holds none yet. `up_ms`: since this node's start (None: long ago).
     `conditions` are the facts that other parts of this node set (code: detail); `failure` says why it stops.
     """
 
@@ -79,6 +81,7 @@ class Facts(msgspec.Struct, frozen=True):
     failure: str = ""
     pause: Pause | None = None
     no_block: bool = False
+    up_ms: int | None = None
 
     @property
     def others(self) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ import msgspec
 
 from consensus.status import Abstention, Phase
 from node.diagnosis.causes import WEIGHT, Finding
-from node.diagnosis.facts import BEHIND_BLOCKS_MAX, HEARD_MS_MAX, Facts
+from node.diagnosis.facts import BEHIND_BLOCKS_MAX, HEARD_MS_MAX, STARTING_MS_MAX, Facts
 from node.diagnosis.wording import duration, names
 from node.report import LinkReport, Report
+from node.wording import counted
 
 PROOF_MARGIN_MS = 1_000
 """A report proves that a member lives on when its reporter heard it so much later than we did."""
@@ -30,7 +31,8 @@ _CLOSED = "lost: "
 class Standing(msgspec.Struct, frozen=True):
     """A member as it stands: heard here, heard by whom else, its clock against the members' middle, what is wrong.
 
-    `findings` are ordered by weight. `votes`: its vote is to be had here.
+    `findings` are ordered by weight. `votes`: its vote is to be had here. `awaited`: this node has just started and
+    nothing has come from the member yet, so that nothing is known of it.
     """
 
     member: str
@@ -38,6 +40,7 @@ class Standing(msgspec.Struct, frozen=True):
     heard_by: tuple[str, ...]
     clock_off_ms: int | None
     findings: tuple[Finding, ...]
+    awaited: bool = False
 
     @property
     def votes(self) -> bool:
@@ -106,7 +109,9 @@ def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
     if not unique.keys().isdisjoint(("disk_failing", "disk_full")):
         unique.pop("disk_low", None)
     ordered = sorted(unique.values(), key=lambda finding: WEIGHT[finding.cause])
-    return Standing(member, heard, _heard_by(facts, member), clock_off_ms, tuple(ordered))
+    starting = facts.up_ms is not None and facts.up_ms <= STARTING_MS_MAX
+    awaited = starting and not heard and member != facts.member and _awaited(facts, member)
+    return Standing(member, heard, _heard_by(facts, member), clock_off_ms, tuple(ordered), awaited)
 
 
 def _off(facts: Facts, member: str, clock_off_ms: int) -> str:
@@ -170,7 +175,7 @@ def _abstention(facts: Facts, member: str, code: str, until: int) -> list[Findin
         detail = f"it votes again above height {until}; height {facts.status.height} is in work"
     elif code == Abstention.LOST:
         needed = min(facts.status.quorum, len(facts.validators) - 1)
-        detail = f"it has to hear from {needed} other members first which heights are decided"
+        detail = f"it has to hear from {counted(needed, 'other member')} first which heights are decided"
     return [Finding(member, cause, detail)]
 
 

@@ -244,9 +244,9 @@ def statement_item(
         entries.append(encode(entry))
     if len(entries) != after.entries - number or chain != after.chain:
         if heights[0] + 1 < view.first_block:
-            raise NotFound(
-                "block_pruned", f"the blocks after {heights[0]} were pruned here", first=view.first_block
-            )
+            first = view.first_block
+            text = f"blocks after {heights[0]} were pruned here; the first block kept is {first}"
+            raise NotFound("block_pruned", text, first=first)
         raise StoreError("ledger_differs", f"the events kept of account {account} do not lead to its chain")
     return opening, closing, tuple(entries)
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import msgspec
 
-from consensus.codec import encode
+from consensus.codec import decode_own, encode
 from contracts.engine import CallError, Engine, Environment, EventRecord, Revert
 from contracts.storage import HostFailure
 from node.config import NetworkConfig
 from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, RejectedTransaction, StoreError
-from node.executor.difference import Claim, Difference, TracedRun, find_difference, verify_claim
-from node.executor.run import BlockRun, Registry, Rules, next_due_ms, obstacle, read_request
+from node.executor.admission import Admission
+from node.executor.difference import RECEIPT_SIZE_MAX, Claim, Difference, TracedRun, find_difference, verify_claim
+from node.executor.run import BlockRun, Registry, Rules
 from node.ledger import (
     BlockBody,
     EventData,
@@ -56,7 +57,7 @@ class Executor:
         self._cache = ValueCache()
         self._tree: StateTree | None = None
         self._view: LedgerView | None = None
-        self._admission: tuple[LedgerView, ValueCache] | None = None
+        self._admission: Admission | None = None
 
     # --- standing on a head ------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class Executor:
         """Stand on `view`; the tree is rebuilt from its buckets. StoreError when its root is not the head's."""
         # Read through the attribute: the same tree goes on over later views.
         self._view = view
-        self._admission = (view, ValueCache())
+        self._admission = Admission(self._rules, view)
         self._cache = ValueCache()
         self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
         if self._tree.root != view.head.state_root:
@@ -91,7 +92,7 @@ class Executor:
             raise ValueError(f"the view's head is not block {executed.height}")
         self._opened_tree().commit(executed.tree)
         self._view = view
-        self._admission = (view, ValueCache())
+        self._admission = Admission(self._rules, view)
         self._cache = self._cache.advance(executed.writes.after)
 
     @property
@@ -116,7 +117,7 @@ class Executor:
 
     def next_due_ms(self) -> int | None:
         """Return the time of the earliest scheduled call: from then on there is a block to build."""
-        return next_due_ms(self._opened_view())
+        return self._opened_admission().next_due_ms
 
     # --- blocks ------------------------------------------------------------------------------------------
 
@@ -271,7 +272,13 @@ class Executor:
         if tuple(run.quarantined) != quarantined:
             raise InvalidBlock("quarantine_refused", "a quarantined position is out of order or names nothing")
         return self._finish(
-            run, transactions, self._opened_tree(), header.parent, header.proposer, code=header.contracts_hash
+            run,
+            transactions,
+            self._opened_tree(),
+            header.parent,
+            header.proposer,
+            code=header.contracts_hash,
+            tx_root=header.tx_root,  # what these transactions have: `_check_header` has seen to it
         )
 
     def _check_header(
@@ -306,8 +313,9 @@ class Executor:
         proposer: str,
         digest: bytes | None = None,
         code: bytes | None = None,
+        tx_root: bytes | None = None,
     ) -> ExecutedBlock:
-        """Return the block that `run` has come to; digest and contracts hash are its own unless given."""
+        """Return the block that `run` has come to; digest, contracts hash and tx_root are its own unless given."""
         members = run.members()
         writes = run.overlay.write_set()
         staged = tree.stage(writes.after)
@@ -318,7 +326,7 @@ class Executor:
             parent=parent,
             time_ms=run.time_ms,
             proposer=proposer,
-            tx_root=content_root(data, run.quarantined),
+            tx_root=content_root(data, run.quarantined) if tx_root is None else tx_root,
             receipts_root=merkle_root(run.receipts),
             state_root=staged.root,
             members_hash=members_hash(members),
@@ -350,9 +358,7 @@ class Executor:
 
         `already_final`, or a code of `admission`.
         """
-        view, cache = self._opened_admission()
-        time_ms = max(now_ms, view.head.time_ms + 1)
-        return obstacle(self._rules, Overlay(view, cache), transaction, time_ms)
+        return self._opened_admission().obstacle(transaction, now_ms)
 
     def admission(self, transaction: Transaction, now_ms: int) -> int | None:
         """Return None when the (verified) transaction may wait for a block, or the height at which it is final.
@@ -361,17 +367,7 @@ class Executor:
         request_conflict, unknown_principal, policy_unsatisfied. A final transaction is recognised even after it
         expired. Its calls are not judged: a wrong one is an outcome in the receipt (see `validate_calls`).
         """
-        view, cache = self._opened_admission()
-        body = transaction.body
-        state = Overlay(view, cache)
-        if body.network == self._rules.network:
-            used = read_request(state, body.sender, body.request_id)
-            if used is not None and used.tx_id == transaction.tx_id:
-                return used.height
-        reason = obstacle(self._rules, state, transaction, max(now_ms, view.head.time_ms + 1))
-        if reason is not None:
-            raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")
-        return None
+        return self._opened_admission().admit(transaction, now_ms)
 
     def validate_calls(self, transaction: Transaction) -> None:
         """Return when every call names a method and fits its arguments.
@@ -390,12 +386,11 @@ class Executor:
         if self.admission(transaction, now_ms) is not None:
             raise RejectedTransaction("request_conflict", "the transaction is final already")
         self.validate_calls(transaction)
-        view, _ = self._opened_admission()
+        view = self._opened_admission().view
         run = BlockRun(self._rules, view, None, view.head.height + 1, max(now_ms, view.head.time_ms + 1))
         attempt = run.attempt(transaction)
-        return DryRun(
-            Receipt(transaction.tx_id, attempt.calls), attempt.details, attempt.operations, run.overlay.write_set()
-        )
+        receipt = decode_own(attempt.receipt(transaction.tx_id), Receipt, size_max=RECEIPT_SIZE_MAX)
+        return DryRun(receipt, attempt.details, attempt.operations, run.overlay.write_set())
 
     def query(self, view: LedgerView, contract: str, name: str, args: dict[str, Any]) -> Any:
         """Return a query's answer, in plain values, on the state of `view` (of the head, or of a past height).
@@ -427,7 +422,7 @@ class Executor:
             raise ValueError("the executor stands on no head yet")
         return self._tree
 
-    def _opened_admission(self) -> tuple[LedgerView, ValueCache]:
+    def _opened_admission(self) -> Admission:
         if self._admission is None:
             raise ValueError("the executor stands on no head yet")
         return self._admission

@@ -10,16 +10,12 @@ import msgspec
 
 from consensus.codec import check_plain, decode_own, encode, unpack
 from consensus.members import Members, Validator
-from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled
+from contracts.engine import Emitted, Engine, Environment, Outcome, Scheduled, Session
 from contracts.state_keys import encode_component, encode_key
 from node.config import Parameters
 from node.ledger import (
     EXPIRY_AHEAD_MS_MAX,
     TRANSACTION_SIZE_MAX,
-    Call,
-    CallReceipt,
-    EventData,
-    Receipt,
     RequestRecord,
     ScheduledCall,
     Transaction,
@@ -32,9 +28,6 @@ SEQUENCES_PER_BLOCK = 1 << 24
 
 REQUESTS = encode_key((LEDGER, "request"))
 SCHEDULE = encode_key((LEDGER, "schedule"))
-
-REVERTED = CallReceipt("reverted", ())
-QUARANTINED = CallReceipt("quarantined", ())
 
 
 class Policy(Protocol):
@@ -55,6 +48,12 @@ class Registry(Protocol):
     def read_policy(self, state: Overlay, principal: str) -> Policy | None:
         """Return the key policy of `principal`, or None for a stranger."""
 
+    def policy_key(self, principal: str) -> bytes:
+        """Return the state key of the policy of `principal`."""
+
+    def read_policy_at(self, state: Overlay, key: bytes) -> Policy | None:
+        """Return the policy under a key that `policy_key` gave, or None."""
+
     def read_validators(self, state: Overlay) -> tuple[tuple[str, bytes], ...]:
         """Return (id, voting key) of the validators in their order."""
 
@@ -68,13 +67,47 @@ class Rules(msgspec.Struct, frozen=True):
     registry: Registry
 
 
+class Settled(msgspec.Struct, frozen=True, array_like=True):
+    """ledger.CallReceipt with its events still in the bytes in which the contract emitted them."""
+
+    code: str
+    events: tuple[Emitted, ...]
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """A transaction that was executed on the overlay and is not yet part of the block. `details` are for people."""
 
-    calls: tuple[CallReceipt, ...]
+    calls: tuple[Settled, ...]
     scheduled: tuple[Scheduled, ...]
     operations: int
     details: tuple[str, ...] = ()
+
+    def receipt(self, tx_id: bytes) -> bytes:
+        """Return the encoded ledger.Receipt."""
+        return encode(_Receipt(tx_id, self.calls))
+
+
+BUDGET_SPENT = Outcome("limit_exceeded", detail="the transaction's calls together exceed a block's operations")
+REVERTED = Settled("reverted", ())
+QUARANTINED = Settled("quarantined", ())
+
+
+class _Receipt(msgspec.Struct, frozen=True, array_like=True):
+    """ledger.Receipt, ready to be encoded."""
+
+    tx_id: bytes
+    calls: tuple[Settled, ...]
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """Where the state holds what is asked of a sender at each transaction."""
+
+    requests: bytes
+    policy_key: bytes
+
+    def request_key(self, request_id: str) -> bytes:
+        """As `request_key`."""
+        return self.requests + encode_component(request_id)
 
 
 class BlockRun:
@@ -87,6 +120,8 @@ class BlockRun:
         self.height = height
         self.time_ms = time_ms
         self.overlay = Overlay(view, cache)
+        self._session = Session(rules.engine, self.overlay)
+        self._senders: dict[str, Sender] = {}
         self.tx_ids: list[bytes] = []
         self.receipts: list[bytes] = []
         self.topics: dict[str, list[int]] = {}
@@ -122,14 +157,19 @@ class BlockRun:
                 continue
             args = unpack(call.args, size_max=TRANSACTION_SIZE_MAX)
             env = self._environment(f"@{call.contract}", tx_id)
-            outcome = self._rules.engine.execute(
-                self.overlay, env, call.contract, call.method, args, parameters.call_operations_max
-            )
-            self._accept(tx_id, Attempt((_receipt(outcome),), outcome.scheduled, outcome.operations))
+            outcome = self._session.execute(env, call.contract, call.method, args, parameters.call_operations_max)
+            settled = Settled(outcome.code, outcome.emitted)
+            self._accept(tx_id, Attempt((settled,), outcome.scheduled, outcome.operations))
 
     def obstacle(self, transaction: Transaction) -> str | None:
         """Return why no block may contain `transaction` here and now, or None. Its signatures are verified."""
-        return obstacle(self._rules, self.overlay, transaction, self.time_ms)
+        body = transaction.body
+        sender = self._sender(body.sender)
+        return (
+            untimely(self._rules, transaction, self.time_ms)
+            or taken(self.overlay.get(sender.request_key(body.request_id), RequestRecord), transaction)
+            or unsatisfied(self._rules.registry.read_policy_at(self.overlay, sender.policy_key), transaction)
+        )
 
     def attempt(self, transaction: Transaction) -> Attempt:
         """Execute the calls on the overlay; the caller accepts the attempt or rolls the overlay back."""
@@ -138,22 +178,26 @@ class BlockRun:
         # A budget for the whole transaction, the same wherever in a block it stands.
         budget = self._rules.parameters.block_operations_max
         savepoint = self.overlay.savepoint()
-        receipts: list[CallReceipt] = []
+        settled: list[Settled] = []
         scheduled: list[Scheduled] = []
         details: list[str] = []
         used = 0
+        call_max = self._rules.parameters.call_operations_max
+        execute = self._session.execute
         for position, call in enumerate(body.calls):
-            outcome = self._execute(env, call, budget - used)
+            outcome = BUDGET_SPENT
+            if used < budget:
+                outcome = execute(env, call.contract, call.method, call.args, min(call_max, budget - used))
             used += outcome.operations
             if outcome.code != "ok" and body.mode == "atomic":
                 self.overlay.rollback(savepoint)
                 failed = [REVERTED] * len(body.calls)
-                failed[position] = CallReceipt(outcome.code, ())
+                failed[position] = Settled(outcome.code, ())
                 return Attempt(tuple(failed), (), used, (outcome.detail,))
-            receipts.append(_receipt(outcome))
+            settled.append(Settled(outcome.code, outcome.emitted))
             details.append(outcome.detail)
             scheduled.extend(outcome.scheduled)
-        return Attempt(tuple(receipts), tuple(scheduled), used, tuple(details))
+        return Attempt(tuple(settled), tuple(scheduled), used, tuple(details))
 
     def quarantine(self, transaction: Transaction) -> Attempt:
         """Return the attempt that settles `transaction` unexecuted."""
@@ -163,7 +207,7 @@ class BlockRun:
     def accept(self, transaction: Transaction, attempt: Attempt) -> None:
         """The transaction is part of the block and its request id is used."""
         body = transaction.body
-        key = request_key(body.sender, body.request_id)
+        key = self._sender(body.sender).request_key(body.request_id)
         self.overlay.put(key, RequestRecord(transaction.tx_id, self.height, body.expires_at_ms))
         self.requests_added.append((body.expires_at_ms, key))
         self.transactions += 1
@@ -184,38 +228,43 @@ class BlockRun:
             key = SCHEDULE + encode_component(call.at_ms) + encode_component(self._sequence)
             self.overlay.put(key, ScheduledCall(call.contract, call.method, encode(call.args)))
             self._sequence += 1
-        for receipt in attempt.calls:
-            for event in receipt.events:
-                for topic in event.topics:
-                    positions = self.topics.setdefault(topic, [])
-                    if not positions or positions[-1] != position:
-                        positions.append(position)
+        for topic in dict.fromkeys(
+            topic for call in attempt.calls for event in call.events for topic in event.topics
+        ):
+            self.topics.setdefault(topic, []).append(position)
         self.tx_ids.append(tx_id)
-        self.receipts.append(encode(Receipt(tx_id, attempt.calls)))
+        self.receipts.append(attempt.receipt(tx_id))
 
-    def _execute(self, env: Environment, call: Call, budget: int) -> Outcome:
-        if budget <= 0:
-            return Outcome("limit_exceeded", detail="the transaction's calls together exceed a block's operations")
-        operations_max = min(self._rules.parameters.call_operations_max, budget)
-        return self._rules.engine.execute(self.overlay, env, call.contract, call.method, call.args, operations_max)
+    def _sender(self, principal: str) -> Sender:
+        found = self._senders.get(principal)
+        if found is None:
+            found = Sender(request_prefix(principal), self._rules.registry.policy_key(principal))
+            self._senders[principal] = found
+        return found
 
     def _environment(self, sender: str, tx_id: bytes) -> Environment:
         return Environment(self._rules.network, self.height, self.time_ms, sender, tx_id, encode)
 
 
-def obstacle(rules: Rules, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
-    """Return the first reason, in a fixed order, why no block at `time_ms` on `state` may contain `transaction`."""
+def untimely(rules: Rules, transaction: Transaction, time_ms: int) -> str | None:
+    """Return why a block at `time_ms` on this network may not contain `transaction`, whatever the state says."""
     body = transaction.body
     if body.network != rules.network:
         return "wrong_network"
     if time_ms > body.expires_at_ms:
         return "expired"
-    if body.expires_at_ms > time_ms + EXPIRY_AHEAD_MS_MAX:
-        return "expiry_too_far"
-    used = read_request(state, body.sender, body.request_id)
-    if used is not None:
-        return "already_final" if used.tx_id == transaction.tx_id else "request_conflict"
-    policy = rules.registry.read_policy(state, body.sender)
+    return "expiry_too_far" if body.expires_at_ms > time_ms + EXPIRY_AHEAD_MS_MAX else None
+
+
+def taken(used: RequestRecord | None, transaction: Transaction) -> str | None:
+    """Return why the transaction's request id cannot be used: `used` is what the state remembers of it."""
+    if used is None:
+        return None
+    return "already_final" if used.tx_id == transaction.tx_id else "request_conflict"
+
+
+def unsatisfied(policy: Policy | None, transaction: Transaction) -> str | None:
+    """Return why the transaction's signatures do not suffice for its sender's `policy` (None: a stranger)."""
     if policy is None:
         return "unknown_principal"
     signed = 0
@@ -226,12 +275,12 @@ def obstacle(rules: Rules, state: Overlay, transaction: Transaction, time_ms: in
 
 def request_key(sender: str, request_id: str) -> bytes:
     """Return the state key of a request record."""
-    return REQUESTS + encode_component(sender) + encode_component(request_id)
+    return request_prefix(sender) + encode_component(request_id)
 
 
-def read_request(state: Overlay, sender: str, request_id: str) -> RequestRecord | None:
-    """Return what the state remembers of a request id."""
-    return state.get(request_key(sender, request_id), RequestRecord)
+def request_prefix(sender: str) -> bytes:
+    """Return what the keys of all of a sender's request records begin with."""
+    return REQUESTS + encode_component(sender)
 
 
 def request_of(key: bytes, value: bytes) -> RequestRecord | None:
@@ -249,13 +298,3 @@ def next_due_ms(base: StateReader) -> int | None:
     for key, _ in base.scan(SCHEDULE, SCHEDULE + b"\xff"):
         return int.from_bytes(key[len(SCHEDULE) + 1 : len(SCHEDULE) + 9], "big")
     return None
-
-
-def _receipt(outcome: Outcome) -> CallReceipt:
-    if not outcome.events:
-        return CallReceipt(outcome.code, ())
-    return CallReceipt(outcome.code, tuple([_event(event) for event in outcome.events]))
-
-
-def _event(event: EventRecord) -> EventData:
-    return EventData(event.contract, event.name, event.topics, event.data)

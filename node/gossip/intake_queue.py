@@ -53,7 +53,9 @@ class IntakeQueue:
 
     def put(self, peer: str, wire_id: bytes, data: bytes) -> bool:
         """The transaction waits in the share of `peer`; False when that is full."""
-        share = self._shares.setdefault(peer, _Share(OrderedDict()))
+        share = self._shares.get(peer)
+        if share is None:
+            share = self._shares[peer] = _Share(OrderedDict())
         if len(share.bodies) >= QUEUE_TRANSACTIONS_MAX or share.size_bytes + len(data) > QUEUE_SIZE_BYTES_MAX:
             return False
         share.bodies[wire_id] = data
@@ -82,14 +84,17 @@ class IntakeQueue:
             return "", chunk
         peer = next(iter(self._shares))
         self._shares.move_to_end(peer)
-        bodies = self._shares[peer].bodies
-        size_bytes = 0
+        share = self._shares[peer]
+        bodies, size_bytes = share.bodies, 0
         while bodies and len(chunk) < CHUNK_TRANSACTIONS_MAX and size_bytes < CHUNK_SIZE_BYTES_MAX:
-            wire_id = next(iter(bodies))
-            data = self.take(wire_id)
-            assert data is not None, "the share and the owners name the same transactions"
+            wire_id, data = bodies.popitem(last=False)
+            del self._owner[wire_id]
             chunk[wire_id] = data
             size_bytes += len(data)
+        share.size_bytes -= size_bytes
+        self.size_bytes -= size_bytes
+        if not bodies:
+            del self._shares[peer]
         return peer, chunk
 
     def drop(self, peer: str) -> tuple[bytes, ...]:

@@ -83,7 +83,7 @@ class Gossip:
         self._outbox_bytes = 0
         self._flush: asyncio.Handle | None = None
         self._flushed_s = 0.0
-        self._known_to: dict[bytes, set[str]] = {}
+        self._known_to: dict[bytes, tuple[str, ...]] = {}
         self._relays: deque[tuple[float, bytes]] = deque()
         self._relay_due = asyncio.Event()
         self._wanted: dict[str, OrderedDict[bytes, None]] = {}
@@ -175,8 +175,7 @@ class Gossip:
             return
         wanted = self._wanted.get(peer)
         for wire_id in message.wire_ids[:IDS_MAX]:
-            if wire_id in self._known_to:
-                self._known_to[wire_id].add(peer)
+            self._note_holder(wire_id, peer)
             if wire_id in self._asked or self._is_known(wire_id, now_s) or self._pool.body(wire_id) is not None:
                 continue
             if len(self._asked) >= WANTED_MAX:
@@ -194,22 +193,32 @@ class Gossip:
 
     def _take(self, peer: str, transactions: Sequence[bytes]) -> None:
         now_s = self._now_s()
+        holder, received, duplicates, dropped = (peer,), 0, 0, 0
         for data in transactions:
-            self._count.received += 1
+            received += 1
             if len(data) > TRANSACTION_SIZE_MAX:
                 self._blame(peer, FAULTS_MAX, f"a transaction of {len(data)} bytes")
-                return
+                break
             wire_id = wire_id_of(data)
             if self._is_known(wire_id, now_s):
-                self._count.duplicates += 1
-                if wire_id in self._known_to:
-                    self._known_to[wire_id].add(peer)
+                duplicates += 1
+                self._note_holder(wire_id, peer)
             elif self._queue.put(peer, wire_id, data):
-                self._known_to[wire_id] = {peer}
+                # One tuple for the whole batch: few ever get a second holder.
+                self._known_to[wire_id] = holder
             else:
-                self._count.dropped += 1
+                dropped += 1
+        self._count.received += received
+        self._count.duplicates += duplicates
+        self._count.dropped += dropped
         if self._queue.transactions:
             self._work_waiting.set()
+
+    def _note_holder(self, wire_id: bytes, peer: str) -> None:
+        """`peer` need not be told of the transaction, if it is one that will be told of."""
+        holders = self._known_to.get(wire_id)
+        if holders is not None and peer not in holders:
+            self._known_to[wire_id] = (*holders, peer)
 
     def _is_known(self, wire_id: bytes, now_s: float) -> bool:
         return wire_id in self._queue or wire_id in self._judging or self._seen.holds(wire_id, now_s)
@@ -223,8 +232,7 @@ class Gossip:
                 self._work_waiting.clear()
                 continue
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            for wire_id, data in chunk.items():
-                self._judging[wire_id] = _Judging(data, done)
+            self._judging.update(dict.fromkeys(chunk, _Judging(chunk, done)))
             try:
                 verdicts = await self._intake(peer, list(chunk.values()))
                 self._settle(peer, list(zip(chunk, verdicts, strict=True)))
@@ -235,12 +243,13 @@ class Gossip:
 
     def _settle(self, peer: str, judged: Sequence[tuple[bytes, Verdict]]) -> None:
         now_s = self._now_s()
-        invalid = 0
+        due_s = now_s + RELAY_DELAY_S
+        accepted = invalid = 0
         for wire_id, verdict in judged:
             if verdict is Verdict.ACCEPTED:
-                self._count.accepted += 1
+                accepted += 1
                 self._seen.mark(wire_id, None)
-                self._relays.append((now_s + RELAY_DELAY_S, wire_id))
+                self._relays.append((due_s, wire_id))
                 continue
             self._known_to.pop(wire_id, None)
             if verdict is Verdict.INVALID:
@@ -251,6 +260,7 @@ class Gossip:
                 self._seen.mark(wire_id, now_s + REFUSED_SEEN_S)
             else:
                 self._count.dropped += 1
+        self._count.accepted += accepted
         while len(self._relays) > RELAYS_MAX:
             self._known_to.pop(self._relays.popleft()[1], None)
         if self._relays:
@@ -287,10 +297,10 @@ class Gossip:
             # The jitter lets one of a full mesh speak first; the others hear it and need not repeat it.
             await asyncio.sleep(RELAY_DELAY_S * random.uniform(0.5, 1.0))
             now_s = self._now_s()
-            due: list[tuple[bytes, set[str]]] = []
+            due: list[tuple[bytes, tuple[str, ...]]] = []
             while self._relays and self._relays[0][0] <= now_s:
                 wire_id = self._relays.popleft()[1]
-                known_to = self._known_to.pop(wire_id, set())
+                known_to = self._known_to.pop(wire_id, ())
                 if self._pool.is_waiting(wire_id):
                     due.append((wire_id, known_to))
             if not self._relays:
@@ -343,7 +353,7 @@ class Gossip:
             if data is not None:
                 self._known_to.pop(wire_id, None)
             elif wire_id in self._judging:
-                data = self._judging[wire_id].data
+                data = self._judging[wire_id].chunk[wire_id]
                 judging.append(self._judging[wire_id].done)
             if data is not None:
                 found[wire_id] = data
@@ -408,7 +418,9 @@ class _Faults(msgspec.Struct):
 
 
 class _Judging(msgspec.Struct, frozen=True):
-    data: bytes
+    """A chunk with the intake, by wire id; `done` when it has its verdicts."""
+
+    chunk: dict[bytes, bytes]
     done: asyncio.Future[None]
 
 

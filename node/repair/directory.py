@@ -19,14 +19,16 @@ from node.errors import ConfigError, HansaError, StoreError, Unavailable
 from node.ledger import HeadRecord
 from node.repair.ledger_rows import LedgerRows
 from node.repair.own_rows import forget_votes, mend_own
+from node.repair.replacing import drop_stale, finish_replacing, replace
 from node.repair.report import Journal, Outcome, RepairReport, unproven
 from node.repair.sources import BlockSource
 from node.repair.state_rows import StateRows
 from node.store import Database, LevelDatabase, salvage
 from node.store.database import holds_database
 from node.store.layout import FORMAT, META_ADOPTING, META_FIRST, META_FORMAT, META_HEAD, META_NETWORK, number
-from node.store.reading import read_head, stored
+from node.store.reading import awaits_ledger, read_head, stored
 from node.verification import verify_rows
+from node.wording import agreeing, counted
 
 OnProgress = Callable[[str, int, int], None]
 """Told what is being done, and how much of how much."""
@@ -58,23 +60,27 @@ class Repair:
         """Return what was done. With `join`, what cannot be mended is left to the network: blocks and state are
         fetched anew by the node, and what it keeps besides them, its votes above all, goes on.
 
-        Raise ConfigError when a node runs on the directory or it is no ledger of this network.
+        Raise ConfigError when a node runs on the directory, when it is no ledger of this network, or when the node
+        is to fetch its ledger anyway. A repair that was killed while it put its copy in place is finished first.
         """
         data, copy = self._node.data_dir, self._node.data_dir.parent / COPY
+        finish_replacing(data)
         if not holds_database(data):
             raise ConfigError("data_dir_unusable", f"{data} holds no ledger; start the node, it fetches everything")
         with _held(data):
             shutil.rmtree(copy, ignore_errors=True)
+            drop_stale(data)
             try:
                 _copy(data, copy)
                 self._mend(copy, join)
                 if not self._journal.sentences():
                     return RepairReport("nothing_wrong", self._height)
-                kept = _replace(data, copy)
+                kept = replace(data, copy)
             except (StoreError, Unavailable) as error:
                 return RepairReport("not_repaired", self._height, fetched=self._journal.fetched, reason=str(error))
             finally:
                 shutil.rmtree(copy, ignore_errors=True)
+                drop_stale(data)
         did, journal = self._journal.sentences(), self._journal
         outcome: Outcome = "ledger_lost" if self._lost else "repaired"
         return RepairReport(outcome, self._height, did, journal.fetched, journal.abstains, str(kept))
@@ -93,6 +99,9 @@ class Repair:
             if database.get(META_ADOPTING) is not None:
                 raise unproven("a snapshot is being taken over: start the node, it goes on with that")
             self._claim(database)
+            if awaits_ledger(database) and not self._journal.sentences():
+                # What it remembers of its votes is whole; to call the missing head damage would give it up.
+                raise ConfigError("ledger_not_here", "there is nothing to repair: the node joins at its next start")
             self._height = height = self._find_head(database)
             first = self._first_block(database, height)
             rows = LedgerRows(database, self._network, self._sources, self._journal, self._told("blocks"))
@@ -172,7 +181,8 @@ class Repair:
         ]
         if strays:
             database.write([(key, None) for key in strays])
-            self._journal.say(f"{len(strays)} head records above the head were removed")
+            removed = agreeing(len(strays), "was removed", "were removed")
+            self._journal.say(f"{counted(len(strays), 'head record')} above the head {removed}")
         return marked
 
     def _require_near(self, marked: int, highest: int) -> None:
@@ -204,7 +214,11 @@ class Repair:
                     own.append((key, value))
         shutil.rmtree(copy)
         self._journal.say(f"the ledger could not be mended here ({error}): the node will fetch it from the others")
-        self._journal.say("what it remembers of its votes is kept: it votes again when the ledger has passed them")
+        self._journal.drop_counts()
+        if not self._journal.abstains:
+            self._journal.say(
+                "what it remembers of its votes is kept: it votes again when the ledger has passed them"
+            )
         self._journal.abstains = True
         with contextlib.closing(LevelDatabase(copy)) as database:
             marker = encode((self._network.network_id, self._network.genesis_hash))
@@ -265,21 +279,3 @@ def _copy(data: Path, copy: Path) -> None:
                 shutil.copy2(file, copy / file.name)
     except OSError as error:
         raise StoreError("disk_failed", f"{error.filename}: {error.strerror}") from error
-
-
-def _replace(data: Path, copy: Path) -> Path:
-    """`copy` lies at `data`; return where that lies now. A crash between leaves both under other names, whole."""
-    number_of = 1
-    while (kept := data.with_name(f"{data.name}.damaged-{number_of}")).exists():
-        number_of += 1
-    try:
-        data.rename(kept)
-        copy.rename(data)
-        descriptor = os.open(data.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise StoreError("disk_failed", f"{data}: {error.strerror}") from error
-    return kept

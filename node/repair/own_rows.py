@@ -19,6 +19,7 @@ from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, META
 from node.store.reading import read_body
 from node.verification.own import LETTERS, MARKERS, Own
 from node.verification.report import Progress
+from node.wording import agreeing, counted
 
 ATTEMPTS_MAX = 100_000
 """Rows given up one by one; a store with more damage than this is not worth mending."""
@@ -92,7 +93,7 @@ def _remove_unknown(database: Database, journal: Journal) -> None:
     keys += [key for key, _ in database.scan(b"m", b"n") if key not in MARKERS]
     if keys:
         database.write([(key, None) for key in keys])
-        journal.say(f"{len(keys)} rows of no known kind were removed")
+        journal.say(f"{counted(len(keys), 'row')} of no known kind {agreeing(len(keys), 'was', 'were')} removed")
 
 
 def _mend_bodies(database: Database, head: HeadRecord, journal: Journal) -> None:
@@ -125,7 +126,9 @@ def _mend_bodies(database: Database, head: HeadRecord, journal: Journal) -> None
             gone.append(key)
     if gone:
         database.write([(key, None) for key in gone])
-        journal.say(f"{len(gone)} rows of blocks that were not whole, or that nobody decided, were removed")
+        rows = counted(len(gone), "row")
+        removed = agreeing(len(gone), "was removed", "were removed")
+        journal.say(f"{rows} of blocks that were not whole, or that nobody decided, {removed}")
 
 
 def _renumber_evidence(database: Database, bad: bytes) -> None:

@@ -45,6 +45,10 @@ class Journal:
         """One more row of a kind was mended: they are told together."""
         self._counts[what] = self._counts.get(what, 0) + 1
 
+    def drop_counts(self) -> None:
+        """No row of those that were counted is left."""
+        self._counts.clear()
+
     def sentences(self) -> tuple[str, ...]:
         """All that was done."""
         return (*(f"{what}: {count}" for what, count in self._counts.items()), *self.did)

@@ -27,13 +27,17 @@ from node.keys import SigningKey
 from node.ledger import CertifiedBlock
 from node.peers import Peers
 from node.sync import fetch_execution
-from node.wire import BLOCK_SIZE_MAX, Blocks, FetchBlocks, WireMessage
+from node.wire import BLOCK_SIZE_MAX, BLOCKS_BYTES_MAX, Blocks, FetchBlocks, WireMessage
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 15.0
 """How long a question waits for members that are not connected, once those who are had no right answer."""
 ANSWER_TIMEOUT_S = 15.0
+RANGE_MAX = 64
+"""So many blocks are asked for at once, when one after the other is missing; a single one is asked for alone."""
+AHEAD_BYTES_MAX = 2 * BLOCKS_BYTES_MAX
+"""So much of what came along with a block is kept for the next questions."""
 
 
 class BlockSource(Protocol):
@@ -115,10 +119,29 @@ class PeerSource:
         self._thread: threading.Thread | None = None
         self._peers: Peers | None = None
         self._asked: dict[str, str] = {}
+        self._ahead: dict[str, dict[int, bytes]] = {}
+        self._wanted = self._range = 0
 
     def blocks(self, height: int) -> Iterable[CertifiedBlock]:
-        """Yield the block at `height` of one member after the other; the next is only asked when it is wanted."""
-        return self._ask(lambda peers, peer: _block(peers, peer, height))
+        """Yield the block at `height` of one member after the other; the next is only asked when it is wanted.
+
+        Each time that the next height is asked for, twice as many blocks are fetched at once.
+        """
+        self._range = min(2 * self._range, RANGE_MAX) if height == self._wanted + 1 else 1
+        self._wanted = height
+        return self._ask(lambda peers, peer: self._block(peers, peer, height))
+
+    async def _block(self, peers: Peers, peer: str, height: int) -> CertifiedBlock:
+        data = self._ahead.get(peer, {}).pop(height, None)
+        if data is None:
+            data, *ahead = await _blocks(peers, peer, height, self._range)
+            self._ahead[peer] = dict(enumerate(ahead, height + 1))
+            if sum(len(block) for kept in self._ahead.values() for block in kept.values()) > AHEAD_BYTES_MAX:
+                self._ahead = {peer: self._ahead[peer]}
+        try:
+            return decode(data, CertifiedBlock, size_max=BLOCK_SIZE_MAX)
+        except CodecError as error:
+            raise InvalidFrame("bad_catch_up", f"{peer}: block {height} cannot be read") from error
 
     def receipts(self, height: int) -> Iterable[tuple[bytes, ...]]:
         """Yield the receipts of the block at `height` of one member after the other."""
@@ -223,14 +246,12 @@ class _Deaf:
         """Nothing happens."""
 
 
-async def _block(peers: Peers, peer: str, height: int) -> CertifiedBlock:
-    reply = await peers.request(peer, FetchBlocks(0, height, height), ANSWER_TIMEOUT_S)
-    if not isinstance(reply, Blocks) or len(reply.blocks) != 1:
-        raise InvalidFrame("bad_catch_up", f"{peer} does not send block {height}")
-    try:
-        return decode(reply.blocks[0], CertifiedBlock, size_max=BLOCK_SIZE_MAX)
-    except CodecError as error:
-        raise InvalidFrame("bad_catch_up", f"{peer}: block {height} cannot be read") from error
+async def _blocks(peers: Peers, peer: str, first: int, count: int) -> tuple[bytes, ...]:
+    """At least one of `count` blocks from `first` on, as `peer` has them."""
+    reply = await peers.request(peer, FetchBlocks(0, first, first + count - 1), ANSWER_TIMEOUT_S)
+    if not isinstance(reply, Blocks) or not 1 <= len(reply.blocks) <= count:
+        raise InvalidFrame("bad_catch_up", f"{peer} does not send block {first}")
+    return reply.blocks
 
 
 async def _receipts(peers: Peers, peer: str, height: int) -> tuple[bytes, ...]:

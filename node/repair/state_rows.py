@@ -25,6 +25,7 @@ from node.store.reading import read_block, read_head
 from node.verification.replay import Replay, batches, open_block
 from node.verification.report import Progress
 from node.verification.state import History, State, request_row
+from node.wording import agreeing, counted
 
 KEYS_A_STEP = 20_000
 
@@ -60,7 +61,8 @@ class StateRows:
                 pass
             elif first_block == 1:
                 self._replay(head, Replay.begin_at_genesis)
-                self._journal.say(f"the state was made again by executing the {head.height} blocks from genesis on")
+                blocks = counted(head.height, "block")
+                self._journal.say(f"the state was made again by executing {blocks} from genesis on")
             else:
                 raise unproven(
                     "values of the state are damaged, and blocks before "
@@ -109,8 +111,8 @@ class StateRows:
                 # Damaged as well: the next older one may be whole.
                 continue
             self._journal.say(
-                f"the state was made again from the snapshot of height {height} and by executing the "
-                f"{head.height - height} blocks after it"
+                f"the state was made again from the snapshot of height {height} and by executing "
+                f"{counted(head.height - height, 'block')} after it"
             )
             return True
         return False
@@ -154,7 +156,8 @@ class StateRows:
         for key in odd:
             self._database.write([(key, None)])
         if odd:
-            self._journal.say(f"undo records of {len(odd)} heights were given up: history begins at block {lowest}")
+            gone = f"{counted(len(odd), 'undo record')} {agreeing(len(odd), 'was', 'were')} given up"
+            self._journal.say(f"{gone}: history begins at block {lowest}")
 
     def _replace(self, letter: bytes, rows: Iterator[tuple[bytes, bytes]]) -> None:
         """The rows of the kind are exactly `rows`."""

@@ -2,7 +2,8 @@
 
 The snapshot is made beside running commits, as those for joining members are, but lies in a directory of its own:
 members that join compare snapshots of governed heights, and one of another height would only confuse them. One is
-made at a time; the one before is removed, whether the backup has taken it or not.
+made at a time; the one before is removed, whether the backup has taken it or not. While the disk is low none is
+begun, and one under way is given up: a backup can wait, a vote cannot.
 """
 
 import asyncio
@@ -13,7 +14,9 @@ import structlog
 from node.backup.pages import make_page
 from node.client.answers import BackupStatus
 from node.config import NetworkConfig
-from node.errors import HansaError, StoreError
+from node.errors import HansaError, StoreError, Unavailable
+from node.runtime.disk_space import DiskSpace
+from node.runtime.snapshots import while_room
 from node.runtime.threads import Threads
 from node.snapshot import (
     SnapshotTooLarge,
@@ -28,12 +31,13 @@ from node.store import Store
 class BackingUp:
     """Implements node.api.Backups. Runs on the event loop."""
 
-    def __init__(self, root: Path, network: NetworkConfig, store: Store, threads: Threads) -> None:
+    def __init__(self, root: Path, network: NetworkConfig, store: Store, threads: Threads, disk: DiskSpace) -> None:
         """The snapshot for a backup lies in `root`."""
         self._root = root
         self._network = network
         self._store = store
         self._threads = threads
+        self._disk = disk
         self._task: asyncio.Task[None] | None = None
         self._making_height = 0
         self._failed = ""
@@ -52,12 +56,24 @@ class BackingUp:
             snapshot_height=heights[-1] if heights else 0,
             making_height=self._making_height,
             failed=self._failed,
+            size_bytes=self._store.size_bytes(),
         )
 
     def make_snapshot(self) -> BackupStatus:
-        """A snapshot of the head is being made, or the one that is being made already goes on."""
+        """A snapshot of the head is being made, or the one that is being made already goes on.
+
+        Raise Unavailable("disk_low"), with nothing begun, where this disk has no room for it.
+        """
         height = self._store.head.height
         if self._task is None and height > 0 and self.status().snapshot_height != height:
+            if self._disk.low:
+                raise Unavailable(
+                    "disk_low", "the node's own disk fills up, and a backup's snapshot would fill it more"
+                )
+            # The rows set aside, and the chunks made of them.
+            self._disk.require_room(
+                2 * self._store.state_size_bytes(), "the snapshot for a backup, on the node's disk,"
+            )
             self._making_height, self._failed = height, ""
             self._task = asyncio.get_running_loop().create_task(self._make())
         return self.status()
@@ -81,7 +97,7 @@ class BackingUp:
         try:
             await asyncio.to_thread(self._clear)
             steps = make_snapshot(view, network.network_id, network.genesis_hash, bits, self._root)
-            await self._threads.background(steps)
+            await self._threads.background(while_room(steps, lambda: self._disk.low))
             self._log.info("snapshot made for a backup", height=view.head.height)
         except (HansaError, SnapshotTooLarge) as error:
             self._failed = str(error)

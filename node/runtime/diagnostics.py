@@ -27,9 +27,9 @@ from node.executor import Executor
 from node.peers import Transport
 from node.runtime.bundle import FORMAT, Manifest, write_bundle
 from node.runtime.clock import Clock
-from node.runtime.disk_space import free_bytes
 from node.runtime.recorder import Recorder
 from node.store import Store
+from node.store.room import free_bytes
 
 EVIDENCE_MAX: Final = 64
 # The sentence of a divergence, in whatever it is quoted: from the key on nothing is passed on.

@@ -9,9 +9,7 @@ Room comes and goes in steps: what was stopped goes on at five quarters of the r
 """
 
 import asyncio
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
@@ -19,18 +17,11 @@ from node.config import DiskSettings
 from node.diagnosis.wording import size
 from node.errors import Unavailable
 from node.runtime.threads import Threads
+from node.store.room import require_room, resume_bytes
 
 LOOK_INTERVAL_MS = 1_000
 """The reserve outlasts many such intervals of the fastest writing."""
 RETRY_AFTER_MS = 10_000
-
-
-def free_bytes(directory: Path) -> int | None:
-    """How many bytes of disk are left for `directory`; None where nobody can tell."""
-    try:
-        return shutil.disk_usage(directory).free
-    except OSError:
-        return None
 
 
 class DiskSpace:
@@ -43,7 +34,7 @@ class DiskSpace:
         threads: Threads,
         on_change: Callable[[], None],
     ) -> None:
-        """`free()` tells how many bytes are left (None: nobody can tell, and then nothing is watched).
+        """`free()` tells how many bytes are left. None: nobody can tell; if so at once, nothing is watched.
 
         `on_change` is called when `low` or `short` have become something else.
         """
@@ -53,18 +44,21 @@ class DiskSpace:
         self._on_change = on_change
         self._log = structlog.get_logger("disk")
         self._room = asyncio.Event()
-        self._closed = False
+        self._closed = self._ended = self._blind = False
         self.free_bytes: int | None = None
-        """As of the last look."""
+        """As of the last look that told."""
         self.low = False
         """Whether somebody should free disk before it is short."""
         self.short = False
         """Whether the reserve is reached."""
+        self._room.set()
         self._take(free())
 
     async def watch(self) -> None:
         """Look again and again, in the thread that writes: a disk that hangs holds up no vote and no answer."""
-        while self.free_bytes is not None:
+        if self.free_bytes is None:
+            return
+        while True:
             await asyncio.sleep(LOOK_INTERVAL_MS * 0.001)
             known = (self.low, self.short)
             self._take(await self._threads.write(self._free))
@@ -79,6 +73,7 @@ class DiskSpace:
 
     def close(self) -> None:
         """Nobody waits for room any more."""
+        self._ended = True
         if not self._room.is_set():
             self._closed = True
             self._room.set()
@@ -104,24 +99,35 @@ class DiskSpace:
             return None
         return Unavailable("disk_low", self._figures(), retry_after_ms=RETRY_AFTER_MS)
 
+    def require_room(self, needed_bytes: int, what: str) -> None:
+        """So many bytes more can be written by now without the node standing still afterwards; else raise
+        Unavailable("disk_low"), which says what for. May be called in threads."""
+        free = self._free()
+        require_room(self._resume_bytes, self.free_bytes if free is None else free, needed_bytes, what)
+
     @property
     def _resume_bytes(self) -> int:
-        return self._settings.reserve_bytes // 4 * 5
+        return resume_bytes(self._settings)
 
     def _figures(self) -> str:
         return f"{size(self.free_bytes or 0)} free, {size(self._settings.reserve_bytes)} kept in reserve"
 
     def _take(self, free: int | None) -> None:
-        """Judge by `free` bytes; of an unknown number nothing is concluded."""
-        self.free_bytes = free
+        """Judge by `free` bytes; from a look that failed nothing is concluded, and what was known stands."""
+        if free is None:
+            if not self._blind and self.free_bytes is not None:
+                self._log.warning("nobody can tell how much room the disk has", last_known_bytes=self.free_bytes)
+            self._blind = True
+            return
+        self.free_bytes, self._blind = free, False
         was_low, was_short = self.low, self.short
         needed = self._resume_bytes if was_short else self._settings.reserve_bytes
-        self.short = free is not None and free < needed
-        self.low = free is not None and free < max(self._settings.low_bytes, needed)
-        if self.short:
-            self._room.clear()
-        else:
+        self.short = free < needed
+        self.low = free < max(self._settings.low_bytes, needed)
+        if not self.short:
             self._room.set()
+        elif not self._ended:
+            self._room.clear()
         if self.short and not was_short:
             self._log.critical("the disk is nearly full: nothing is voted, taken or applied", reason=self.sentence)
         elif was_short and not self.short:

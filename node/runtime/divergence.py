@@ -24,6 +24,7 @@ from node.runtime.clock import Clock
 from node.runtime.threads import Threads
 from node.store import DivergenceRecord, Store
 from node.sync import fetch_execution
+from node.wording import agreeing, counted
 
 PAUSE_S = 1.0
 PAUSE_S_MAX = 30.0
@@ -216,7 +217,8 @@ def _sentence(record: DivergenceRecord) -> str:
     if found.key is not None:
         key = "/".join(str(part) for part in _key_parts(found.key))
         ours, theirs = (_short(value) for value in (found.ours, found.theirs))
-        parts.append(f"key {key} holds {ours} here, {theirs} there ({found.keys} keys differ)")
+        differ = f"{counted(found.keys, 'key')} {agreeing(found.keys, 'differs', 'differ')}"
+        parts.append(f"key {key} holds {ours} here, {theirs} there ({differ})")
     parts.append(f"proven by {record.compared_with}")
     return "; ".join(parts)
 

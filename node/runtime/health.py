@@ -6,8 +6,10 @@ The judgement itself is pure and lives in node/diagnosis; here is everything tha
 import asyncio
 from collections.abc import Callable
 
+import structlog
+
 from consensus.messages import Status
-from consensus.status import Phase, ReplicaStatus
+from consensus.status import Abstention, Phase, ReplicaStatus
 from node.client.answers import Diagnosis
 from node.config import NetworkConfig
 from node.diagnosis import CAUSES, Facts, Link, Pause, diagnose, judge
@@ -21,6 +23,8 @@ WATCH_INTERVAL_MS = 250
 REPORT_INTERVAL_MS = 2_000
 REPORT_PAUSE_MS = 500
 """Between two reports, however often something changes."""
+UNTOLD = (Abstention.OBSERVER, Abstention.CONFIRMING)
+"""Silence that is no news: an observer never votes, and every start begins with a moment of asking the others."""
 PAUSED_MS_MIN = 3_000
 """A watch that comes so late means that the whole process stood still."""
 
@@ -60,6 +64,7 @@ class Health:
         self._waiting = waiting
         self._waiting_max = waiting_max
         self._disk_free = disk_free
+        self._started_ms = clock.now_ms()
         self._offsets = ClockOffsets()
         idle_ms = 0 if head_time_ms is None else max(0, clock.time_ms() - head_time_ms)
         self._moved_ms = clock.now_ms() - idle_ms
@@ -70,6 +75,9 @@ class Health:
         self._pause: tuple[int, int] | None = None
         self._failure = ""
         self._conditions: dict[str, str] = {}
+        self._abstention = Abstention.NONE
+        self._abstains_since_ms = clock.now_ms()
+        self._log = structlog.get_logger("health").bind(member=member)
         self._sequence = 0
         self._told: object = None
         self._report_due_ms = clock.now_ms()
@@ -127,6 +135,7 @@ class Health:
             self._waiting_since_ms = None
         self._watched_ms = now_ms
         facts = self._facts()
+        self._tell_voting(facts.status, now_ms)
         change = (
             facts.status.asked,
             facts.status.abstention,
@@ -136,6 +145,26 @@ class Health:
         if now_ms >= self._report_due_ms or (change != self._told and now_ms >= self._report_min_ms):
             self._told = change
             self._publish(facts)
+
+    def _tell_voting(self, status: ReplicaStatus, now_ms: int) -> None:
+        """The log says when this node stops voting, with each new reason, and when it votes again."""
+        before, now = self._abstention, status.abstention
+        if now == before or now in UNTOLD:
+            return
+        self._abstention = now
+        if now == Abstention.NONE:
+            abstained_ms = now_ms - self._abstains_since_ms
+            self._log.info("votes again", height=status.height, before=before.value, abstained_ms=abstained_ms)
+            return
+        if before == Abstention.NONE:
+            self._abstains_since_ms = now_ms
+        self._log.warning(
+            "abstains from voting",
+            height=status.height,
+            abstention=now.value,
+            until=status.abstain_until if now == Abstention.UNTIL else None,
+            reason=status.abstaining,
+        )
 
     def _publish(self, facts: Facts) -> None:
         now_ms = self._clock.now_ms()
@@ -221,6 +250,7 @@ class Health:
             failure=self._failure,
             pause=pause,
             no_block=status.height <= 1,
+            up_ms=now_ms - self._started_ms,
         )
 
     def _note_step(self, status: ReplicaStatus, now_ms: int) -> None:

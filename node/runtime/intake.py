@@ -66,7 +66,7 @@ class Intake:
         outcomes: list[Submission | HansaError] = []
         fresh: list[Transaction] = []
         promised: list[Transaction] = []
-        for transaction in await self._judge(transactions):
+        for transaction in await self._judge(transactions, self._crowded_out):
             if isinstance(transaction, HansaError):
                 outcomes.append(transaction)
                 continue
@@ -102,7 +102,7 @@ class Intake:
         """Judge raw transactions from a peer; one verdict each, in order."""
         verdicts: list[Verdict] = []
         fresh = False
-        for transaction in await self._judge(transactions):
+        for transaction in await self._judge(transactions, self._crowded_out):
             try:
                 if isinstance(transaction, HansaError):
                     raise transaction
@@ -126,7 +126,7 @@ class Intake:
         """
         final: list[bytes] = []
         unknowable: list[bytes] = []
-        for transaction in await self._judge(await self._threads.write(self._store.pending)):
+        for transaction in await self._judge(await self._threads.write(self._store.pending), lambda _: None):
             if isinstance(transaction, HansaError):
                 continue
             if self._settled(transaction) == "final":
@@ -193,8 +193,13 @@ class Intake:
         passed_over = self._store.first_block > max(1, head.height)
         return passed_over and transaction.body.expires_at_ms + self._retention_ms < head.time_ms
 
-    async def _judge(self, transactions: Sequence[bytes]) -> list[Transaction | HansaError]:
-        """Each transaction decoded and with good signatures, or what is wrong with it."""
+    async def _judge(
+        self, transactions: Sequence[bytes], refusal: Callable[[Transaction], HansaError | None]
+    ) -> list[Transaction | HansaError]:
+        """Each transaction decoded and with good signatures, or what is wrong with it.
+
+        `refusal` says why a transaction is not even worth its signatures' verification.
+        """
         judged: list[Transaction | HansaError] = []
         decoded: list[Transaction] = []
         for data in transactions:
@@ -203,18 +208,39 @@ class Intake:
             except RejectedTransaction as error:
                 judged.append(error)
                 continue
-            judged.append(transaction)
             # What waits under this name has been verified: the name covers the signatures.
-            if not self._mempool.is_waiting(transaction.wire_id):
+            if self._mempool.is_waiting(transaction.wire_id):
+                judged.append(transaction)
+                continue
+            refused = refusal(transaction)
+            judged.append(transaction if refused is None else refused)
+            if refused is None:
                 decoded.append(transaction)
         verdicts = await self._bodies.verdicts(decoded)
         bad = {id(item) for item, good in zip(decoded, verdicts, strict=True) if not good}
+        if not bad:
+            return judged
         return [
             RejectedTransaction("bad_signature", f"transaction {item.tx_id.hex()}")
             if isinstance(item, Transaction) and id(item) in bad
             else item
             for item in judged
         ]
+
+    def _crowded_out(self, transaction: Transaction) -> HansaError | None:
+        """Why there is no room for a transaction that neither waits nor is final here; None where there is.
+
+        Under overload most are refused. It must cost little, or the refusals would take the time of what is taken.
+        """
+        body = transaction.body
+        refused = self._mempool.refusal(body.sender, len(transaction.data))
+        if refused is None or self._mempool.waiting(transaction.tx_id) is not None:
+            return None
+        try:
+            final = self._executor.admission(transaction, self._clock.time_ms()) is not None
+        except RejectedTransaction as error:
+            return error
+        return None if final else refused
 
     def _is_known(self, transaction: Transaction) -> bool:
         """Whether the transaction is final, or was accepted here before: then nothing is written for it."""

@@ -2,7 +2,9 @@
 
 Invariant: a full replay is never silent. Whoever wanted a snapshot and found none says so in the log, in `hansa
 why` and in the metrics, with what each peer answered, and asks again while it replays. A node whose execution
-diverged does not join: a snapshot would hide what has to be looked into.
+diverged does not join: a snapshot would hide what has to be looked into. While chunks come at a rate that is worth
+it (node/sync/snapshots.py sees to that) blocks are not fetched beside them: every one would be fetched and
+executed for nothing. When the download is given up they are fetched again.
 
 When a snapshot lies whole in the joining directory the node is started anew in this process, and takes it over
 before anything else runs (node/snapshot/adoption.py).
@@ -15,7 +17,7 @@ import structlog
 
 from node.client.answers import JoinStatus
 from node.config import NetworkConfig, NodeConfig, SyncSettings
-from node.errors import HansaError, StoreError
+from node.errors import HansaError, StoreError, Unavailable
 from node.runtime.clock import Clock
 from node.snapshot import SnapshotFolder
 from node.store import Store
@@ -40,11 +42,13 @@ class Joining:
         head_height: Callable[[], int],
         is_barred: Callable[[], bool],
         replay: Callable[[int, Sequence[str]], None],
+        rest: Callable[[bool], None],
         set_condition: Callable[[str, str | None], None],
         on_whole: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`is_barred()`: no snapshot may be joined from now. `replay(target, peers)` fetches blocks.
+        """`is_barred()`: no snapshot may be joined from now. `replay(target, peers)` fetches blocks, `rest(True)`
+        stops it until `rest(False)`.
 
         `on_whole`: a newer snapshot lies whole; the node is to be started anew.
         """
@@ -55,6 +59,7 @@ class Joining:
         self._head_height = head_height
         self._is_barred = is_barred
         self._replay = replay
+        self._rest = rest
         self._set_condition = set_condition
         self._on_whole = on_whole
         self._on_failure = on_failure
@@ -137,7 +142,7 @@ class Joining:
             whole = await self._gathered(height_min)
             if whole is None:
                 whole, problem = False, "this node may not join now: its execution differs, or its disk is full"
-        except StoreError as error:
+        except (StoreError, Unavailable) as error:
             whole, problem = False, f"{error.code}: {error.message}"
         finally:
             self._set_condition("joining", None)
@@ -149,6 +154,8 @@ class Joining:
             self._log.info("the snapshot is whole: this node starts anew on it", height=height)
             self._on_whole()
             return
+        # A download that came to its end left blocks at rest.
+        self._rest(False)
         if whole:
             self._log.warning("the snapshot came too late: this node has passed it")
             await asyncio.to_thread(self._folder.remove)
@@ -157,7 +164,7 @@ class Joining:
 
     async def _gathered(self, height_min: int) -> bool | None:
         """What `gather` says; None: this node may not join any more, and nothing is fetched."""
-        gathering = asyncio.create_task(self._gathering.gather(height_min))
+        gathering = asyncio.create_task(self._gathering.gather(height_min, self._on_fetching))
         try:
             while not gathering.done() and not self._is_barred():
                 await asyncio.wait((gathering,), timeout=LOOK_INTERVAL_S)
@@ -165,6 +172,12 @@ class Joining:
         finally:
             gathering.cancel()
             await asyncio.gather(gathering, return_exceptions=True)
+
+    def _on_fetching(self, fetching: bool) -> None:
+        """Blocks rest while chunks come, and whoever asks why no block is executed is told."""
+        self._rest(fetching)
+        if fetching:
+            self._set_condition("joining", f"at height {self._head_height()}, others at {self._wanted[0]}")
 
     def _say_no_snapshot(self, problem: str) -> None:
         answers = refusals(self._gathering.progress())
@@ -198,9 +211,11 @@ def join_by(
     verify: Verify,
     clock: Clock,
     report: Callable[[str, HansaError], None],
+    require_room: Callable[[int, str], None],
     head_height: Callable[[], int],
     is_barred: Callable[[], bool],
     replay: Callable[[int, Sequence[str]], None],
+    rest: Callable[[bool], None],
     set_condition: Callable[[str, str | None], None],
     on_whole: Callable[[], None],
     on_failure: Callable[[BaseException], None],
@@ -218,6 +233,7 @@ def join_by(
         verify,
         store.snapshot,
         report,
+        require_room,
     )
     return Joining(
         gathering,
@@ -227,6 +243,7 @@ def join_by(
         head_height,
         is_barred,
         replay,
+        rest,
         set_condition,
         on_whole,
         on_failure,

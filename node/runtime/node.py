@@ -89,7 +89,8 @@ class Node:
         self._catching_up: sync.CatchUp
         self._engine = Engine(CONTRACTS)
         self._executor = Executor(network, self._engine, Membership)
-        self._store = open_store(config, network, self._executor, outside.open_database, outside.verify)
+        opened = (outside.open_database, outside.verify, outside.disk_free)
+        self._store = open_store(config, network, self._executor, *opened)
         # No part may keep a view for long: what a view may show, the disk cannot give back.
         self._executor.open(self._store.snapshot())
         self._metrics = Metrics()
@@ -159,7 +160,7 @@ class Node:
         self._snapshots = Snapshots(
             config.snapshots_dir, config.snapshots.keep, network, self._threads, self._clock, lambda: self._disk.low
         )
-        self._backing_up = BackingUp(config.backup_dir, network, self._store, self._threads)
+        self._backing_up = BackingUp(config.backup_dir, network, self._store, self._threads, self._disk)
         self._snapshot_server = sync.SnapshotServer(self._peers, self._snapshots, self._fail)
         self._retention = Retention(config.retention, network, self._store, self._threads)
         self._recorder = Recorder()
@@ -199,9 +200,11 @@ class Node:
             outside.verify,
             self._clock,
             self._report,
+            self._disk.require_room,
             lambda: self._chain.head.height,
             lambda: bool(self._divergence.height) or self._disk.short,
             self._catching_up.catch_up,
+            self._catching_up.rest,
             self._health.set_condition,
             self._begin_anew,
             self._fail,
@@ -234,14 +237,7 @@ class Node:
             self._clock,
             self._metrics.text,
             diagnostics,
-            Proving(
-                network.network_id,
-                parameters.retention_ms,
-                self._engine,
-                self._store,
-                self._chain.between_blocks,
-                self._clock,
-            ),
+            Proving(network, self._engine, self._store, self._chain.between_blocks, self._clock),
             self._backing_up,
             self._catching_up.progress,
             Whereabouts(self._store, self._retention.shelf),
@@ -274,7 +270,12 @@ class Node:
         serving, joining = self._snapshot_server, self._joining
         add_gauges(gauge, self._snapshots, lambda: serving.bytes_served, joining.status, lambda: joining.replays)
         self._retention.add_gauges(gauge)
+        gauge("hansa_peer_sent_bytes", "Bytes sent to peers since the start", self._sent_bytes)
+        gauge("hansa_synced_writes", "Writes that waited for the disk", lambda: self._store.synced_writes)
         gauge("hansa_store_bytes", "About how many bytes the data takes", lambda: self._store.size_bytes())
+
+    def _sent_bytes(self) -> int:
+        return sum(peer.sent_bytes for peer in self._peers.peers())
 
     def _disk_level(self) -> int:
         return 2 if self._disk.short else int(self._disk.low)

@@ -1,6 +1,7 @@
 """The data directory at a start: this network's, with genesis in it, and no snapshot's adoption left half done.
 
-Invariant: nobody gets the store while an adoption is unfinished; a crash within it is finished here.
+Invariant: nobody gets the store while an adoption is unfinished; a crash within it is finished here. So is a repair
+that was killed while its copy took the place of the data directory: a node without it would have lost its votes.
 """
 
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from pathlib import Path
 import structlog
 
 from node.config import NetworkConfig, NodeConfig
-from node.errors import StoreError
+from node.errors import StoreError, Unavailable
 from node.executor import Executor, request_of
+from node.repair.replacing import drop_stale, finish_replacing
 from node.runtime.snapshots import keep_joined
 from node.snapshot import pending_adoption
 from node.store import Database, Store
+from node.store.room import require_room, resume_bytes
 
 TOLD_PARTS = 10
 """So often the log says how far a taking over is."""
@@ -27,12 +30,16 @@ def open_store(
     executor: Executor,
     open_database: Callable[[Path], Database],
     verify: Verify,
+    disk_free: Callable[[Path], int | None],
 ) -> Store:
-    """Return the opened store; a whole snapshot in the joining directory is its head now.
+    """Return the opened store; a whole snapshot in the joining directory is its head now, if there is room for it.
 
     Raise ConfigError or StoreError as `Store` and `Adoption.perform` do.
     """
     log = structlog.get_logger("node").bind(member=config.member)
+    kept = finish_replacing(config.data_dir)
+    if kept is not None:
+        log.warning("a repair that was broken off is finished: its copy is the data directory", damaged=str(kept))
     database = open_database(config.data_dir)
 
     def opened() -> Store:
@@ -51,8 +58,9 @@ def open_store(
             # Whoever has no data here may have voted elsewhere: only `hansa init` knows that a key is new.
             log.warning("no data found: this node joins again and abstains until it has caught up")
             store.initialise(executor.genesis(), never_voted=False)
-        if _adopt(config, network, store, database, verify):
+        if _adopt(config, network, store, database, verify, disk_free):
             store = opened()
+        drop_stale(config.data_dir)
         _tidy(config, store.head.height)
     except BaseException:
         database.close()
@@ -60,18 +68,34 @@ def open_store(
     return store
 
 
-def _adopt(config: NodeConfig, network: NetworkConfig, store: Store, database: Database, verify: Verify) -> bool:
-    """Whether a snapshot's state is now this node's."""
+def _adopt(
+    config: NodeConfig,
+    network: NetworkConfig,
+    store: Store,
+    database: Database,
+    verify: Verify,
+    disk_free: Callable[[Path], int | None],
+) -> bool:
+    """Whether a snapshot's state is now this node's. One for which the disk has no room is left where it is."""
     log = structlog.get_logger("joining").bind(member=config.member)
-    adoption = pending_adoption(
-        database,
-        config.joining_dir,
-        network.network_id,
-        network.genesis_hash,
-        store.head_at(0).members,
-        network.parameters.state_tree_bits,
-        verify,
-    )
+
+    def room_for(needed_bytes: int, what: str) -> None:
+        require_room(resume_bytes(config.disk), disk_free(config.data_dir), needed_bytes, what)
+
+    try:
+        adoption = pending_adoption(
+            database,
+            config.joining_dir,
+            network.network_id,
+            network.genesis_hash,
+            store.head_at(0).members,
+            network.parameters.state_tree_bits,
+            verify,
+            room_for,
+        )
+    except Unavailable as error:
+        log.error("a snapshot is not taken over", reason=error.message)
+        return False
     if adoption is None:
         return False
     height = adoption.content.height

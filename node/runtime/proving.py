@@ -1,15 +1,21 @@
 """Making evidence packs beside running commits: head proofs in a turn between two blocks, past ones on a copy.
 
-Invariants: a proof's tree and its state are of one moment, taken between two blocks. What takes long (undoing later
-blocks, reading entries and headers) runs in other threads, and the undoing in slices with pauses as long as the
-work, so that commits go on. One past state is rebuilt at a time, for it takes the memory of a whole tree.
+Invariants: a proof's tree and its state are of one moment, taken between two blocks. What takes long (undoing
+later blocks, reading entries and headers) runs in other threads, and the undoing in slices with pauses as long as
+the work, so that commits go on. One past state is rebuilt at a time, for it takes the memory of a whole tree. All
+work in threads is charged to the client that asked (proof_budget.py), also of what was refused in the end; who has
+spent its budget, or finds too many waiting, is told when to come again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from contracts.engine import Engine
+from node.config import NetworkConfig
 from node.errors import NotFound, Unavailable
 from node.evidence import (
     PastTree,
@@ -31,6 +37,7 @@ from node.evidence import (
 )
 from node.ledger import sha256
 from node.runtime.clock import Clock
+from node.runtime.proof_budget import ProofBudget
 from node.state_tree import StateTree
 from node.store import Store, StoreView
 
@@ -41,6 +48,12 @@ MAKING_MAX = 2
 """So many packs are put together at a time: with its links and entries one may take a hundred megabytes."""
 LOOKING_MAX = 2
 """So many stand in the queue for a turn between two blocks: a block waits for these, however many clients ask."""
+ASKING_MAX = 64
+"""So many are answered or wait at a time; each holds its question, its answer or both."""
+CLIENT_ASKING_MAX = 8
+"""So many of them may be one client's."""
+NOBODY = ""
+"""The client in whose name this node itself asks: it has no budget."""
 
 
 class BetweenBlocks(Protocol):
@@ -55,15 +68,14 @@ class Proving:
 
     def __init__(
         self,
-        network: str,
-        retention_ms: int,
+        network: NetworkConfig,
         engine: Engine,
         store: Store,
         between_blocks: BetweenBlocks,
         clock: Clock,
     ) -> None:
-        self._network = network
-        self._retention_ms = retention_ms
+        self._network = network.network_id
+        self._retention_ms = network.parameters.retention_ms
         self._engine = engine
         self._store = store
         self._between_blocks = between_blocks
@@ -71,9 +83,22 @@ class Proving:
         self._looking = asyncio.Semaphore(LOOKING_MAX)
         self._undoing = asyncio.Lock()
         self._making = asyncio.Semaphore(MAKING_MAX)
+        self._budget = ProofBudget()
+        self._asking: Counter[str] = Counter()
+        self._client = NOBODY
+
+    def for_client(self, client: str) -> "Proving":
+        """The same, in the name of `client`, who pays for what it asks."""
+        named = copy.copy(self)
+        named._client = client
+        return named
 
     async def transaction(self, tx_id: bytes, checkpoint: int | None) -> bytes:
         """The pack that proves a final transaction and its receipt."""
+        with self._admitted():
+            return await self._transaction(tx_id, checkpoint)
+
+    async def _transaction(self, tx_id: bytes, checkpoint: int | None) -> bytes:
         view = self._store.snapshot()
 
         def make() -> bytes:
@@ -88,8 +113,9 @@ class Proving:
         def choose(view: StoreView) -> list[tuple[int, bytes]]:
             return [(certified_height(view, at_height), key)]
 
-        view, [height], [proof] = await self._prove(choose, checkpoint)
-        return await self._make(lambda: assemble(view, state_kind(proof), [height], (proof,), checkpoint))
+        with self._admitted():
+            view, [height], [proof] = await self._prove(choose, checkpoint)
+            return await self._make(lambda: assemble(view, state_kind(proof), [height], (proof,), checkpoint))
 
     def key(self, contract: str, field: str, parts: Sequence[str]) -> bytes:
         """The state key that the names mean."""
@@ -103,10 +129,11 @@ class Proving:
         def choose(view: StoreView) -> list[tuple[int, bytes]]:
             return [(proof_height(view, body, tx_id, self._retention_ms, at_height), key)]
 
-        view, [height], [proof] = await self._prove(choose, checkpoint)
-        judge_request(view, proof, tx_id)
-        item = (body_bytes, proof)
-        return await self._make(lambda: assemble(view, "not_executed", [height], item, checkpoint))
+        with self._admitted():
+            view, [height], [proof] = await self._prove(choose, checkpoint)
+            judge_request(view, proof, tx_id)
+            item = (body_bytes, proof)
+            return await self._make(lambda: assemble(view, "not_executed", [height], item, checkpoint))
 
     async def not_executed_by_id(self, tx_id: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
         """As `not_executed`, of a transaction that this node accepted and still has."""
@@ -125,17 +152,45 @@ class Proving:
             first, last = statement_range(view, from_height, to_height)
             return [(last, key), (first, key)]
 
-        view, [last, first], [closing, opening] = await self._prove(choose, checkpoint)
+        with self._admitted():
+            view, [last, first], [closing, opening] = await self._prove(choose, checkpoint)
 
-        def make() -> bytes:
-            item = statement_item(view, account, (first, last), opening, closing)
-            return assemble(view, "statement", [first, last], item, checkpoint)
+            def make() -> bytes:
+                item = statement_item(view, account, (first, last), opening, closing)
+                return assemble(view, "statement", [first, last], item, checkpoint)
 
-        return await self._make(make)
+            return await self._make(make)
+
+    @contextlib.contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """One more is being answered. Raise Unavailable (proofs_spent, node_busy) where none may be."""
+        many = self._asking.total() >= ASKING_MAX
+        if self._client != NOBODY:
+            self._budget.require(self._client, self._clock.now_ms())
+            many = many or self._asking[self._client] >= CLIENT_ASKING_MAX
+        if many:
+            raise Unavailable("node_busy", "too many proofs are asked for at a time", retry_after_ms=BUSY_RETRY_MS)
+        self._asking[self._client] += 1
+        try:
+            yield
+        finally:
+            self._asking[self._client] -= 1
+            if not self._asking[self._client]:
+                del self._asking[self._client]
+
+    async def _work(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done in a thread and charged to the client."""
+        started_ms = self._clock.now_ms()
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            now_ms = self._clock.now_ms()
+            if self._client != NOBODY:
+                self._budget.charge(self._client, now_ms - started_ms, now_ms)
 
     async def _make(self, make: Callable[[], bytes]) -> bytes:
         async with self._making:
-            return await asyncio.to_thread(make)
+            return await self._work(make)
 
     async def _prove(
         self, choose: Callable[[StoreView], Sequence[tuple[int, bytes]]], checkpoint: int | None
@@ -173,9 +228,9 @@ class Proving:
             steps = past.back_to(height)
             while True:
                 started_ms = self._clock.now_ms()
-                if await asyncio.to_thread(next, steps, self) is self:
+                if await self._work(lambda steps=steps: next(steps, self)) is self:  # type: ignore[misc]
                     break
                 # As long a pause as the work took: whoever executes and votes needs the interpreter too.
                 await asyncio.sleep((self._clock.now_ms() - started_ms) * 0.001)
-            proofs.append(await asyncio.to_thread(past.prove, key))
+            proofs.append(await self._work(lambda key=key: past.prove(key)))  # type: ignore[misc]
         return view, [height for height, _ in wanted], proofs

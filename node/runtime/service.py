@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -47,6 +48,7 @@ from node.runtime.event_pages import event_page
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.runtime.joining import Joining
+from node.runtime.waiting import Waiters
 from node.runtime.whereabouts import Whereabouts
 from node.state import VALUE_SIZE_MAX, ExecutedBlock
 from node.store import ReceiptsRecord, Store, StoreView
@@ -101,7 +103,7 @@ class Service:
         self._catching_up = catching_up
         self._whereabouts = whereabouts
         self._view: StoreView = store.snapshot()
-        self._waiters: dict[bytes, set[asyncio.Future[None]]] = {}
+        self._waiters = Waiters()
         self._moved = asyncio.Event()
         self._receipts_read: tuple[int, ReceiptsRecord] | None = None
 
@@ -110,10 +112,7 @@ class Service:
     def on_applied(self, executed: ExecutedBlock, view: StoreView, ended: Sequence[bytes]) -> None:
         """The block is the head now; whoever waits for it or for its transactions is woken."""
         self._view = view
-        for tx_id in (*executed.tx_ids, *ended):
-            for waiter in self._waiters.pop(tx_id, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
+        self._waiters.on_applied(executed, ended)
         self._moved.set()
         self._moved = asyncio.Event()
 
@@ -141,20 +140,33 @@ class Service:
 
     async def wait_final(self, tx_id: bytes, timeout_s: float) -> Fate:
         """The fate of `tx_id` once it is no longer pending, or after `timeout_s` as it then is."""
-        fate = self.fate(tx_id)
-        if fate.status in ("pending", "unknown"):
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.setdefault(tx_id, set()).add(waiter)
-            try:
-                await asyncio.wait((waiter,), timeout=timeout_s)
-            finally:
-                others = self._waiters.get(tx_id)
-                if others is not None:
-                    others.discard(waiter)
-                    if not others:
-                        del self._waiters[tx_id]
-            fate = self.fate(tx_id)
-        return fate
+        found = (await self.wait_all((tx_id,), timeout_s))[0]
+        if isinstance(found, NotFound):
+            raise found
+        return found
+
+    async def wait_all(self, tx_ids: Sequence[bytes], timeout_s: float) -> list[Fate | NotFound]:
+        """For each of `tx_ids`, in order, what `wait_final` returns or raises; they are waited for together."""
+        known = {tx_id: self._known(tx_id) for tx_id in tx_ids}
+        waited = [tx_id for tx_id, fate in known.items() if fate is None]
+        places = await self._waiters.wait(waited, timeout_s)
+        for tx_id in waited:
+            place = places.get(tx_id)
+            known[tx_id] = self._fate_now(tx_id) if place is None else _final(tx_id, *place)
+        return [fate for tx_id in tx_ids if (fate := known[tx_id]) is not None]
+
+    def _known(self, tx_id: bytes) -> Fate | NotFound | None:
+        """The fate of `tx_id` where there is nothing to wait for, else None."""
+        if self._mempool.waiting(tx_id) is not None:
+            return None
+        fate = self._fate_now(tx_id)
+        return None if isinstance(fate, Fate) and fate.status in ("pending", "unknown") else fate
+
+    def _fate_now(self, tx_id: bytes) -> Fate | NotFound:
+        try:
+            return self.fate(tx_id)
+        except NotFound as error:
+            return error
 
     def fate(self, tx_id: bytes) -> Fate:
         """What became of `tx_id`; status `unknown` when this node has never seen it, or not kept it.
@@ -166,12 +178,7 @@ class Service:
             height, position = place
             if height < self._store.first_block and not self._store.has_receipts(height):
                 raise self._whereabouts.transaction(tx_id, height)
-            return Fate(
-                tx_id=tx_id.hex(),
-                status="final",
-                height=height,
-                receipts=outcomes(self._receipt(height, position)),
-            )
+            return _final(tx_id, height, self._receipt(height, position))
         if self._mempool.waiting(tx_id) is not None:
             return Fate(tx_id=tx_id.hex(), status="pending")
         ending = self._mempool.ending(tx_id) or self._store.ending(tx_id)
@@ -305,6 +312,11 @@ class Service:
 
     def contracts(self) -> tuple[ContractAnswer, ...]:
         """The active contracts with the JSON Schemas of their arguments."""
+        return self._contracts
+
+    @cached_property
+    def _contracts(self) -> tuple[ContractAnswer, ...]:
+        # Every query reads its arguments by these schemas, and making them takes milliseconds.
         return tuple(
             ContractAnswer(
                 name=item.name,
@@ -412,6 +424,10 @@ class Service:
     async def diagnostics(self) -> bytes:
         """The diagnostics bundle of this moment: a zip without keys, transactions or their arguments."""
         return await self._diagnostics.bundle(self)
+
+
+def _final(tx_id: bytes, height: int, receipt: Receipt) -> Fate:
+    return Fate(tx_id=tx_id.hex(), status="final", height=height, receipts=outcomes(receipt))
 
 
 def _plain(data: bytes | None) -> Any:

@@ -142,7 +142,7 @@ class Snapshots:
             view, network.network_id, network.genesis_hash, network.parameters.state_tree_bits, self._root
         )
         try:
-            folder = await self._threads.background(self._while_room(steps))
+            folder = await self._threads.background(while_room(steps, self._disk_low))
             await asyncio.to_thread(self._settle)
         except (HansaError, SnapshotTooLarge) as error:
             self.failed += 1
@@ -159,18 +159,6 @@ class Snapshots:
             )
         finally:
             self.making_height, self._task = 0, None
-
-    def _while_room(self, steps: Generator[None, None, SnapshotFolder]) -> Generator[None, None, SnapshotFolder]:
-        """Return what `steps` returns; raise Unavailable, with nothing of it left, once the disk fills up."""
-        with contextlib.closing(steps):
-            while not self._disk_low():
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    folder: SnapshotFolder = end.value
-                    return folder
-                yield
-        raise Unavailable("disk_low", "the disk fills up, and a snapshot can wait")
 
     def _settle(self) -> None:
         """The newest `keep` snapshots are offered, the others gone. One that cannot be read is not offered."""
@@ -197,6 +185,21 @@ class Snapshots:
             return None
         here = (self._network.network_id, self._network.genesis_hash, height)
         return content.digest if (content.network, content.genesis_hash, content.height) == here else None
+
+
+def while_room(
+    steps: Generator[None, None, SnapshotFolder], disk_low: Callable[[], bool]
+) -> Generator[None, None, SnapshotFolder]:
+    """Return what `steps` returns; raise Unavailable, with nothing of it left, once the disk fills up."""
+    with contextlib.closing(steps):
+        while not disk_low():
+            try:
+                next(steps)
+            except StopIteration as end:
+                folder: SnapshotFolder = end.value
+                return folder
+            yield
+    raise Unavailable("disk_low", "the disk fills up, and a snapshot can wait")
 
 
 def keep_joined(joining: Path, root: Path, head_height: int, keep: int) -> None:

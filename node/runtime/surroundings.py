@@ -17,10 +17,10 @@ from node.errors import ConfigError
 from node.keys import SigningKey, verify
 from node.peers import PeerHandler, Peers, Transport
 from node.runtime.clock import Clock
-from node.runtime.disk_space import free_bytes
 from node.runtime.service import VERSION
 from node.runtime.threads import Threads, WorkerThreads
 from node.store import Database, LevelDatabase
+from node.store.room import free_bytes
 
 Sign: TypeAlias = Callable[[bytes], bytes]
 Verify: TypeAlias = Callable[[bytes, bytes, bytes], bool]

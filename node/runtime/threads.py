@@ -10,18 +10,22 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 from node.errors import Unavailable
 from node.keys import verify_many
+from node.runtime.lane import Lane
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SIGNATURES_PER_JOB = 64
-BACKGROUND_REST = 9
-"""The background thread works a tenth of the time."""
+SIGNATURES_PER_JOB_MIN = 64
+"""Fewer are not shared out among threads: a hand-over costs about as much as one signature."""
+SIGNATURES_AT_ONCE_MAX = 2
+"""So few are verified where they are asked for: nobody gains by handing them over."""
+BACKGROUND_REST = 19
+"""The background thread works a twentieth of the time: members make a snapshot at the same height."""
 
 
 class Threads(Protocol):
@@ -50,32 +54,39 @@ class WorkerThreads:
     """The node's worker threads; `close` waits for what runs."""
 
     def __init__(self, verify_threads: int) -> None:
-        self._execution = ThreadPoolExecutor(1, thread_name_prefix="execute")
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._verification = ThreadPoolExecutor(verify_threads, thread_name_prefix="verify")
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="background")
+        self._execution = Lane(1, "execute")
+        self._writing = Lane(1, "write")
+        self._verification = Lane(verify_threads, "verify")
+        self._verify_threads = verify_threads
+        self._background = Lane(1, "background")
         self._closing = threading.Event()
 
     async def execute(self, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
         """Return what `function` returns, run in the one executing thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._execution, lambda: function(*args, **options))
+        result: R = await self._execution.call(partial(function, *args, **options))
+        return result
 
     async def write(self, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
         """Return what `function` returns, run in the one writing thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._writing, lambda: function(*args, **options))
+        result: R = await self._writing.call(partial(function, *args, **options))
+        return result
 
     async def verify(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
-        """Return for each (key, message, signature) whether it verifies; chunks run side by side."""
-        loop = asyncio.get_running_loop()
-        jobs = [
-            loop.run_in_executor(self._verification, verify_many, items[start : start + SIGNATURES_PER_JOB])
-            for start in range(0, len(items), SIGNATURES_PER_JOB)
+        """Return for each (key, message, signature) whether it verifies; large shares run side by side."""
+        if len(items) <= SIGNATURES_AT_ONCE_MAX:
+            return verify_many(items)
+        jobs = max(1, min(self._verify_threads, len(items) // SIGNATURES_PER_JOB_MIN))
+        size = -(-len(items) // jobs)
+        shares = [
+            self._verification.call(partial(verify_many, items[start : start + size]))
+            for start in range(0, len(items), size)
         ]
-        return [verdict for verdicts in await asyncio.gather(*jobs) for verdict in verdicts]
+        return [verdict for share in await asyncio.gather(*shares) for verdict in share]
 
     async def background(self, steps: Generator[None, None, R]) -> R:
         """Return what `steps` returns, run in the one background thread; raise Unavailable when it was cut off."""
-        return await asyncio.get_running_loop().run_in_executor(self._background, self._run_gently, steps)
+        result: R = await self._background.call(partial(self._run_gently, steps))
+        return result
 
     def _run_gently(self, steps: Generator[None, None, R]) -> R:
         """After each step a pause: BACKGROUND_REST times as long as the step took.
@@ -97,5 +108,5 @@ class WorkerThreads:
     def close(self) -> None:
         """Nothing runs any more; what had begun has ended, but for what runs in the background: that is cut off."""
         self._closing.set()
-        for pool in (self._verification, self._background, self._execution, self._writing):
-            pool.shutdown(wait=True, cancel_futures=True)
+        for lane in (self._verification, self._background, self._execution, self._writing):
+            lane.close()

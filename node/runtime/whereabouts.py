@@ -45,7 +45,7 @@ class Whereabouts:
         place = "" if shelved is None else f"; it lies in {shelved.path.name}"
         return NotFound(
             "block_pruned",
-            f"{what} was pruned here{place}",
+            f"{what} was pruned here{place}; the first block kept is {first}",
             height=height,
             first=first,
             archive=None if shelved is None else shelved.path.name,

@@ -5,10 +5,10 @@ to the chunks: changes of members → validators of the height → certificate �
 subtrees → chunks. docs/snapshots.md describes every byte.
 """
 
-from node.snapshot.adoption import Adoption, pending_adoption
+from node.snapshot.adoption import Adoption, adoption_bytes, pending_adoption
 from node.snapshot.chunks import OpenedChunk, open_chunk
 from node.snapshot.folder import SnapshotFolder, finished_heights, remove_leftovers, remove_snapshot
-from node.snapshot.judging import read_manifest, require_own_past, verify_manifest, verify_snapshot
+from node.snapshot.judging import read_manifest, require_keys, require_own_past, verify_manifest, verify_snapshot
 from node.snapshot.making import SnapshotTooLarge, make_snapshot
 from node.snapshot.manifest import CHUNK_FILE_BYTES_MAX, CHUNKS_MAX, MANIFEST_BYTES_MAX, Content, Manifest
 
@@ -22,6 +22,7 @@ __all__ = [
     "OpenedChunk",
     "SnapshotFolder",
     "SnapshotTooLarge",
+    "adoption_bytes",
     "finished_heights",
     "make_snapshot",
     "open_chunk",
@@ -29,6 +30,7 @@ __all__ = [
     "read_manifest",
     "remove_leftovers",
     "remove_snapshot",
+    "require_keys",
     "require_own_past",
     "verify_manifest",
     "verify_snapshot",

@@ -1,22 +1,19 @@
 """Puts a snapshot's state in the place of this node's own, so that a crash at any write is finished at the next
 start.
 
-Invariants. (1) Nothing of the old state is touched before every file of the snapshot is known to be the one
-that was proven when it was fetched; from then until the end the marker `madopting` stands, and no node runs on
-the data. (2) The head becomes the snapshot's block in one batch, the last one, after the tree that was written
-was built up again and found to have the certified root. (3) What this member promised is not touched: consensus
-records, markers of votes, abstention, evidence, the journal of accepted transactions, and its older blocks stay
-as they are. A node without a memory of its votes has none after it either, and abstains (consensus/README.md,
-section 9).
+Invariants. (1) Nothing of the old state is touched before every file of the snapshot was proven against the
+certified state root, here and not only when it was fetched, and before the disk has room for the new one; from
+then until the end the marker `madopting` stands, and no node runs on the data. (2) The head becomes the snapshot's
+block in one batch, the last one, after the tree that was written was built up again and found to have the
+certified root. (3) What this member promised is not touched: consensus records, markers of votes, abstention,
+evidence, the journal of accepted transactions, and its older blocks stay as they are. A node without a memory of
+its votes has none after it either, and abstains (consensus/README.md, section 9).
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
-from zlib import decompressobj
-from zlib import error as ZlibError
 
 import msgspec
 
@@ -27,9 +24,9 @@ from node.errors import HansaError, InvalidFrame, StoreError
 from node.ledger import HeadRecord, RequestRecord
 from node.snapshot.chunks import open_chunk
 from node.snapshot.folder import SnapshotFolder
-from node.snapshot.judging import Verify, read_manifest, require_own_past, verify_manifest
+from node.snapshot.judging import Verify, read_manifest, require_keys, require_own_past, verify_manifest
 from node.snapshot.manifest import Content, Manifest
-from node.state_tree import StateTree
+from node.state_tree import StateTree, branch_over, record_path
 from node.store import Database, StoreView
 from node.store.layout import (
     META_ADOPTING,
@@ -43,6 +40,9 @@ from node.store.layout import (
 from node.store.reading import read_height, stored
 
 ROWS_A_BATCH = 5_000
+ROW_BYTES = 256
+"""What a row of the state brings along at most on average: its pair in the tree, a share of records, two
+indexes."""
 POSITION_UNKNOWN = 2**32 - 1
 """Where a transaction stood in its block: the state knows its height alone."""
 
@@ -98,6 +98,7 @@ class Adoption:
             progress(index, total)
             self._adopt_chunk(index, request_of)
         progress(total, total)
+        self._join_parted()
         self._require_root()
         self._database.write(self._head_rows())
 
@@ -134,6 +135,13 @@ class Adoption:
                 rows = []
         rows += [(b"t" + path, record) for path, record in opened.buckets.items()]
         self._write(rows, done)
+
+    def _join_parted(self) -> None:
+        """The records above the parts of buckets that lie in several chunks are there: from below upwards."""
+        bits = self.content.tree_bits
+        for node in reversed([node for node in self.content.parted if len(node) >= bits // 4]):
+            children = [self._database.get(b"t" + record_path(f"{node}{child:x}", bits)) for child in range(16)]
+            self._write([(b"t" + record_path(node, bits), branch_over(children))], self._record)
 
     def _require_root(self) -> None:
         """The tree as it lies on disk now has the certified root."""
@@ -197,11 +205,13 @@ def pending_adoption(
     founders: Members,
     tree_bits: int,
     verify: Verify,
+    require_room: Callable[[int, str], None] = lambda size_bytes, what: None,
 ) -> Adoption | None:
     """Return the adoption that is due: one that was begun, or that of a whole, proven, newer snapshot in `joining`.
 
-    Genesis is applied in `database`. Raise StoreError("adoption_incomplete") for a begun one whose files are
-    gone or damaged. What is not whole or not genuine, and not begun, is left to whoever fetches it.
+    Genesis is applied in `database`. Raise StoreError("adoption_incomplete") for a begun one whose files are gone
+    or damaged. What is not whole or not genuine, and not begun, is left as it is to whoever fetches it; for one
+    that could begin now, what `require_room(bytes, what for)` raises.
     """
     folder = SnapshotFolder(joining)
     marker = database.get(META_ADOPTING)
@@ -225,26 +235,36 @@ def pending_adoption(
         return Adoption(database, folder, manifest, begun, decided_by)
     if content.height <= read_height(database) or database.get(META_DIVERGED) is not None:
         return None
-    if not all(_is_whole(folder, content, index) for index in range(len(content.chunks))):
+    if not _is_proven(folder, content):
         return None
+    require_room(adoption_bytes(content), f"taking over the snapshot of height {content.height}")
     record = AdoptionRecord(content.height, content.digest, cleared=False, chunks=0)
     return Adoption(database, folder, manifest, record, decided_by)
 
 
-def _is_whole(folder: SnapshotFolder, content: Content, index: int) -> bool:
-    """Whether the chunk's file holds what was proven when it was fetched; a damaged one is removed."""
-    data = folder.chunk(index)
-    if data is None:
-        return False
-    unpacking = decompressobj()
+def adoption_bytes(content: Content) -> int:
+    """Return about how many bytes a data directory grows by while the state is taken over, before the database has
+    given back those of the old one."""
+    return content.size_bytes + ROW_BYTES * content.keys
+
+
+def _is_proven(folder: SnapshotFolder, content: Content) -> bool:
+    """Whether the chunks' files hold what the certified root leads to, and as many keys as the manifest names.
+
+    Who fetched them proved it, but files may have been put there, and a manifest's own hashes of chunks are
+    certified by nobody: the old state must not go for what turns out to be no state.
+    """
+    keys = 0
     try:
-        plain = unpacking.decompress(data, content.chunks[index].size_bytes + 1)
-    except ZlibError:
-        plain = b""
-    if sha256(plain).digest() == content.chunks[index].sha256:
-        return True
-    folder.drop_chunk(index)
-    return False
+        for index in range(len(content.chunks)):
+            data = folder.chunk(index)
+            if data is None:
+                return False
+            keys += len(open_chunk(data, content, index).rows)
+        require_keys(content, keys)
+    except InvalidFrame:
+        return False
+    return True
 
 
 def _batches(keys: Iterator[bytes]) -> Iterator[list[bytes]]:

@@ -14,7 +14,7 @@ import msgspec
 from consensus.codec import CodecError, decode, encode
 from node.errors import InvalidFrame
 from node.snapshot.manifest import CHUNK_BYTES_MAX, CHUNK_FILE_BYTES_MAX, CHUNK_ROWS_MAX, Content
-from node.state_tree import EMPTY, bucket_of, build_bucket, fold
+from node.state_tree import build_subtree
 
 COMPRESSION = 3
 """zlib's level: beyond it the time grows and the size hardly shrinks, for much of a state is hashes."""
@@ -67,48 +67,37 @@ def open_chunk(data: bytes, content: Content, index: int) -> OpenedChunk:
         rows = decode(plain, _Rows, size_max=CHUNK_BYTES_MAX).rows
     except CodecError as error:
         raise _corrupt(index, f"cannot be read: {error}") from error
-    first = content.first_subtree(index)
+    nodes, first = content.chunk_nodes(index), content.first_subtree(index)
     buckets: dict[bytes, bytes | None] = {}
-    hashes = subtree_hashes(rows, content.tree_bits, content.level, first, entry.subtrees, buckets)
+    hashes = subtree_hashes(rows, content.tree_bits, nodes, buckets)
     if hashes is None:
         raise _corrupt(index, "holds keys out of order or of other subtrees")
     for number, found in enumerate(hashes, first):
         if found != content.subtree_hash(number):
-            raise _corrupt(index, f"differs from the certified state in subtree {number}")
+            raise _corrupt(index, f"differs from the certified state in subtree {nodes[number - first]}")
     return OpenedChunk(rows, buckets)
 
 
 def subtree_hashes(
-    rows: Sequence[tuple[bytes, bytes]],
-    tree_bits: int,
-    level: int,
-    first: int,
-    count: int,
-    buckets: dict[bytes, bytes | None],
+    rows: Sequence[tuple[bytes, bytes]], tree_bits: int, nodes: Sequence[str], buckets: dict[bytes, bytes | None]
 ) -> list[bytes] | None:
-    """Return the hashes of the `count` subtrees from `first` on when exactly `rows` lie under them.
+    """Return the hashes of the subtrees `nodes`, which ascend, when exactly `rows` lie under them.
 
     The buckets' records are put into `buckets`. None: the rows do not ascend, or some lie elsewhere.
     """
-    width = 16 ** (tree_bits // 4 - level)
-    pairs: dict[int, list[bytes]] = {}
-    last = b""
+    pairs: list[list[bytes]] = [[] for _ in nodes]
+    last, at = b"", 0
     for key, value in rows:
         key_hash = sha256(key).digest()
         if key_hash <= last:
             return None
-        last = key_hash
-        pairs.setdefault(bucket_of(key_hash, tree_bits), []).append(key_hash + sha256(value).digest())
-    if pairs and not (first * width <= min(pairs) and max(pairs) < (first + count) * width):
-        return None
-    hashes: list[bytes] = []
-    for number in range(first, first + count):
-        leaves = [
-            build_bucket(bucket, tree_bits, pairs[bucket], buckets) if bucket in pairs else EMPTY
-            for bucket in range(number * width, (number + 1) * width)
-        ]
-        hashes.append(fold(b"".join(leaves)))
-    return hashes
+        last, digits = key_hash, key_hash.hex()
+        while at < len(nodes) and not digits.startswith(nodes[at]):
+            at += 1
+        if at == len(nodes):
+            return None
+        pairs[at].append(key_hash + sha256(value).digest())
+    return [build_subtree(node, tree_bits, below, buckets) for node, below in zip(nodes, pairs, strict=True)]
 
 
 def _decompressed(data: bytes, size_bytes: int, index: int) -> bytes:

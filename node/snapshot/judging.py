@@ -17,6 +17,7 @@ from node.errors import HansaError, InvalidFrame
 from node.ledger import Header, members_hash
 from node.snapshot.chunks import open_chunk
 from node.snapshot.folder import SnapshotFolder
+from node.snapshot.frontier import level_hashes
 from node.snapshot.manifest import FORMAT, MANIFEST_BYTES_MAX, Content, Manifest, Validators
 from node.state_tree import fold, root_over
 from node.store import StoreView
@@ -78,6 +79,16 @@ def require_own_past(content: Content, view: StoreView) -> None:
         raise _foreign(f"up to height {last} other blocks changed the validators than here")
 
 
+def require_keys(content: Content, keys: int) -> None:
+    """All chunks of `content`, each proven, hold `keys` keys, as the manifest says.
+
+    No certificate covers the number, and by it room is made for what is taken over: it has to be counted. Raise
+    InvalidFrame("snapshot_corrupt").
+    """
+    if keys != content.keys:
+        raise _corrupt(f"the manifest names {content.keys} keys, and its chunks hold {keys}")
+
+
 def verify_snapshot(
     folder: SnapshotFolder,
     network: str,
@@ -95,13 +106,14 @@ def verify_snapshot(
     try:
         manifest = read_manifest(folder.manifest_bytes())
         verify_manifest(manifest, network, genesis_hash, founders, tree_bits, verify)
-        total = len(manifest.content.chunks)
+        total, keys = len(manifest.content.chunks), 0
         for index in range(total):
             progress(index, total)
             data = folder.chunk(index)
             if data is None:
                 raise _corrupt(f"chunk {index} is missing")
-            open_chunk(data, manifest.content, index)
+            keys += len(open_chunk(data, manifest.content, index).rows)
+        require_keys(manifest.content, keys)
         progress(total, total)
     except InvalidFrame as error:
         raise _named(error, folder) from error
@@ -134,10 +146,14 @@ def _check_tree(content: Content, tree_bits: int) -> None:
     """The subtrees lead to the certified root, and the chunks take in each of them once."""
     if content.tree_bits != tree_bits or not content.level <= tree_bits // 4:
         raise _corrupt(f"its state tree has {content.tree_bits} bits and level {content.level}")
-    count = 16**content.level
+    try:
+        count = len(content.nodes)
+    except ValueError as error:
+        raise _corrupt(str(error)) from error
     if len(content.subtrees) != 32 * count:
         raise _corrupt(f"it names {len(content.subtrees) // 32} subtrees of {count}")
-    if root_over(tree_bits, fold(content.subtrees)) != content.header.state_root:
+    hashes = level_hashes(content.subtrees, content.nodes, content.parted)
+    if root_over(tree_bits, fold(hashes)) != content.header.state_root:
         raise _corrupt("its subtrees do not lead to the certified state root")
     if sum([chunk.subtrees for chunk in content.chunks]) != count:
         raise _corrupt("its chunks do not take in every subtree once")

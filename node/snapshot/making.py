@@ -4,35 +4,39 @@ Invariant: a directory gets its final name only when every file in it is synced 
 values themselves fold to the state root that the block's certificate covers. So a damaged state is never offered.
 
 The state is read once, in key order, and its rows are set aside by the first byte of their keys' hashes
-(spill.py); then part after part is sorted and cut into subtrees and chunks. Each step is well below a
-millisecond of interpreter time: fifty rows, one subtree's folding, or work that lets go of the interpreter lock
-(hashing, compressing, syncing).
+(spill.py); then part after part is sorted and cut into subtrees and chunks. A subtree that outgrows a chunk while
+its rows come is parted into its children (frontier.py), so that no more than a chunk is held, whatever the keys
+are. Each step is well below a millisecond of interpreter time: fifty rows, one subtree's folding, or work that
+lets go of the interpreter lock (hashing, compressing, syncing).
 """
 
 import hashlib
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
-from consensus.codec import encode
+from consensus.codec import CodecError, decode, encode
 from node.errors import StoreError
 from node.ledger import Header
 from node.snapshot.chunks import COMPRESSION, content_head, row_bytes
 from node.snapshot.folder import SnapshotFolder, snapshot_at, unfinished_at
+from node.snapshot.frontier import first_node, level_hashes, next_node, nodes_of
 from node.snapshot.manifest import (
     CHANGES_MAX,
     CHUNK_BYTES_MAX,
     CHUNK_BYTES_TARGET,
     CHUNK_ROWS_MAX,
     FORMAT,
+    MANIFEST_BYTES_MAX,
+    SPLITS_MAX,
     ChunkEntry,
     Content,
     Manifest,
     MemberChange,
     level_of,
 )
-from node.snapshot.spill import PARTS, Spill
-from node.state_tree import EMPTY, bucket_of, build_bucket, fold, root_over
+from node.snapshot.spill import Spill
+from node.state_tree import PAIRS_MAX, bucket_of, build_bucket, build_subtree, fold, root_over
 from node.store import StoreView
 
 ROWS_A_STEP = 50
@@ -42,7 +46,7 @@ Steps = Generator[None, None, None]
 
 
 class SnapshotTooLarge(Exception):
-    """A subtree holds more than a chunk may: no snapshot of this state can be made."""
+    """The format has no room for this ledger (manifest.py says what that takes): no snapshot of it can be made."""
 
 
 def make_snapshot(
@@ -61,11 +65,12 @@ def make_snapshot(
         maker = _Maker(view, tree_bits, folder)
         yield from maker.gather()
         yield from maker.cut()
-        if root_over(tree_bits, fold(b"".join(maker.hashes))) != view.head.state_root:
+        hashes = level_hashes(b"".join(maker.hashes), nodes_of(maker.level, maker.parted), maker.parted)
+        if root_over(tree_bits, fold(hashes)) != view.head.state_root:
             raise StoreError(
                 "corrupt_state_tree", f"the state's root differs from that of block {view.head.height}"
             )
-        folder.write_manifest(encode(_manifest(maker, view, network, genesis_hash, tree_bits)))
+        folder.write_manifest(_readable(encode(_manifest(maker, view, network, genesis_hash, tree_bits))))
         yield
         return folder.rename(snapshot_at(root, view.head.height).path)
     except BaseException:
@@ -90,11 +95,21 @@ def _manifest(maker: "_Maker", view: StoreView, network: str, genesis_hash: byte
         changes=tuple(changes),
         tree_bits=tree_bits,
         level=maker.level,
+        parted=tuple(maker.parted),
         subtrees=b"".join(maker.hashes),
         chunks=tuple(maker.chunks),
         keys=maker.keys,
     )
     return Manifest(content, tuple(certificates))
+
+
+def _readable(data: bytes) -> bytes:
+    """Return the manifest as it is; raise SnapshotTooLarge when it exceeds what a reader takes."""
+    try:
+        decode(data, Manifest, size_max=MANIFEST_BYTES_MAX)
+    except CodecError as error:
+        raise SnapshotTooLarge(f"the manifest has {len(data)} bytes and cannot be offered: {error}") from error
+    return data
 
 
 def _header(view: StoreView, height: int) -> Header:
@@ -110,11 +125,13 @@ class _Maker:
         self._folder = folder
         self._spill = Spill(folder.path)
         self._chunk = _Chunk()
-        self._subtree = _Chunk()
-        self._pairs: dict[int, list[bytes]] = {}
+        self._subtree = _Subtree()
+        self._node = ""
+        """The subtree in work."""
         self.level = 0
         self.keys = 0
         self.hashes: list[bytes] = []
+        self.parted: list[str] = []
         self.chunks: list[ChunkEntry] = []
 
     def gather(self) -> Steps:
@@ -130,69 +147,83 @@ class _Maker:
         self.level = level_of(self._tree_bits, size_bytes)
 
     def cut(self) -> Steps:
-        """Every chunk is on disk, and `hashes` and `chunks` tell of all of them."""
-        done = 0
-        for key_hash, key, value in self._sorted():
+        """Every chunk is on disk, and `hashes`, `parted` and `chunks` tell of all of them."""
+        self._node, done = first_node(self.level), 0
+        for key_hash, key, value in self._spill.sorted():
             if key_hash:
-                number = int.from_bytes(key_hash[:4], "big") >> (32 - 4 * self.level)
-                while len(self.hashes) < number:
+                digits = key_hash.hex()
+                while not digits.startswith(self._node):
                     yield from self._end_subtree()
-                pair = key_hash + hashlib.sha256(value).digest()
-                self._pairs.setdefault(bucket_of(key_hash, self._tree_bits), []).append(pair)
-                self._subtree.add(row_bytes(key, value))
+                self._subtree.add(key_hash + hashlib.sha256(value).digest(), row_bytes(key, value))
+                while self._subtree.is_too_large:
+                    yield from self._part()
                 done += 1
                 if done % ROWS_A_STEP:
                     continue
             yield
-        while len(self.hashes) < 16**self.level:
+        while self._node:
             yield from self._end_subtree()
         if self._chunk.subtrees:
             yield from self._end_chunk()
 
-    def _sorted(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Yield all rows, ascending by key hash; an empty hash now and then, where nothing is at hand yet.
+    def _part(self) -> Steps:
+        """The subtree in work holds more than a chunk may: its children are named in its place.
 
-        A part is parted once more by the second byte: so no single sort is long.
+        Its rows go to them; the last row's child is in work now, and those before it are done.
         """
-        for part in range(PARTS):
-            small: list[list[tuple[bytes, bytes, bytes]]] = [[] for _ in range(PARTS)]
-            for count, row in enumerate(self._spill.rows(part)):
-                small[row[0][1]].append(row)
-                if count % ROWS_A_STEP == 0:
-                    yield b"", b"", b""
-            for rows in small:
-                rows.sort()
-                yield from rows
-                rows.clear()
+        subtree = self._subtree
+        # A leaf fits always (manifest.py), so what outgrew a chunk has more keys than one.
+        is_leaf = len(self._node) >= self._tree_bits // 4 and len(subtree.pairs) <= PAIRS_MAX
+        if is_leaf or len(self.parted) == SPLITS_MAX:
+            raise SnapshotTooLarge(
+                f"subtree {self._node} holds {len(subtree.pairs)} keys in {subtree.size_bytes} bytes,"
+                f" and {len(self.parted)} subtrees are parted already"
+            )
+        self.parted.append(self._node)
+        self._node, self._subtree = self._node + "0", _Subtree()
+        for count, (pair, row) in enumerate(zip(subtree.pairs, subtree.rows, strict=True)):
+            digits = pair[:32].hex()
+            while not digits.startswith(self._node):
+                yield from self._end_subtree()
+            self._subtree.add(pair, row)
+            if count % ROWS_A_STEP == 0:
+                yield
 
     def _end_subtree(self) -> Steps:
-        """The subtree in work is hashed and belongs to a chunk."""
+        """The subtree in work is hashed and belongs to a chunk; the next one is in work."""
         subtree, chunk = self._subtree, self._chunk
-        if subtree.size_bytes > CHUNK_BYTES_MAX or subtree.rows > CHUNK_ROWS_MAX:
-            raise SnapshotTooLarge(
-                f"subtree {len(self.hashes)} holds {subtree.rows} keys in {subtree.size_bytes} bytes"
-            )
         full = (
-            chunk.size_bytes + subtree.size_bytes > CHUNK_BYTES_TARGET or chunk.rows + subtree.rows > CHUNK_ROWS_MAX
+            chunk.size_bytes + subtree.size_bytes > CHUNK_BYTES_TARGET
+            or chunk.rows + len(subtree.pairs) > CHUNK_ROWS_MAX
         )
         if chunk.subtrees and full:
             yield from self._end_chunk()
             chunk = self._chunk
-        width = 16 ** (self._tree_bits // 4 - self.level)
-        first = len(self.hashes) * width
+        yield from self._hash()
+        chunk.take(subtree)
+        self._node, self._subtree = next_node(self._node, self.level), _Subtree()
+        yield
+
+    def _hash(self) -> Steps:
+        """The hash of the subtree in work is the last of `hashes`; a step for some of its buckets."""
+        node, pairs, bits = self._node, self._subtree.pairs, self._tree_bits
         unused: dict[bytes, bytes | None] = {}
+        depth = bits // 4
+        if not pairs or len(node) >= depth:
+            yield
+            self.hashes.append(build_subtree(node, bits, pairs, unused))
+            return
+        grouped: dict[int, list[bytes]] = {}
+        for pair in pairs:
+            grouped.setdefault(bucket_of(pair, bits), []).append(pair)
+        width = 16 ** (depth - len(node))
         leaves: list[bytes] = []
-        for bucket in range(first, first + width):
-            pairs = self._pairs.get(bucket)
-            leaves.append(EMPTY if pairs is None else build_bucket(bucket, self._tree_bits, pairs, unused))
+        for bucket in range(int(node, 16) * width, (int(node, 16) + 1) * width):
+            leaves.append(build_bucket(bucket, bits, grouped.get(bucket, []), unused))
             if bucket % ROWS_A_STEP == 0:
                 yield
         yield
         self.hashes.append(fold(b"".join(leaves)))
-        self._pairs = {}
-        chunk.take(subtree)
-        self._subtree = _Chunk()
-        yield
 
     def _end_chunk(self) -> Steps:
         """The chunk in work is on disk."""
@@ -211,8 +242,35 @@ class _Maker:
         yield
 
 
+class _Subtree:
+    """The rows of one subtree, encoded, with their pairs in the tree, in the order of their key hashes."""
+
+    __slots__ = ("pairs", "rows", "size_rows")
+
+    def __init__(self) -> None:
+        self.pairs: list[bytes] = []
+        self.rows: list[bytes] = []
+        self.size_rows = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of a chunk of these rows alone, before compression."""
+        return len(content_head(len(self.rows))) + self.size_rows
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether no chunk may hold it."""
+        return len(self.rows) > CHUNK_ROWS_MAX or self.size_bytes > CHUNK_BYTES_MAX
+
+    def add(self, pair: bytes, row: bytes) -> None:
+        """The row is the last one."""
+        self.pairs.append(pair)
+        self.rows.append(row)
+        self.size_rows += len(row)
+
+
 class _Chunk:
-    """Rows in the order of their key hashes, encoded: of a subtree, or of the chunk that it will belong to."""
+    """The subtrees of the chunk in work."""
 
     __slots__ = ("data", "rows", "subtrees")
 
@@ -226,13 +284,8 @@ class _Chunk:
         """The size of the content, before compression."""
         return len(content_head(self.rows)) + len(self.data)
 
-    def add(self, row: bytes) -> None:
-        """The row is the last one."""
-        self.data += row
-        self.rows += 1
-
-    def take(self, subtree: "_Chunk") -> None:
+    def take(self, subtree: _Subtree) -> None:
         """The subtree's rows are the last ones."""
-        self.data += subtree.data
-        self.rows += subtree.rows
+        self.data += b"".join(subtree.rows)
+        self.rows += len(subtree.rows)
         self.subtrees += 1

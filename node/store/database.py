@@ -25,7 +25,7 @@ class Reader(Protocol):
     """A consistent view of keys and values."""
 
     def get(self, key: bytes, verify: bool = True) -> bytes | None:
-        """Return the value under `key` or None; its checksum is verified unless the caller has a hash to compare."""
+        """Return the value under `key` or None, its checksum verified unless the caller has a hash to compare."""
 
     def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) for start <= key < end, ascending or descending."""
@@ -33,6 +33,10 @@ class Reader(Protocol):
 
 class Database(Reader, Protocol):
     """Keys and values that outlive the process. After a failed write no further one is taken."""
+
+    @property
+    def synced_writes(self) -> int:
+        """How many batches were written since it was opened, each of which has waited for the disk."""
 
     def write(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
         """All `rows` are put (None: deleted) and durable, in one batch; with StoreError, nothing of it is."""
@@ -81,7 +85,7 @@ class _Reading:
         self._gate = gate
 
     def get(self, key: bytes, verify: bool = True) -> bytes | None:
-        """Return the value under `key` or None; its checksum is verified unless the caller has a hash to compare."""
+        """Return the value under `key` or None, its checksum verified unless the caller has a hash to compare."""
         inside = self._gate.inside
         inside.append(None)
         try:
@@ -162,6 +166,7 @@ class LevelDatabase(_Reading):
         except plyvel.Error as error:
             raise StoreError("store_corrupt", f"{path}: {_text(error)}") from error
         self._failed: StoreError | None = None
+        self.synced_writes = 0
         super().__init__(self._db, _Gate())
 
     def write(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
@@ -179,6 +184,7 @@ class LevelDatabase(_Reading):
         except (plyvel.Error, RuntimeError) as error:
             self._failed = _failure(error)
             raise self._failed from error
+        self.synced_writes += 1
 
     def snapshot(self) -> Reader:
         """Return the database as it is now; later writes do not show. It is released with its last reference."""

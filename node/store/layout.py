@@ -31,6 +31,9 @@ from node.ledger import sha256
 
 FORMAT = b"1"
 
+LEDGER_KINDS = b"behklqrstuwxy"
+"""The letters of all rows that come from blocks. The others are markers and what the node remembers of itself."""
+
 META_FORMAT = b"mformat"
 META_NETWORK = b"mnetwork"
 META_HEAD = b"mhead"

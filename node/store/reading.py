@@ -9,6 +9,7 @@ from node.errors import NotFound, StoreError
 from node.ledger import BlockBody, CertifiedBlock, Header, HeadRecord, Receipt, content_root
 from node.store.database import Reader
 from node.store.layout import (
+    LEDGER_KINDS,
     META_FIRST,
     META_HEAD,
     META_HELD,
@@ -42,6 +43,17 @@ def read_height(reader: Reader) -> int:
     if data is None or len(data) != 8:
         raise StoreError("store_corrupt", "the store holds no head")
     return int.from_bytes(data, "big")
+
+
+def awaits_ledger(reader: Reader) -> bool:
+    """Return whether no row of any block is here, genesis included: the node fetches everything at its next start.
+
+    So it is after `hansa repair --join`, and after a crash within a node's first moments.
+    """
+    kinds = [bytes((letter,)) for letter in LEDGER_KINDS]
+    return reader.get(META_HEAD) is None and all(
+        next(reader.scan(kind, bytes((kind[0] + 1,))), None) is None for kind in kinds
+    )
 
 
 def read_first(reader: Reader) -> int:

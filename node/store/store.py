@@ -391,6 +391,15 @@ class Store:
         """Return about how many bytes the data takes on disk."""
         return self._database.size_bytes()
 
+    @property
+    def synced_writes(self) -> int:
+        """How many batches this process has written, each of which has waited for the disk."""
+        return self._database.synced_writes
+
+    def state_size_bytes(self) -> int:
+        """Return about how many bytes the values of the state take on disk."""
+        return self._database.size_bytes(b"s", b"t")
+
     def close(self) -> None:
         """Everything is on disk and the directory is free for another process."""
         self._database.close()

@@ -48,7 +48,7 @@ class StoreView:
             yield key[1:], value
 
     def bucket(self, path: bytes) -> bytes | None:
-        """Return the state tree's record at `path`, or None; its checksum is left to the tree, which has its hash."""
+        """Return the state tree's record at `path`, or None. Unverified: the tree has its hash."""
         return self._get(b"t" + path, False)
 
     def buckets(self) -> Iterator[tuple[bytes, bytes]]:

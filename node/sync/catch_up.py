@@ -12,8 +12,8 @@ one; after a power cut later rows (a vote, a head) could be there without earlie
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -22,6 +22,7 @@ from consensus.effects import Head
 from node.errors import HansaError, InvalidBlock, InvalidFrame
 from node.ledger import CertifiedBlock, Transaction, sha256
 from node.sync.collaborators import Transport
+from node.sync.ending import to_its_end
 from node.sync.fetching import Fetching
 from node.sync.preparing import Preparing
 from node.sync.progress import Pace, Progress
@@ -94,7 +95,7 @@ class CatchUp:
         self._diverged_at = 0
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self._closed = self._resting = self._stopping = False
         self._target = 0
         self._refusals: dict[str, bytes] = {}
         self._from_height = 0
@@ -113,20 +114,36 @@ class CatchUp:
         self._target = max(self._target, target)
         self._sources.hints = tuple(peers)
         height = self._chain.head.height
-        if self._closed or self._diverged or self._task is not None or height >= self._target:
+        idle = self._task is None and not self._closed and not self._resting
+        if not idle or self._diverged or height >= self._target:
             return
         self._from_height, self._started_s, self._waited_s = height, self._now_s(), 0.0
         self._pace.begin(self._started_s)
         self._log.info("catching up", height=height, target=self._target)
+        self._stopping = False
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(self._finished)
+
+    def rest(self, resting: bool) -> None:
+        """While `resting` nothing is fetched or applied but the block that is being applied; then it goes on."""
+        self._resting = resting
+        if resting:
+            self._stop()
+        elif not resting and self._target > self._chain.head.height:
+            self.catch_up(self._target, self._sources.hints)
 
     async def close(self) -> None:
         """Nothing runs any more; a block that was being applied is applied."""
         self._closed = True
+        self._stop()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _stop(self) -> None:
+        """The run under way ends after the block that is being applied; it is told so once."""
+        if self._task is not None and not self._stopping:
+            self._stopping = True
+            self._task.cancel()
 
     def progress(self) -> Progress:
         """A snapshot of where catch-up stands."""
@@ -172,6 +189,9 @@ class CatchUp:
                     await self._wait(height + 1)
                 elif not await self._apply(due):
                     self._fetching.ranges.discard(due)
+                    if self._stopping:
+                        # The block was refused while it was to stop: its error went before the cancellation.
+                        raise asyncio.CancelledError
         finally:
             await self._fetching.close()
             await self._preparing.clear()
@@ -239,7 +259,7 @@ class CatchUp:
     async def _apply_one(self, candidate: Candidate) -> None:
         transactions = await self._preparing.take(candidate)
         self._preparing.work_ahead(self._due_after(candidate.height))
-        await _to_its_end(self._chain.apply_certified(candidate.block, transactions))
+        await to_its_end(self._chain.apply_certified(candidate.block, transactions))
         self._pace.note(self._now_s(), len(transactions))
         self._refusals.clear()
         self._fetching.work(self._target)
@@ -291,6 +311,9 @@ class CatchUp:
         self._task = None
         self._elapsed_s = self._now_s() - self._started_s
         if task.cancelled():
+            if self._loop is not None and not self._loop.is_closed():
+                # It was to rest, and may have been told to go on before it had come to its end.
+                self.catch_up(self._target, self._sources.hints)
             return
         if (error := task.exception()) is not None:
             self._on_failure(error)
@@ -304,13 +327,3 @@ class CatchUp:
 
     def _now_s(self) -> float:
         return 0.0 if self._loop is None else self._loop.time()
-
-
-async def _to_its_end(applying: Coroutine[Any, Any, Head]) -> Head:
-    """Await `applying`; when cancelled, let it end first: a block is applied whole or not at all."""
-    task = asyncio.ensure_future(applying)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise

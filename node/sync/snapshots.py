@@ -5,29 +5,38 @@ Nothing here trusts a peer. A manifest counts only with the chain of certificate
 chunk only with the hashes that lead there; so one honest peer with the snapshot is enough, and a download that was
 interrupted goes on with whoever offers the same. A peer that lies is put aside and named, one that is slow or gone
 is left for a while, one that offers an older snapshot than others is not asked for it.
+
+Invariant: no set of peers keeps a download going below BYTES_PER_S_MIN. Every byte that comes buys time, bounded
+(patience.py); when the time is spent, those who have the snapshot are left for FAULT_ASIDE_S and the others asked
+what they offer. So a download ends, whole or given up, within its size over BYTES_PER_S_MIN and one PATIENCE_S for
+each peer. Whoever comes to have the same snapshot meanwhile is asked too.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 import structlog
 
 from consensus.codec import encode
 from consensus.members import Members
-from node.errors import HansaError, InvalidFrame, StoreError
+from node.errors import HansaError, InvalidFrame, StoreError, Unavailable
 from node.snapshot import (
     Content,
     Manifest,
     SnapshotFolder,
+    adoption_bytes,
     open_chunk,
     read_manifest,
+    require_keys,
     require_own_past,
     verify_manifest,
 )
 from node.store import StoreView
+from node.sync.ending import to_its_end
+from node.sync.patience import Patience
 from node.sync.proof import Verify
 from node.wire import Chunk, FetchChunk, FetchSnapshot, SnapshotOffer
 
@@ -39,7 +48,11 @@ ASIDE_S = 2.0
 ASIDE_S_MAX = 60.0
 FAULT_ASIDE_S = 600.0
 PATIENCE_S = 60.0
-"""So long no chunk may come before the peers are asked anew what they offer."""
+"""So long nothing may come, or far too little, before the peers are asked anew what they offer."""
+BYTES_PER_S_MIN = 64 * 1024
+"""What all who have the snapshot send together must come to, before compression."""
+SEEK_S = 30.0
+"""So often the other peers are asked during a download whether they have the same snapshot by now."""
 WATCH_S = 0.25
 LOOKS_MAX = 100
 """So often the peers are asked anew before it is given up: each time somebody was put aside or the offers
@@ -107,11 +120,13 @@ class SnapshotGathering:
         verify: Verify,
         view: Callable[[], StoreView],
         report: Callable[[str, HansaError], None],
+        require_room: Callable[[int, str], None],
     ) -> None:
         """`founders` decide height 1; at multiples of `governed_blocks` everybody makes a snapshot (0: at none).
 
         `verify` is pure and may be called from threads, `view()` of this node's own blocks too; `report` hears of
-        liars.
+        liars. `require_room(bytes, what for)`, called in a thread, raises Unavailable where the disk has not got
+        them.
         """
         self._links = links
         self._folder = folder
@@ -123,31 +138,45 @@ class SnapshotGathering:
         self._verify = verify
         self._view = view
         self._report = report
+        self._require_room = require_room
         self._loop: asyncio.AbstractEventLoop | None = None
         self._peers: dict[str, _Peer] = {}
         self._step: Step = ""
         self._content: Content | None = None
         self._missing: set[int] = set()
+        self._keys: dict[int, int] = {}
         self._asked: Counter[int] = Counter()
         self._working: dict[str, asyncio.Task[None]] = {}
         self._fetched_bytes = 0
         self._started_s = 0.0
-        self._came_s = 0.0
+        self._patience = Patience(0.0, 0.0, BYTES_PER_S_MIN)
         self._log = structlog.get_logger("snapshots")
 
-    async def gather(self, height_min: int) -> bool:
-        """True: a whole, proven snapshot of at least `height_min` lies in the folder. False: nobody offers one.
+    async def gather(self, height_min: int, on_fetching: Callable[[bool], None] = lambda fetching: None) -> bool:
+        """True: a whole, proven snapshot of at least `height_min` lies in the folder. False: nobody offers one, or
+        nobody sends what was offered.
 
-        Raise StoreError when the disk refuses. When cancelled, what was kept stays for the next time.
+        `on_fetching` is told when chunks begin to be fetched, and when that is given up. Raise StoreError when the
+        disk refuses, what `require_room` raises for every offer, before anything is written. When cancelled, what
+        was kept stays for the next time.
         """
         self._loop = asyncio.get_running_loop()
+        no_room: Unavailable | None = None
         try:
             for _ in range(LOOKS_MAX):
                 offer = await self._look(height_min)
                 if offer is None:
-                    return False
-                if await self._fetch(offer):
-                    return True
+                    break
+                try:
+                    if await self._fetch(offer, on_fetching):
+                        return True
+                except Unavailable as error:
+                    # How large it is its manifest says alone: a liar's must not keep this node from another one.
+                    no_room = error
+                    for peer in offer.peers:
+                        self._leave(peer, error.message, ASIDE_S_MAX)
+            if no_room is not None:
+                raise no_room
             return False
         finally:
             self._step = ""
@@ -261,13 +290,16 @@ class SnapshotGathering:
 
     # --- chunks ----------------------------------------------------------------------------------------------
 
-    async def _fetch(self, offer: _Offer) -> bool:
-        """True: every chunk is kept. False: those who offered it are gone, put aside, or silent for long."""
+    async def _fetch(self, offer: _Offer, on_fetching: Callable[[bool], None]) -> bool:
+        """True: every chunk is kept. False: those who offered it are gone, put aside, silent, or far too slow."""
         content = offer.manifest.content
         self._content, self._missing = content, set(range(len(content.chunks)))
-        self._missing = await asyncio.to_thread(self._prepare, offer)
-        self._step, self._fetched_bytes = "fetching", 0
-        self._started_s = self._came_s = self._now_s()
+        self._keys = await asyncio.to_thread(self._prepare, offer)
+        self._missing.difference_update(self._keys)
+        self._step, self._fetched_bytes, self._started_s = "fetching", 0, self._now_s()
+        # One chunk alone may take longer than the patience, and counts when it is whole.
+        largest_s = max([chunk.size_bytes for chunk in content.chunks]) / BYTES_PER_S_MIN
+        self._patience = Patience(self._started_s, PATIENCE_S + largest_s, BYTES_PER_S_MIN)
         self._log.info(
             "fetching a snapshot",
             height=content.height,
@@ -278,8 +310,10 @@ class SnapshotGathering:
         )
         self._asked.clear()
         holders = dict.fromkeys(offer.peers)
+        on_fetching(True)
+        seeking = asyncio.create_task(self._seek(offer, holders))
         try:
-            while self._missing and holders and self._now_s() - self._came_s < PATIENCE_S:
+            while self._missing and holders and not self._patience.is_over(self._now_s()):
                 connected = frozenset(self._links.connected)
                 for peer in [peer for peer in holders if peer in connected and self._may_ask(peer)]:
                     if peer not in self._working:
@@ -288,50 +322,96 @@ class SnapshotGathering:
                 for peer in [peer for peer, task in self._working.items() if task.done()]:
                     # What it raises is the disk's: fetching ends with it.
                     self._working.pop(peer).result()
+                if seeking.done():
+                    seeking.result()
             for peer in holders if self._missing else ():
                 self._give_up(peer)
         finally:
-            working, self._working = list(self._working.values()), {}
+            working, self._working = [seeking, *self._working.values()], {}
             for task in working:
                 task.cancel()
             await asyncio.gather(*working, return_exceptions=True)
-        return not self._missing
+            if self._missing:
+                on_fetching(False)
+        return not self._missing and await self._is_counted(content, (*offer.peers, *holders), on_fetching)
 
-    def _prepare(self, offer: _Offer) -> set[int]:
-        """The folder is that of `offer`; return which chunks are missing. Chunks kept before are proven again."""
+    async def _is_counted(
+        self, content: Content, peers: Iterable[str], on_fetching: Callable[[bool], None]
+    ) -> bool:
+        """Whether the chunks hold as many keys as the manifest says; else they are gone, and `peers` at fault: all
+        who offer it, for the number is in the digest by which they do."""
+        try:
+            require_keys(content, sum(self._keys.values()))
+        except InvalidFrame as error:
+            for peer in peers:
+                self._fault(peer, error)
+            on_fetching(False)
+            await to_its_end(asyncio.to_thread(self._folder.remove))
+            return False
+        return True
+
+    async def _seek(self, offer: _Offer, holders: dict[str, None]) -> None:
+        """Peers that have the snapshot by now become `holders`: each makes its own, and none at the same moment.
+
+        Who offers a newer one may have this one still, and says so when it is asked for a chunk.
+        """
+        proven, asked = {offer.digest: offer.manifest}, set(holders)
+        while True:
+            await asyncio.sleep(SEEK_S)
+            for peer in [peer for peer in self._links.connected if peer not in asked and self._may_ask(peer)]:
+                if await self._offered(peer, offer.manifest.content.height, proven) is not None:
+                    asked.add(peer)
+                    holders[peer] = None
+                    # Once a peer: who has just come must not be left for what the others did not send.
+                    self._patience.renew(self._now_s())
+
+    def _prepare(self, offer: _Offer) -> dict[int, int]:
+        """The folder is that of `offer`, and there is room; return which chunks are kept, and how many keys each
+        holds.
+
+        Chunks kept before are proven again, but for a snapshot that could not be taken over anyway.
+        """
         content, folder = offer.manifest.content, self._folder
+        taken_over_bytes, what = adoption_bytes(content), f"the snapshot of height {content.height}"
         kept = self._kept()
         if kept is None or kept.content.digest != offer.digest:
+            self._require_room(taken_over_bytes + content.size_bytes - folder.size_bytes(), what)
             folder.remove()
             folder.create()
             folder.write_manifest(encode(offer.manifest))
+            return {}
+        self._require_room(taken_over_bytes, what)
         folder.remove_leftovers()
-        missing: set[int] = set()
+        keys: dict[int, int] = {}
         for index in range(len(content.chunks)):
             data = folder.chunk(index)
             try:
                 if data is not None:
-                    open_chunk(data, content, index)
-                    continue
+                    keys[index] = len(open_chunk(data, content, index).rows)
             except InvalidFrame:
                 folder.drop_chunk(index)
-            missing.add(index)
-        return missing
+        missing_bytes = content.size_bytes - sum([content.chunks[index].size_bytes for index in keys])
+        self._require_room(taken_over_bytes + missing_bytes, what)
+        return keys
 
     async def _work(self, peer: str, offer: _Offer, holders: dict[str, None]) -> None:
         """`peer` is asked for one chunk after the other, until none is missing or it is of no more use."""
+        content = offer.manifest.content
         while (index := self._next()) is not None:
             self._asked[index] += 1
+            size_bytes = content.chunks[index].size_bytes
             try:
-                question = FetchChunk(0, offer.manifest.content.height, offer.digest, index)
-                reply = await self._links.request(peer, question, CHUNK_TIMEOUT_S)
+                question = FetchChunk(0, content.height, offer.digest, index)
+                timeout_s = max(CHUNK_TIMEOUT_S, size_bytes / BYTES_PER_S_MIN)
+                reply = await self._links.request(peer, question, timeout_s)
                 if not isinstance(reply, Chunk):
                     raise InvalidFrame("snapshot_corrupt", "it answered a question for a chunk with something else")
                 if reply.data is None:
                     self._note(peer, "does not have the snapshot any more")
                     del holders[peer]
                     return
-                await _to_its_end(asyncio.to_thread(self._keep, reply.data, offer.manifest.content, index))
+                # When cancelled its thread ends first: it must not write into the next snapshot's folder.
+                keys = await to_its_end(asyncio.to_thread(self._keep, reply.data, content, index))
             except InvalidFrame as error:
                 del holders[peer]
                 self._fault(peer, error)
@@ -346,18 +426,21 @@ class SnapshotGathering:
             self._peers.setdefault(peer, _Peer()).failures = 0
             if index in self._missing:
                 self._missing.discard(index)
-                self._came_s = self._now_s()
-                self._fetched_bytes += offer.manifest.content.chunks[index].size_bytes
+                self._keys[index] = keys
+                self._patience.came(size_bytes, self._now_s())
+                self._fetched_bytes += size_bytes
 
     def _next(self) -> int | None:
         """The chunk to ask for: one that nobody is asked for, else one that a slower peer owes; None: none is
         left."""
         return min(self._missing, key=lambda index: (self._asked[index], index), default=None)
 
-    def _keep(self, data: bytes, content: Content, index: int) -> None:
-        """The chunk is proven and durable. Two peers may have sent the same: the second write changes nothing."""
-        open_chunk(data, content, index)
+    def _keep(self, data: bytes, content: Content, index: int) -> int:
+        """The chunk is proven and durable; return how many keys it holds. Two peers may have sent the same: the
+        second write changes nothing."""
+        keys = len(open_chunk(data, content, index).rows)
         self._folder.write_chunk(index, data)
+        return keys
 
     # --- peers -----------------------------------------------------------------------------------------------
 
@@ -376,30 +459,23 @@ class SnapshotGathering:
         self._log.info("peer put aside", peer=peer, reason=reason)
 
     def _give_up(self, peer: str) -> None:
-        """`peer` offered a snapshot and did not send it: for a while others are asked, even for an older one."""
+        """`peer` has a snapshot and does not send it: for a while others are asked, even for an older one."""
         known = self._peers.setdefault(peer, _Peer())
-        known.reason = known.reason or f"sent no chunk for {PATIENCE_S:g} s"
-        known.aside_until_s = self._now_s() + FAULT_ASIDE_S
+        slow = f"too slow: all who have it sent less than {BYTES_PER_S_MIN // 1024} KiB a second together"
+        self._leave(peer, known.reason or slow, FAULT_ASIDE_S)
+
+    def _leave(self, peer: str, reason: str, aside_s: float) -> None:
+        """`peer` is not asked for so long."""
+        known = self._peers.setdefault(peer, _Peer())
+        known.reason, known.aside_until_s = reason, self._now_s() + aside_s
 
     def _fault(self, peer: str, error: HansaError) -> None:
         """`peer` sent what no honest node sends."""
-        known = self._peers.setdefault(peer, _Peer())
-        known.reason = f"{error.code}: {error.message}"
-        known.aside_until_s = self._now_s() + FAULT_ASIDE_S
+        self._leave(peer, f"{error.code}: {error.message}", FAULT_ASIDE_S)
         self._report(peer, error)
 
     def _now_s(self) -> float:
         return 0.0 if self._loop is None else self._loop.time()
-
-
-async def _to_its_end(keeping: Coroutine[Any, Any, None]) -> None:
-    """Await `keeping`; when cancelled, let its thread end first: it must not write into the next one's folder."""
-    task = asyncio.ensure_future(keeping)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
 
 
 async def _first_of(tasks: Iterable[asyncio.Task[None]], timeout_s: float) -> None:

@@ -17,14 +17,24 @@ from node.keys import verify
 from node.ledger import CertifiedBlock, HeadRecord
 from node.store import LevelDatabase
 from node.store.database import Reader, holds_database
-from node.store.layout import FORMAT, META_FIRST, META_FORMAT, META_HEAD, META_NETWORK, ReceiptsRecord, number
-from node.store.reading import read_body, stored
+from node.store.layout import (
+    FORMAT,
+    META_ADOPTING,
+    META_FIRST,
+    META_FORMAT,
+    META_HEAD,
+    META_NETWORK,
+    ReceiptsRecord,
+    number,
+)
+from node.store.reading import awaits_ledger, read_body, stored
 from node.verification.chain import Chain
 from node.verification.contents import Contents
 from node.verification.own import Own
 from node.verification.replay import OpenedBlock, Replay, genesis_head, open_block, undo_bytes
 from node.verification.report import LedgerReport, Progress, require
 from node.verification.state import History, State, open_tree
+from node.wording import agreeing, blocks_from, counted
 
 Depth: TypeAlias = Literal["quick", "rows", "whole"]
 """`quick`: headers, certificates, contents against their headers, the tree's root; neither indexes nor single
@@ -43,7 +53,7 @@ def verify_directory(
     """Return what the data directory of `node` holds; `progress` is told of every block.
 
     The replay needs as much room again beside the data directory, until it is done. Raise ConfigError when the
-    directory holds no ledger of this network or a running node holds it.
+    directory holds no ledger of this network, or none yet, or a running node holds it.
     """
     network = load_network(node.network_file)
     if not holds_database(node.data_dir):
@@ -64,7 +74,7 @@ def verify_rows(
 ) -> LedgerReport:
     """Return what `rows`, those of a whole store, hold; `scratch` is an empty directory on a disk with room.
 
-    Raise ConfigError for another network's rows.
+    Raise ConfigError for another network's rows, and where the ledger is still to be fetched (`ledger_not_here`).
     """
     progress = Progress()
     verification = _Verification(rows, network, on_progress, progress)
@@ -113,6 +123,13 @@ class _Verification:
             raise ConfigError("data_format_unknown", f"the store has format {found[:16]!r}")
         if rows.get(META_NETWORK) != encode((network.network_id, network.genesis_hash)):
             raise ConfigError("data_of_another_network", f"it does not belong to network {network.network_id}")
+        if awaits_ledger(rows):
+            raise ConfigError("ledger_not_here", "there is no block to judge: the node joins at its next start")
+        if rows.get(META_ADOPTING) is not None:
+            # Half of the state is the old one: whatever were found wrong would not be damage.
+            raise ConfigError(
+                "ledger_not_here", "a snapshot is being taken over: the node goes on with it at its start"
+            )
         data = rows.get(META_HEAD)
         require(data is not None and len(data) == 8, "the store holds no head", META_HEAD)
         first = rows.get(META_FIRST)
@@ -241,15 +258,17 @@ class _Verification:
             return
         if first <= head_height:
             progress.executed_from = first
+            were = agreeing(head_height - first + 1, "was", "were")
             progress.notes.append(
-                f"blocks {first} to {head_height} were executed again, on the state after block {first - 1}, which "
-                "undoing the later blocks leads to and the certified root of that block proves"
+                f"{blocks_from(first, head_height)} {were} executed again, on the state after block {first - 1}, "
+                "which undoing the later blocks leads to and the certified root of that block proves"
             )
         before = min(first, head_height + 1) - 1
         if before >= progress.first_block:
+            were = agreeing(before - progress.first_block + 1, "was", "were")
             progress.notes.append(
-                f"blocks {progress.first_block} to {before} were checked by header, certificate, signatures, "
-                "contents, receipts and indexes, and not executed: the state that they begin with is not kept"
+                f"{blocks_from(progress.first_block, before)} {were} checked by header, certificate, signatures, "
+                "contents, receipts and indexes, and not executed: the state to begin with is not kept"
             )
         progress.notes.append(
             f"of the blocks below {progress.first_block} those headers and certificates were checked "
@@ -257,5 +276,6 @@ class _Verification:
         )
         if chain.gaps:
             progress.notes.append(
-                f"{chain.gaps} headers are not here, for a snapshot was joined: the changes of members carry over"
+                f"{counted(chain.gaps, 'header')} {agreeing(chain.gaps, 'is', 'are')} not here, for a snapshot was "
+                "joined: the changes of members carry over"
             )

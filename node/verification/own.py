@@ -91,8 +91,6 @@ class Own:
             self._progress.notes.append("this node has marked a block that it executes otherwise than the network")
         if META_HELD in found:
             read(found[META_HELD], tuple[HeldTopic, ...], "list of what is held", META_HELD)
-        if META_ADOPTING in found:
-            self._progress.notes.append("a snapshot was being taken over: start the node, it goes on with that")
 
     def _signed(self) -> bool:
         return any(

@@ -26,11 +26,18 @@ class Outcome(msgspec.Struct):
     code: str
 
 
+class RefusalDetails(msgspec.Struct):
+    """When to come again, where the node says so."""
+
+    retry_after_ms: int | None = None
+
+
 class Refusal(msgspec.Struct):
     """Why a transaction was refused."""
 
     code: str
     retryable: bool = False
+    details: RefusalDetails | None = None
 
 
 class Result(msgspec.Struct):

@@ -1,265 +1,277 @@
 """The command `scripts/bench`: what the ledger does on this machine, beside what the machine can do at all."""
 
 import asyncio
-import os
-import platform
+import functools
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import click
-import msgspec
 from rich.console import Console
 
-from node.client import AsyncClient
 from node.config import Parameters
 from node.errors import HansaError
 from scripts.localnet import (
     catch_up,
+    document,
+    execute_bench,
     failover,
+    filling,
     limits,
-    processes,
+    long_chain,
+    memory_bench,
+    plots,
     pruning_bench,
     slow_primary,
     snapshot_join,
+    snapshot_load,
     state_bench,
+    studies,
 )
-from scripts.localnet.figures import Percentiles, Spread, percentiles_ms, spread
+from scripts.localnet.chain_plan import Size
+from scripts.localnet.document import Case
 from scripts.localnet.founding import found
-from scripts.localnet.generator import LoadReport, Shape, Traffic, one_at_a_time
 from scripts.localnet.layout import ROOT, Layout, TestnetError
+from scripts.localnet.load_cases import GROUPS, LOAD_CASES, LoadCase, Place
+from scripts.localnet.measuring import Effort, Measuring
 from scripts.localnet.nodes import Nodes
-from scripts.localnet.session import Session
+from scripts.localnet.wiring import Way
+from scripts.localnet.workload import Shape
 
-CASES_DEFAULT = ("single", "bundle500", "idle")
-FAULT_CASES = ("kill", "quorum-loss", "slow-primary", "catch-up", "snapshot-join", "pruning")
-"""Something is broken in these, and the time until it is whole again is measured."""
-ALONE_CASES: dict[str, Callable[[Path, Console], object]] = {"state": state_bench.measure}
+CASES_DEFAULT = ("single", "bundle1000", "idle")
+STUDIES: dict[str, Callable[[Measuring, Console], Coroutine[Any, Any, object]]] = {
+    "sweep": studies.sweep,
+    "overload": studies.overload,
+    "greedy": studies.greedy,
+}
+"""They put several loads on one network and compare them; each one's report is one field of the document."""
+
+
+Measure: TypeAlias = Callable[[Layout, Nodes, Console, Shape], Coroutine[Any, Any, object]]
+
+
+class Scene(NamedTuple):
+    """A case with a network of its own, of `parameters`, on which `measure` does all; its report is one field."""
+
+    measure: Measure
+    parameters: Callable[[], Parameters] = Parameters
+    proxied: bool = False
+
+
+def _own_load(measure: Callable[[Layout, Nodes, Console], Coroutine[Any, Any, object]]) -> Measure:
+    """`measure`, which brings its own load and takes none."""
+
+    @functools.wraps(measure)
+    async def scene(layout: Layout, nodes: Nodes, console: Console, shape: Shape) -> object:
+        return await measure(layout, nodes, console)
+
+    return scene
+
+
+SCENES: dict[str, Scene] = {
+    "memory": Scene(memory_bench.measure),
+    "state-size": Scene(filling.measure, filling.parameters),
+    "kill": Scene(_own_load(failover.kill_primaries)),
+    "quorum-loss": Scene(_own_load(failover.lose_quorum)),
+    "catch-up": Scene(catch_up.wipe_and_catch_up),
+    "snapshot-join": Scene(snapshot_join.measure, snapshot_join.parameters),
+    "snapshot-load": Scene(snapshot_load.measure, snapshot_load.parameters),
+    "pruning": Scene(pruning_bench.measure, pruning_bench.parameters),
+    "slow-primary": Scene(_own_load(slow_primary.measure), slow_primary.parameters, proxied=True),
+}
+ALONE_CASES: dict[str, Callable[[Path, Console], object]] = {
+    "state": state_bench.measure,
+    "execute": execute_bench.measure,
+}
 """They need no network of this script's: an empty directory (on the repository's disk) is enough; each one's report
 is one field of the document.
 """
-REPETITIONS = 3
-IDLE_TRANSACTIONS = 50
-
-
-class Case(msgspec.Struct, frozen=True):
-    """One case: medians over its repetitions. `cpu_us_per_transaction` is the sum over all nodes."""
-
-    name: str
-    nodes: int
-    offered_per_s: float
-    final_per_s: float
-    calls_per_s: float
-    latency_ms: Percentiles
-    cpu_us_per_transaction: float
-    rss_mb: float
-    final_per_s_spread: Spread
-    latency_p50_ms_spread: Spread
-    refused: int
-    without_fate: int
-    view_changes: int
-    runs: int
-
-
-class Run(msgspec.Struct, frozen=True):
-    """One repetition: the generator's report, CPU seconds of all nodes, the largest memory, and views gone by."""
-
-    report: LoadReport
-    cpu_s: float
-    rss_mb: float
-    view_changes: int
-
-
-class Bench:
-    """A network made for measuring, and the cases that are run on it one after the other."""
-
-    def __init__(self, layout: Layout, nodes: Nodes, console: Console, seconds: float, rate: float, bundles: float):
-        self._nodes = nodes
-        self._console = console
-        self._seconds = seconds
-        self._rate = rate
-        self._bundles = bundles
-        self._session = Session(layout, nodes, console)
-
-    async def case(self, name: str, traffic: Traffic) -> Case:
-        """The case of that name, measured."""
-        if name == "single":
-            shape = Shape(self._rate, self._seconds)
-        elif name == "bundle500":
-            shape = Shape(self._bundles, self._seconds, calls=500, transactions_per_request=1)
-        else:
-            shape = None
-        runs = []
-        for number in range(1, REPETITIONS + 1):
-            self._console.print(f"{name}: run {number} of {REPETITIONS}")
-            runs.append(await (self._idle(traffic) if shape is None else self._load(traffic, shape)))
-            self._nodes.wait_agreement()
-        return _case(name, len(self._nodes.network.members), runs)
-
-    async def prepare(self) -> Traffic:
-        """The traffic that all cases are made of."""
-        return await self._session.prepare_traffic()
-
-    async def _load(self, traffic: Traffic, shape: Shape) -> Run:
-        bodies = traffic.requests(shape)
-        before, view = self._cpu_s(), self._view()
-        report = await self._session.send(bodies, shape)
-        return Run(report, self._cpu_s() - before, self._rss_mb(), self._view() - view)
-
-    async def _idle(self, traffic: Traffic) -> Run:
-        """One transaction at a time; the rates are what that comes to, and say little."""
-        async with AsyncClient(self._session.urls) as client:
-            await one_at_a_time(client, traffic, 3)
-            before, view = self._cpu_s(), self._view()
-            latencies = await one_at_a_time(client, traffic, IDLE_TRANSACTIONS)
-        rate = round(len(latencies) / sum(latencies), 1)
-        report = LoadReport(
-            offered_per_s=rate,
-            sent=len(latencies),
-            final=len(latencies),
-            refused={},
-            without_fate=0,
-            failed_calls=0,
-            seconds=round(sum(latencies), 2),
-            final_per_s=rate,
-            calls_per_s=rate,
-            latency_ms=percentiles_ms(latencies),
-            behind_ms=0.0,
-        )
-        return Run(report, self._cpu_s() - before, self._rss_mb(), self._view() - view)
-
-    def _view(self) -> int:
-        """The view of the height in work: it grows with every primary that was replaced."""
-        return max(row.view or 0 for row in self._nodes.statuses())
-
-    def _usages(self) -> list[processes.Usage]:
-        found_ = [processes.usage(member.pid) for member in self._nodes.network.members if member.pid is not None]
-        return [usage for usage in found_ if usage is not None]
-
-    def _cpu_s(self) -> float:
-        return sum(usage.cpu_s for usage in self._usages())
-
-    def _rss_mb(self) -> float:
-        return max((usage.rss_mb for usage in self._usages()), default=0.0)
-
-
-def _case(name: str, nodes: int, runs: Sequence[Run]) -> Case:
-    def median(value: Callable[[Run], float]) -> float:
-        return spread([value(run_) for run_ in runs]).median
-
-    return Case(
-        name=name,
-        nodes=nodes,
-        offered_per_s=median(lambda r: r.report.offered_per_s),
-        final_per_s=median(lambda r: r.report.final_per_s),
-        calls_per_s=median(lambda r: r.report.calls_per_s),
-        latency_ms=Percentiles(
-            p50=median(lambda r: r.report.latency_ms.p50),
-            p90=median(lambda r: r.report.latency_ms.p90),
-            p99=median(lambda r: r.report.latency_ms.p99),
-        ),
-        cpu_us_per_transaction=median(lambda r: r.cpu_s * 1e6 / max(1, r.report.final)),
-        rss_mb=median(lambda r: r.rss_mb),
-        final_per_s_spread=spread([r.report.final_per_s for r in runs]),
-        latency_p50_ms_spread=spread([r.report.latency_ms.p50 for r in runs]),
-        refused=sum(sum(r.report.refused.values()) for r in runs),
-        without_fate=sum(r.report.without_fate for r in runs),
-        view_changes=sum(r.view_changes for r in runs),
-        runs=len(runs),
-    )
+LONG_CHAIN = "long-chain"
+"""It founds a network of its own, and --transactions and --keys say how long its chain is."""
+LOG_COLUMNS = 150
+SCENE_RATE = 500.0
+"""Transactions a second, where a scene has a load and --rate does not say."""
+CASES = (*LOAD_CASES, *GROUPS, *STUDIES, *SCENES, *ALONE_CASES, LONG_CHAIN)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("what", required=False, type=click.Choice(["limits", "cases"]))
 @click.option(
     "--case",
     "cases",
     multiple=True,
-    type=click.Choice([*CASES_DEFAULT, *FAULT_CASES, *ALONE_CASES]),
+    type=click.Choice(CASES),
+    metavar="NAME",
     help=f"Again for more (default: {', '.join(CASES_DEFAULT)}).",
 )
 @click.option("--nodes", type=click.IntRange(1, 16), default=4, show_default=True)
-@click.option(
-    "--seconds", type=click.FloatRange(1, 86_400), default=20.0, show_default=True, help="Of each repetition."
-)
-@click.option("--rate", type=click.FloatRange(1), default=900.0, show_default=True, help="single: transactions/s.")
-@click.option(
-    "--bundles", type=click.FloatRange(0.1), default=10.0, show_default=True, help="bundle500: bundles/s."
-)
+@click.option("--seconds", type=click.FloatRange(1, 86_400), default=20.0, show_default=True, help="Of each run.")
+@click.option("--rate", type=click.FloatRange(0.1), help="Transactions/s offered (default: half of the peak).")
+@click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each load.")
+@click.option("--transactions", type=click.IntRange(1), default=2_000_000, show_default=True, help="long-chain.")
+@click.option("--keys", type=click.IntRange(1), default=1_000_000, show_default=True, help="long-chain.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Document here, plots beside it.")
+@click.option("--compare", type=click.Path(dir_okay=False, path_type=Path), help="Ratios to an earlier document.")
 @click.option("--base-port", type=click.IntRange(1024, 65_000), default=7800, show_default=True)
-def cli(cases: tuple[str, ...], nodes: int, seconds: float, rate: float, bundles: float, base_port: int) -> None:
-    """Measure on a network of its own, and print one JSON document."""
-    console = Console(stderr=True, highlight=False)
-    chosen = list(dict.fromkeys(cases or CASES_DEFAULT))
-    loads = [name for name in chosen if name in CASES_DEFAULT]
-    reports: dict[str, object] = {}
-    if set(chosen) & {*CASES_DEFAULT, "kill", "quorum-loss"}:
-        with _network(nodes, base_port) as (layout, running):
-            console.print("limits of this machine")
-            reports["limits"] = limits.measure(layout.directory)
-            bench = Bench(layout, running, console, seconds, rate, bundles)
-            reports["cases"] = asyncio.run(_measure(bench, loads))
-            if "kill" in chosen:
-                reports["failovers"] = asyncio.run(failover.kill_primaries(layout, running, console))
-            if "quorum-loss" in chosen:
-                reports["quorum_loss"] = asyncio.run(failover.lose_quorum(layout, running, console))
-    if "catch-up" in chosen:
-        with _network(nodes, base_port) as (layout, running):
-            load = Shape(rate, seconds)
-            reports["catch_up"] = asyncio.run(catch_up.wipe_and_catch_up(layout, running, console, load))
-    if "snapshot-join" in chosen:
-        with _network(nodes, base_port, parameters=snapshot_join.parameters()) as (layout, running):
-            load = Shape(rate, seconds)
-            reports["snapshot_join"] = asyncio.run(snapshot_join.measure(layout, running, console, load))
-    if "pruning" in chosen:
-        with _network(nodes, base_port, parameters=pruning_bench.parameters()) as (layout, running):
-            load = Shape(rate, seconds)
-            reports["pruning"] = asyncio.run(pruning_bench.measure(layout, running, console, load))
-    if "slow-primary" in chosen:
-        small = Parameters(block_transactions_max=slow_primary.BLOCK_TRANSACTIONS_MAX)
-        with _network(nodes, base_port, proxied=True, parameters=small) as (layout, running):
-            reports["slow_primary"] = asyncio.run(slow_primary.measure(layout, running, console))
-    for name in chosen:
-        if name in ALONE_CASES:
-            with _directory() as directory:
-                reports[name] = ALONE_CASES[name](directory, console)
-    document = {
-        "machine": machine(),
-        "commit": commit(),
-        "settings": {"nodes": nodes, "seconds": seconds, "repetitions": REPETITIONS},
-        "limits": {},
-        "cases": [],
+def cli(
+    what: str | None,
+    cases: tuple[str, ...],
+    nodes: int,
+    seconds: float,
+    rate: float | None,
+    repeat: int,
+    transactions: int,
+    keys: int,
+    out: Path | None,
+    compare: Path | None,
+    base_port: int,
+) -> None:
+    """Measure on networks of its own; one JSON document, and a table on stderr.
+
+    `limits`: only what the machine can do. `cases`: what there is to be measured.
+    """
+    try:
+        size = Size(transactions, keys)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if what == "cases":
+        for name in CASES:
+            click.echo(f"{name:<24} {about(name)}")
+        return
+    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else LOG_COLUMNS)
+    earlier = None if compare is None else document.read(compare)
+    chosen = [] if what == "limits" else expand(cases or CASES_DEFAULT)
+    effort = Effort(seconds, repeat, rate)
+    bench = _Bench(console, nodes, effort, size, base_port)
+    reports = bench.run(chosen)
+    measured: list[Case] = reports["cases"]
+    found_ratios = {} if earlier is None else document.ratios(measured, earlier.cases)
+    whole = {
+        "machine": document.machine(),
+        "versions": document.versions(),
+        "commit": document.commit(),
+        "settings": {"nodes": nodes, "seconds": seconds, "repeats": repeat, "rate": rate, "cases": chosen},
         **reports,
+        **({} if earlier is None else {"compared_with": earlier.commit, "ratios": found_ratios}),
     }
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
+    if measured:
+        document.print_cases(console, measured, bench.limit_per_s)
+    if earlier is not None:
+        document.print_ratios(console, found_ratios, earlier.commit)
+    text = document.encode(whole)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text)
+        plots.draw(reports, out, console)
 
 
-async def _measure(bench: Bench, names: Sequence[str]) -> list[Case]:
-    if not names:
-        return []
-    traffic = await bench.prepare()
-    return [await bench.case(name, traffic) for name in names]
+def expand(names: Sequence[str]) -> list[str]:
+    """The cases that are meant, each once, in their order."""
+    return list(dict.fromkeys(case for name in names for case in GROUPS.get(name, (name,))))
 
 
-@contextmanager
-def _network(
-    count: int, base_port: int, *, proxied: bool = False, parameters: Parameters | None = None
-) -> Iterator[tuple[Layout, Nodes]]:
-    """A new network in a directory of its own; gone afterwards."""
-    with _directory() as directory:
-        layout = Layout(directory)
-        found(layout, count, base_port, proxied=proxied, parameters=parameters)
-        nodes = Nodes(layout)
-        try:
-            nodes.start(nodes.network.members)
-            nodes.wait_agreement()
-            yield layout, nodes
-        finally:
-            nodes.end(nodes.network.members, kill=False)
-            nodes.end_proxy()
+def about(name: str) -> str:
+    """What is measured, in a line."""
+    if name in LOAD_CASES:
+        return LOAD_CASES[name].what
+    if name in GROUPS:
+        return f"all of {', '.join(GROUPS[name])}"
+    if name == LONG_CHAIN:
+        return (long_chain.__doc__ or "").partition("\n")[0]
+    described = {**STUDIES, **{scene: SCENES[scene].measure for scene in SCENES}, **ALONE_CASES}
+    return (described[name].__doc__ or "").partition("\n")[0]
+
+
+class _Bench:
+    """One run of the command: networks are founded, measured and removed."""
+
+    def __init__(self, console: Console, nodes: int, effort: Effort, size: Size, base_port: int) -> None:
+        self._console = console
+        self._nodes = nodes
+        self._effort = effort
+        self._size = size
+        self._base_port = base_port
+        console.print("limits of this machine")
+        with _directory() as directory:
+            self._limits = limits.measure(directory)
+
+    def limit_per_s(self, nodes: int) -> float:
+        """The most single-call transactions a second that a network of that many nodes could verify here."""
+        return limits.single_call_limit(self._limits, nodes)
+
+    def run(self, chosen: Sequence[str]) -> dict[str, Any]:
+        """The reports of all chosen cases by their fields' names, beside `limits` and `cases`."""
+        measured: list[Case] = []
+        reports: dict[str, Any] = {
+            "limits": {**self._limits, "single_call_transactions_per_s": self.limit_per_s(self._nodes)},
+            "cases": measured,
+        }
+        loads = [LOAD_CASES[name] for name in chosen if name in LOAD_CASES]
+        for place in dict.fromkeys(case.place for case in loads):
+            with self._measuring(place) as measuring:
+                measured += asyncio.run(_all(measuring, [case for case in loads if case.place == place]))
+        for name in chosen:
+            field = name.replace("-", "_")
+            if name in STUDIES:
+                with self._measuring(Place()) as measuring:
+                    reports[field] = asyncio.run(_awaited(STUDIES[name](measuring, self._console)))
+            elif name in SCENES:
+                scene = SCENES[name]
+                with self._network(self._nodes, proxied=scene.proxied, parameters=scene.parameters()) as network:
+                    load = Shape(self._effort.rate or SCENE_RATE, self._effort.seconds)
+                    reports[field] = asyncio.run(_awaited(scene.measure(*network, self._console, load)))
+            elif name in ALONE_CASES:
+                with _directory() as directory:
+                    reports[field] = ALONE_CASES[name](directory, self._console)
+            elif name == LONG_CHAIN:
+                with _directory() as directory:
+                    reports[field] = long_chain.measure(directory, self._console, self._size, self._base_port)
+        return reports
+
+    @contextmanager
+    def _measuring(self, place: Place) -> Iterator[Measuring]:
+        """A network at `place`, and nothing on it but what the place has."""
+        count = place.nodes or self._nodes
+        with self._network(count, proxied=place.delay_ms > 0, parameters=place.parameters()) as (layout, running):
+            if running.wiring is not None:
+                pairs = [pair for one, other in running.wiring.pairs for pair in ((one, other), (other, one))]
+                running.wiring.set(*(Way(*pair, "open", place.delay_ms) for pair in pairs))
+            with tempfile.TemporaryDirectory(prefix="load-", dir=layout.directory) as scratch:
+                measuring = Measuring(
+                    layout, running, self._console, Path(scratch), self._effort, self.limit_per_s(count)
+                )
+                if place.filled:
+                    self._console.print(f"{place.filled:,} accounts are being opened")
+                    asyncio.run(filling.open_accounts(measuring.session, place.filled))
+                yield measuring
+
+    @contextmanager
+    def _network(self, count: int, *, proxied: bool, parameters: Parameters) -> Iterator[tuple[Layout, Nodes]]:
+        """A new network in a directory of its own; gone afterwards."""
+        with _directory() as directory:
+            layout = Layout(directory)
+            found(layout, count, self._base_port, proxied=proxied, parameters=parameters)
+            nodes = Nodes(layout)
+            try:
+                nodes.start(nodes.network.members)
+                nodes.wait_agreement()
+                yield layout, nodes
+            finally:
+                nodes.end(nodes.network.members, kill=False)
+                nodes.end_proxy()
+
+
+async def _all(measuring: Measuring, cases: Sequence[LoadCase]) -> list[Case]:
+    return [await measuring.case(case) for case in cases]
+
+
+async def _awaited(work: Coroutine[Any, Any, object]) -> object:
+    return await work
 
 
 @contextmanager
@@ -272,29 +284,6 @@ def _directory() -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    cpu = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count() or 1,
-        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-
-
-def commit() -> str:
-    """The commit that is measured, with `-dirty` when the checkout differs; `unknown` outside a git checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> int:

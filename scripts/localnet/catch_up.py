@@ -41,7 +41,7 @@ async def wipe_and_catch_up(layout: Layout, nodes: Nodes, console: Console, shap
     session = Session(layout, nodes, console)
     traffic = await session.prepare_traffic()
     console.print(f"catch-up: a load of {shape.rate:g} transactions a second for {shape.seconds:g} s")
-    await session.send(traffic.requests(shape), shape)
+    await session.send(traffic, shape)
     nodes.wait_agreement()
     victim = nodes.network.members[-1]
     console.print(f"catch-up: wiping {victim.id}")

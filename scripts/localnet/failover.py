@@ -11,9 +11,10 @@ from rich.console import Console
 
 from node.config import load_network
 from scripts.localnet.batches import batch
-from scripts.localnet.generator import LoadReport, Shape
+from scripts.localnet.generator import Shape
 from scripts.localnet.layout import Layout, Member, TestnetError
 from scripts.localnet.nodes import Nodes
+from scripts.localnet.open_loop import LoadReport
 from scripts.localnet.session import Session
 from scripts.localnet.watch import Watch
 
@@ -58,7 +59,7 @@ async def kill_primaries(layout: Layout, nodes: Nodes, console: Console) -> list
         console.print(f"kill: {number} of {len(nodes.network.members)}")
         async with _watch(nodes) as watch, asyncio.TaskGroup() as group:
             before = watch.height
-            load = group.create_task(session.send(traffic.requests(SHAPE), SHAPE))
+            load = group.create_task(session.send(traffic, SHAPE))
             await _until(watch, before + KILL_AFTER_HEIGHTS, "the load does not begin")
             victim = _primary(nodes, watch)
             nodes.end([victim], kill=True)

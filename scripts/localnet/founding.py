@@ -2,13 +2,15 @@
 
 import os
 import secrets
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from node.cli.founding import PublicKey, join_network, make_keys
-from node.config import MemberConfig, NetworkConfig, Parameters, PrincipalConfig, dump_network
+from node.config import MemberConfig, NetworkConfig, Parameters, PrincipalConfig, dump_network, load_network
+from node.config.rules import check_parameters, convert
 from scripts.localnet import processes, wiring
 from scripts.localnet.layout import Layout, Member, Network, TestnetError, addresses, member_names
 from scripts.localnet.replay import Cast
@@ -67,6 +69,36 @@ def found(
     made = Network(network.network_id, members)
     layout.save(made)
     return made
+
+
+def read_parameters(given: Sequence[str]) -> Parameters:
+    """Return a network's parameters with those of `given` ("NAME=VALUE"); raise ConfigError, TestnetError."""
+    where = "--parameter"
+    found: dict[str, int] = {}
+    for item in given:
+        name, sign, text = item.partition("=")
+        digits = text.replace("_", "")
+        if not sign or not (digits.isascii() and digits.isdigit() and len(digits) <= 19):
+            raise TestnetError(
+                f"{where} {item!r}: write NAME=VALUE, the value a whole number, as in retention_ms=60000"
+            )
+        if found.setdefault(name, int(digits)) != int(digits):
+            raise TestnetError(f"{where} {name}: has two values")
+    parameters = convert(Path(where), found, Parameters)
+    check_parameters(parameters, where)
+    return parameters
+
+
+def require_parameters(layout: Layout, given: Sequence[str]) -> None:
+    """The founded network has the parameters `given` ("NAME=VALUE"); raise ConfigError, TestnetError otherwise."""
+    wanted, known = read_parameters(given), load_network(layout.network_file).parameters
+    for name in [item.partition("=")[0] for item in given]:
+        there, asked = getattr(known, name), getattr(wanted, name)
+        if there != asked:
+            raise TestnetError(
+                f"{layout.directory} holds a network with {name} = {there}, not {asked}: parameters are part of "
+                "genesis and never change; take another --dir"
+            )
 
 
 def key_file(layout: Layout, principal: str) -> Path:

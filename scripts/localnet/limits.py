@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import plyvel
@@ -24,6 +24,11 @@ def measure(directory: Path) -> dict[str, float]:
             "leveldb_synced_batch_of_4000_puts_ms": round(_leveldb(Path(scratch)) / 1000, 2),
             "cores": float(os.cpu_count() or 1),
         }
+
+
+def single_call_limit(found: Mapping[str, float], nodes: int) -> float:
+    """The most single-call transactions a second of `nodes` nodes on this machine: each verifies them all."""
+    return round(found["cores"] * 1e6 / (nodes * found["ed25519_verify_us"]), 1)
 
 
 def _verify() -> float:

@@ -82,6 +82,11 @@ class Nodes:
         if proxy is not None:
             processes.end(proxy.pid, proxy.started_ticks, kill=False)
 
+    def runs(self, member: Member) -> bool:
+        """Whether the node's process runs; `member` may be of an earlier start."""
+        now = self.network.member(member.id)
+        return processes.is_alive(now.pid, now.started_ticks)
+
     def pause(self, member: Member) -> bool:
         """The node's process stands still, its sockets open (SIGSTOP); return whether one ran."""
         return self._tell(member, signal.SIGSTOP)

@@ -4,6 +4,7 @@ A pid alone may have been given to a stranger since; pid and start time (clock t
 Linux only: reads /proc and uses pidfds, so that a signal never reaches another process.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -20,11 +21,14 @@ _exit_codes: dict[int, int] = {}
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a process has used: CPU seconds since its start, resident memory now and at its peak (MB)."""
+    """What a process has used since its start: CPU seconds, resident memory now and at its peak (MB), bytes that it
+    had the disk write.
+    """
 
     cpu_s: float
     rss_mb: float
     rss_peak_mb: float
+    written_bytes: int
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> tuple[int, int]:
@@ -109,6 +113,7 @@ def usage(pid: int) -> Usage | None:
     try:
         fields = _after_name(Path(f"/proc/{pid}/stat").read_text())
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        written = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     except (OSError, ValueError):
         return None
     if "VmRSS" not in status:
@@ -117,7 +122,14 @@ def usage(pid: int) -> Usage | None:
         cpu_s=(int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND,
         rss_mb=int(status["VmRSS"].split()[0]) / 1024,
         rss_peak_mb=int(status["VmHWM"].split()[0]) / 1024,
+        written_bytes=int(written["write_bytes"]),
     )
+
+
+def reset_peak(pid: int) -> None:
+    """The peak of the process's resident memory is what it uses now; a process that is gone is left alone."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def used_addresses(wanted: Iterable[str]) -> list[str]:

@@ -13,11 +13,12 @@ import msgspec
 from rich.console import Console
 
 from node.config import Parameters, Retention, dump_node, load_node
-from scripts.localnet.batches import batch
 from scripts.localnet.figures import Percentiles
-from scripts.localnet.generator import LoadReport, Shape, Traffic
+from scripts.localnet.generator import Shape
 from scripts.localnet.layout import Layout, TestnetError
+from scripts.localnet.node_usage import disk_usage
 from scripts.localnet.nodes import Nodes, node_status
+from scripts.localnet.open_loop import LoadReport
 from scripts.localnet.session import Session
 
 EXPIRES_MS = 20_000
@@ -82,8 +83,7 @@ async def measure(layout: Layout, nodes: Nodes, console: Console, shape: Shape) 
     try:
         for _ in range(max(1, round(shape.seconds / ROUND_S))):
             part = Shape(shape.rate, min(ROUND_S, shape.seconds))
-            bodies = await asyncio.to_thread(_signed, traffic, part)
-            reports.append(await session.send(bodies, part))
+            reports.append(await session.send(traffic, part, EXPIRES_MS))
     finally:
         sampler.cancel()
         samples = (await asyncio.gather(sampler, return_exceptions=True))[0]
@@ -110,13 +110,6 @@ def _configure(layout: Layout, nodes: Nodes) -> None:
     nodes.wait_agreement()
 
 
-def _signed(traffic: Traffic, shape: Shape) -> list[bytes]:
-    return [
-        batch([traffic.signed(1, EXPIRES_MS).data for _ in range(shape.transactions_per_request)])
-        for _ in range(shape.requests)
-    ]
-
-
 async def _sample(nodes: Nodes) -> tuple[Sample, ...]:
     """Samples until this is cancelled."""
     began = time.monotonic()
@@ -138,17 +131,6 @@ def _look(nodes: Nodes, began: float) -> Sample:
     height, first = (0, 0) if status is None else (status.height, status.first_block)
     seconds = time.monotonic() - began
     return Sample(round(seconds, 1), round(data / 1e6, 2), round(archives / 1e6, 2), height, first)
-
-
-def disk_usage(directory: Path) -> int:
-    """Return how many bytes of the disk the files in `directory` take; one that vanishes counts as none."""
-    total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue
-    return total
 
 
 def growth_mb(samples: Sequence[Sample]) -> float:

@@ -1,6 +1,7 @@
 """What the commands do with a running network: load data once, read it back, send traffic."""
 
 import asyncio
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from node.keys import SigningKey, find_passphrase, read_key_file
 from scripts.localnet.audit import Audit, audit, node_clients
 from scripts.localnet.batches import batch_client
 from scripts.localnet.founding import key_file
-from scripts.localnet.generator import SETUP_EXPIRES_MS, LoadReport, Shape, Traffic, run
+from scripts.localnet.generator import ACCOUNTS_PER_MEMBER, SETUP_EXPIRES_MS, Shape, Traffic
 from scripts.localnet.journal import Entry, Journal
 from scripts.localnet.layout import Layout
 from scripts.localnet.loading import Loader, LoadFigures, OnProgress
 from scripts.localnet.nodes import MemberStatus, Nodes
+from scripts.localnet.open_loop import LoadReport, report, sending, sign
 from scripts.localnet.replay import Cast, Replay, data_name, make_replay, senders
 
 
@@ -83,9 +85,27 @@ class Session:
         """The nodes' APIs, in the members' order."""
         return [member.api for member in self._nodes.network.members]
 
-    async def prepare_traffic(self, expires_in_ms: int = SETUP_EXPIRES_MS) -> Traffic:
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members' ids; each is also the id of its root principal."""
+        return self._cast.members
+
+    @property
+    def issuer(self) -> str:
+        """The member that issues the load's currency."""
+        return self._cast.issuers["USD"]
+
+    @property
+    def network_id(self) -> str:
+        """What transactions name."""
+        return self._nodes.network.network
+
+    async def prepare_traffic(
+        self, expires_in_ms: int = SETUP_EXPIRES_MS, accounts_per_member: int = ACCOUNTS_PER_MEMBER
+    ) -> Traffic:
         """Transfers by the members' own principals, whose accounts exist and are funded."""
-        traffic = Traffic(self._nodes.network.network, self._keys(self._cast.members), self._cast.issuers["USD"])
+        keys = self.keys(self._cast.members)
+        traffic = Traffic(self._nodes.network.network, keys, self._cast.issuers["USD"], accounts_per_member)
         async with AsyncClient(self.urls) as client, batch_client(self.urls) as batches:
             await traffic.prepare(client, batches, expires_in_ms)
         return traffic
@@ -93,18 +113,20 @@ class Session:
     async def traffic(self, shape: Shape) -> LoadReport:
         """An open-loop load of transfers."""
         traffic = await self.prepare_traffic()
-        with self._console.status(f"signing {shape.requests * shape.transactions_per_request:,} transactions"):
-            bodies = traffic.requests(shape)
-        with self._console.status(f"sending for {shape.seconds:.0f} s"):
-            return await self.send(bodies, shape)
+        with self._console.status(
+            f"{shape.requests * shape.transactions_per_request:,} transactions, signed and sent"
+        ):
+            return await self.send(traffic, shape)
 
-    async def send(self, bodies: list[bytes], shape: Shape) -> LoadReport:
-        """The signed requests, sent to all nodes in turn."""
-        async with batch_client(self.urls) as batches:
-            return await run(batches, bodies, shape)
+    async def send(self, traffic: Traffic, shape: Shape, expires_in_ms: int = SETUP_EXPIRES_MS) -> LoadReport:
+        """Transfers of that shape were signed, then sent to all nodes in turn."""
+        with tempfile.TemporaryDirectory(prefix="load-", dir=self._layout.directory) as scratch:
+            signed = await sign(Path(scratch), traffic, traffic.payments, shape, expires_in_ms=expires_in_ms)
+            async with sending(signed, self.urls) as running:
+                return report(await running.answers(), shape)
 
     def _work(self, replay: Replay, entry: Entry) -> LoadFigures:
-        keys = self._keys(senders(replay.phases))
+        keys = self.keys(senders(replay.phases))
         columns = (
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -135,7 +157,8 @@ class Session:
             by_member = {member.id: client for member, client in zip(members, clients, strict=True)}
             return await audit(by_member, principals, sorted(self._cast.issuers), replays)
 
-    def _keys(self, principals: Iterable[str]) -> dict[str, SigningKey]:
+    def keys(self, principals: Iterable[str]) -> dict[str, SigningKey]:
+        """The signing keys of these principals."""
         phrase = find_passphrase({}, self._layout.passphrase_file)
         return {
             principal: read_key_file(key_file(self._layout, principal), phrase, kind="principal", id=principal)[1]

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.localnet.audit import Audit
-from scripts.localnet.generator import LoadReport
 from scripts.localnet.loading import LoadFigures
 from scripts.localnet.nodes import MemberStatus
+from scripts.localnet.open_loop import LoadReport
 from scripts.localnet.rehearsal import Outcome
 from scripts.localnet.wiring import Way
 

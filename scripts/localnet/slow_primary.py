@@ -14,6 +14,7 @@ import msgspec
 from rich.console import Console
 
 from node.client.answers import BlockAnswer
+from node.config import Parameters
 from scripts.localnet.batches import batch
 from scripts.localnet.generator import Traffic
 from scripts.localnet.layout import Layout, TestnetError
@@ -56,6 +57,11 @@ class _Block(msgspec.Struct, frozen=True):
     time_s: float
     proposer: str
     transactions: int
+
+
+def parameters() -> Parameters:
+    """A network whose blocks are so small that a load of this machine's keeps them full."""
+    return Parameters(block_transactions_max=BLOCK_TRANSACTIONS_MAX)
 
 
 async def measure(layout: Layout, nodes: Nodes, console: Console) -> SlowPrimary:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
 import msgspec
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from node.snapshot import SnapshotFolder, finished_heights, read_manifest
 from node.snapshot.folder import snapshot_at
 from scripts.localnet.generator import Shape, Traffic, one_at_a_time
 from scripts.localnet.layout import Layout, Member, TestnetError
+from scripts.localnet.metrics import gauge
 from scripts.localnet.nodes import Nodes, node_status
 from scripts.localnet.session import Session
 
@@ -52,7 +52,7 @@ async def measure(layout: Layout, nodes: Nodes, console: Console, shape: Shape) 
     session = Session(layout, nodes, console)
     traffic = await session.prepare_traffic()
     console.print(f"snapshot-join: a load of {shape.rate:g} transactions a second for {shape.seconds:g} s")
-    load = await session.send(traffic.requests(shape), shape)
+    load = await session.send(traffic, shape)
     members = nodes.network.members
     others, victim = members[:-1], members[-1]
     await _to_the_next_snapshot(session, traffic, others[0])
@@ -71,7 +71,7 @@ async def measure(layout: Layout, nodes: Nodes, console: Console, shape: Shape) 
         keys=content.keys,
         state_mb=round(content.size_bytes / 1e6, 1),
         snapshot_mb=round(snapshot.size_bytes() / 1e6, 1),
-        made_ms=max(_gauge(member, "hansa_snapshot_last_ms") for member in others),
+        made_ms=max(gauge(member.api, "hansa_snapshot_last_ms") for member in others),
         snapshot_s=round(snapshot_s, 2),
         replay_s=round(replay_s, 2),
         times_faster=round(replay_s / snapshot_s, 1),
@@ -84,7 +84,7 @@ async def _to_the_next_snapshot(session: Session, traffic: Traffic, member: Memb
         while (height := _height(member)) % SNAPSHOT_BLOCKS:
             await one_at_a_time(client, traffic, 1)
     deadline = time.monotonic() + TIMEOUT_S
-    while _gauge(member, "hansa_snapshot_height") < height:
+    while gauge(member.api, "hansa_snapshot_height") < height:
         if time.monotonic() > deadline:
             raise TestnetError(f"no snapshot of height {height} within {TIMEOUT_S:g} s")
         await asyncio.sleep(POLL_S)
@@ -118,9 +118,3 @@ def _height(member: Member) -> int:
     if answer is None:
         raise TestnetError(f"{member.id} does not answer")
     return answer.height
-
-
-def _gauge(member: Member, name: str) -> int:
-    """A number that the member tells Prometheus; 0 where it tells none."""
-    rows = [line for line in httpx.get(f"{member.api}/metrics").text.splitlines() if line.startswith(f"{name} ")]
-    return int(float(rows[0].rpartition(" ")[2])) if rows else 0

@@ -1,7 +1,8 @@
 """What a changed key costs: blocks of 4,000 random keys over a state of one million, tree and LevelDB included.
 
 It is the store's part of applying a block: undo record, values and buckets in one synced batch, written through
-the shipped database and tree. Random keys are the worst there is: hardly two of a block share a bucket.
+the shipped database and tree. What stood under a key before comes with the block: execution has read it. That read
+is measured beside it. Random keys are the worst there is: hardly two of a block share a bucket.
 """
 
 import gc
@@ -36,8 +37,9 @@ SEED = 1
 class StateBench(msgspec.Struct, frozen=True):
     """Microseconds a changed key, medians over `blocks` blocks; `p90_us` of their sums; memory of this process.
 
-    `tree_us`: hashing and reading buckets; `write_us`: the synced batch with its share of compaction. `rss_mb` is
-    the peak while blocks were applied, `tree_mb` what the levels alone take.
+    `tree_us`: hashing and reading buckets; `write_us`: the synced batch with its share of compaction; `total_us` is
+    their sum. `read_us` is the read of a value by execution, no part of it. `rss_mb` is the peak while blocks were
+    applied, `tree_mb` what the levels alone take.
     """
 
     keys: int
@@ -46,6 +48,7 @@ class StateBench(msgspec.Struct, frozen=True):
     blocks: int
     tree_us: float
     write_us: float
+    read_us: float
     total_us: float
     p90_us: float
     budget_us: float
@@ -66,7 +69,8 @@ def measure(directory: Path, console: Console) -> StateBench:
                 _apply(database, tree, start, {_key(at): _value(chance) for at in range(start, start + BLOCK_KEYS)})
                 progress.advance(filling, BLOCK_KEYS)
             gc.collect()
-            tree_us, write_us = [], []
+            gc.freeze()  # as a node does once it stands
+            tree_us, write_us, read_us = [], [], []
             task = progress.add_task(f"{BLOCKS} blocks of {BLOCK_KEYS:,} changed keys", total=BLOCKS)
             for block in range(BLOCKS):
                 new = range(KEYS + block * NEW_KEYS, KEYS + (block + 1) * NEW_KEYS)
@@ -74,6 +78,7 @@ def measure(directory: Path, console: Console) -> StateBench:
                 spent = _apply(database, tree, KEYS + block, {_key(at): _value(chance) for at in chosen})
                 tree_us.append(spent[0] * 1e6 / BLOCK_KEYS)
                 write_us.append(spent[1] * 1e6 / BLOCK_KEYS)
+                read_us.append(spent[2] * 1e6 / BLOCK_KEYS)
                 progress.advance(task)
         used = usage(os.getpid())
         totals = [tree_part + write_part for tree_part, write_part in zip(tree_us, write_us, strict=True)]
@@ -84,6 +89,7 @@ def measure(directory: Path, console: Console) -> StateBench:
             blocks=BLOCKS,
             tree_us=round(statistics.median(tree_us), 1),
             write_us=round(statistics.median(write_us), 1),
+            read_us=round(statistics.median(read_us), 1),
             total_us=round(statistics.median(totals), 1),
             p90_us=round(statistics.quantiles(totals, n=10)[-1], 1),
             budget_us=BUDGET_US,
@@ -92,22 +98,27 @@ def measure(directory: Path, console: Console) -> StateBench:
             disk_mb=round(sum(file.stat().st_size for file in directory.iterdir()) / 1024**2, 1),
         )
     finally:
+        gc.unfreeze()
         database.close()
 
 
-def _apply(database: Database, tree: StateTree, block: int, changes: Mapping[bytes, bytes]) -> tuple[float, float]:
-    """One block's changes are durable; returns the seconds that tree and database took."""
-    started_s = time.perf_counter()
+def _apply(
+    database: Database, tree: StateTree, block: int, changes: Mapping[bytes, bytes]
+) -> tuple[float, float, float]:
+    """One block's changes are durable; returns the seconds that the tree, the batch and the reads before took."""
+    began_s = time.perf_counter()
+    before = tuple((key, database.get(b"s" + key)) for key in sorted(changes))
+    read_s = time.perf_counter()
     staged = tree.stage(changes)
     staged_s = time.perf_counter()
-    before = tuple((key, database.get(b"s" + key)) for key in sorted(changes))
     rows: list[tuple[bytes, bytes | None]] = [(b"s" + key, value) for key, value in changes.items()]
     rows += [(b"t" + path, record) for path, record in staged.buckets.items()]
     rows.append((b"u" + number(block), encode(UndoRecord(before))))
     database.write(rows)
     written_s = time.perf_counter()
     tree.commit(staged)
-    return staged_s - started_s + time.perf_counter() - written_s, written_s - staged_s
+    committed_s = time.perf_counter()
+    return staged_s - read_s + committed_s - written_s, written_s - staged_s, read_s - began_s
 
 
 def _key(at: int) -> bytes:

@@ -17,10 +17,11 @@ from rich.console import Console
 from node.errors import HansaError
 from scripts.localnet import show
 from scripts.localnet.datasets import DataError
-from scripts.localnet.founding import found
-from scripts.localnet.generator import LoadReport, Shape
+from scripts.localnet.founding import found, read_parameters, require_parameters
+from scripts.localnet.generator import Shape
 from scripts.localnet.layout import ROOT, Layout, Member, TestnetError
 from scripts.localnet.nodes import Nodes
+from scripts.localnet.open_loop import LoadReport
 from scripts.localnet.replay import SAMPLE_CLAIMS, SAMPLE_PAYMENTS
 from scripts.localnet.session import Loaded, Session
 from scripts.localnet.wiring import DELAY_MS_MAX, State, Way
@@ -52,10 +53,17 @@ def json_option(command: F) -> F:
 
 
 def founding_options(command: F) -> F:
-    """--nodes and --base-port, for a network that is founded by this command."""
+    """--nodes, --base-port and --parameter, for a network that is founded by this command."""
     nodes = click.option("--nodes", type=click.IntRange(1, 16), help=f"How many (default {NODES_DEFAULT}).")
     port = click.option("--base-port", type=click.IntRange(1024, 65_000), default=7600, show_default=True)
-    return nodes(port(command))
+    parameter = click.option(
+        "--parameter",
+        "parameters",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Found it with this parameter of network.toml; again for others.",
+    )
+    return nodes(port(parameter(command)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,6 +89,7 @@ def cli() -> None:
 def up(
     nodes: int | None,
     base_port: int,
+    parameters: Sequence[str],
     layout: Layout,
     detach: bool,
     proxied: bool,
@@ -89,7 +98,7 @@ def up(
 ) -> None:
     """Found or restart a network, load the sample once, and show where everybody stands."""
     console = _console(as_json)
-    running = _run_nodes(layout, nodes, base_port, console, proxied=proxied)
+    running = _run_nodes(layout, nodes, base_port, parameters, console, proxied=proxied)
     try:
         loaded = Session(layout, running, console).load(SAMPLE_PAYMENTS, SAMPLE_CLAIMS, transfers_max, singles=0)
         _show_loaded(console, layout, loaded, as_json)
@@ -116,11 +125,18 @@ def up(
 @directory_option
 @json_option
 def replay(
-    payments: Path, claims: Path, singles: int, nodes: int | None, base_port: int, layout: Layout, as_json: bool
+    payments: Path,
+    claims: Path,
+    singles: int,
+    nodes: int | None,
+    base_port: int,
+    parameters: Sequence[str],
+    layout: Layout,
+    as_json: bool,
 ) -> None:
     """Load the full files into the network (founded if need be), and compare the ledger with a plain loop."""
     console = _console(as_json)
-    running = _run_nodes(layout, nodes, base_port, console)
+    running = _run_nodes(layout, nodes, base_port, parameters, console)
     loaded = Session(layout, running, console).load(payments.absolute(), claims.absolute(), None, singles)
     _show_loaded(console, layout, loaded, as_json)
     if not loaded.ok:
@@ -321,20 +337,28 @@ def load(rate: float, seconds: float, calls: int, batch: int | None, layout: Lay
 
 
 def _run_nodes(
-    layout: Layout, count: int | None, base_port: int, console: Console, *, proxied: bool = False
+    layout: Layout,
+    count: int | None,
+    base_port: int,
+    parameters: Sequence[str],
+    console: Console,
+    *,
+    proxied: bool = False,
 ) -> Nodes:
     """The network of the directory, founded if there is none, with all nodes running and agreeing."""
     if layout.exists():
         known = len(layout.load().members)
         if count is not None and count != known:
             raise TestnetError(f"{layout.directory} holds a network of {known} nodes, not {count}")
+        require_parameters(layout, parameters)
         if proxied and not layout.proxy_file.exists():
             raise TestnetError(
                 f"{layout.directory} holds a network that was founded without --proxied; take another --dir"
             )
     else:
+        chosen = read_parameters(parameters)
         console.print(f"founding a network of {count or NODES_DEFAULT} nodes in {layout.directory}")
-        found(layout, count or NODES_DEFAULT, base_port, proxied=proxied)
+        found(layout, count or NODES_DEFAULT, base_port, proxied=proxied, parameters=chosen)
     running = Nodes(layout)
     started = running.start(running.network.members)
     with console.status("waiting until all nodes agree") as waiting:
@@ -411,7 +435,8 @@ def main() -> int:
     except DataError as error:
         return _failed(str(error), 2)
     except HansaError as error:
-        return _failed(f"{error}. {error.entry.action}", error.exit_code)
+        stop = "" if str(error).endswith((".", "?", "!")) else "."
+        return _failed(f"{error}{stop} {error.entry.action}", error.exit_code)
     except click.ClickException as error:
         return _failed(f"{error.format_message()} (scripts/testnet --help)", 2)
     except (KeyboardInterrupt, click.Abort):

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from contracts.engine import Engine, Environment, Outcome
+from contracts.engine import CallError, Engine, Environment, Outcome, Revert
 from contracts.loader import ContractLoader, load_source
 from contracts.metering import DEPTH_MAX
-from contracts.testkit import MemoryState
+from contracts.testkit import MemoryState, World
 
 SOURCE = """
-from contracts.sdk import Amount, Context, Contract, Map, call, query
+from contracts.sdk import Amount, Context, Contract, Map, Revert, call, query
 
 def nest(depth: int) -> int:
     return depth if depth == 0 else nest(depth - 1)
@@ -110,6 +110,16 @@ class Work(Contract):
         for _ in range(times):
             pass
 
+    @call
+    def write_and_refuse(self, ctx: Context) -> None:
+        self.rows["a"] = "b"
+        raise Revert("no")
+
+    @query
+    def read_and_refuse(self) -> int:
+        self.rows.get("a")
+        raise Revert("no")
+
     @query
     def wait(self) -> int:
         while True:
@@ -178,6 +188,30 @@ def test_operations_are_counted_exactly_and_decide_at_the_bound(work: ModuleType
     assert run(work, "count", {"times": 101}).operations == counted + 1
     assert run(work, "count", {"times": 100}, operations_max=counted).code == "ok"
     assert run(work, "count", {"times": 100}, operations_max=counted - 1).code == "limit_exceeded"
+
+
+def test_the_bound_is_judged_before_a_refusal_that_comes_after_it(work: ModuleType) -> None:
+    """Prices of state are only added up; beyond the bound the call ends, whatever it said next."""
+    refused = run(work, "write_and_refuse")
+    assert refused.code == "no"
+    assert run(work, "write_and_refuse", operations_max=refused.operations).code == "no"
+    exceeded = run(work, "write_and_refuse", operations_max=refused.operations - 1)
+    assert (exceeded.code, exceeded.operations) == ("limit_exceeded", refused.operations - 1)
+
+
+def test_the_bound_of_a_query_is_judged_before_its_refusal(work: ModuleType) -> None:
+    def ask(operations_max: int) -> str:
+        env = Environment("test", 1, 1, "", b"", encode)
+        engine = Engine([work.Work])
+        try:
+            engine.query(MemoryState(), World([work.Work]), env, "work", "read_and_refuse", {}, operations_max)
+        except (CallError, Revert) as error:
+            return error.code
+        return "ok"
+
+    codes = [ask(operations_max) for operations_max in range(1, 40)]
+    assert codes == sorted(codes)
+    assert {codes[0], codes[-1]} == {"limit_exceeded", "no"}
 
 
 def test_each_thread_has_its_own_meter(work: ModuleType) -> None:

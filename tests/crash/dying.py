@@ -36,6 +36,7 @@ class DyingDatabase:
         self.how = how
         self._left = writes_left
         self._database = LevelDatabase(path)
+        self.synced_writes = 0
         self.log_size = 0
         """Of the newest log, before the write at which the process died."""
 
@@ -48,6 +49,7 @@ class DyingDatabase:
                 self._database.write(rows)
             raise PowerCut
         self._database.write(rows)
+        self.synced_writes += 1
 
     def _newest_log_size(self) -> int:
         logs = log_files(self.path)

@@ -17,10 +17,12 @@ class Through:
         self._inner = inner
         self.get, self.scan, self.snapshot = inner.get, inner.scan, inner.snapshot
         self.size_bytes, self.compact, self.close = inner.size_bytes, inner.compact, inner.close
+        self.synced_writes = 0
 
     def write(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
         """All `rows` are durable."""
         self._inner.write(rows)
+        self.synced_writes += 1
 
 
 class HeadApart(Through):

@@ -46,6 +46,14 @@ class Appointed:
         """The contract's own."""
         return Membership.read_policy(state, principal)
 
+    def policy_key(self, principal: str) -> bytes:
+        """The contract's own."""
+        return Membership.policy_key(principal)
+
+    def read_policy_at(self, state: Overlay, key: bytes) -> Policy | None:
+        """The contract's own."""
+        return Membership.read_policy_at(state, key)
+
     def read_validators(self, state: Overlay) -> tuple[tuple[str, bytes], ...]:
         """Those appointed, or the contract's."""
         return Membership.read_validators(state) if self.validators is None else self.validators

@@ -53,14 +53,7 @@ class ProvableLedger(Ledger):
         self.appointed = Appointed()
         self.registry = self.appointed  # type: ignore[assignment]
         super().__init__(path, config or provable_network(), history_blocks=history_blocks)
-        self.proving = Proving(
-            self.network.network_id,
-            self.network.parameters.retention_ms,
-            ENGINE,
-            self.store,
-            self.between_blocks,
-            Clock(),
-        )
+        self.proving = Proving(self.network, ENGINE, self.store, self.between_blocks, Clock())
 
     async def between_blocks(self, look: Callable[[StoreView, StateTree], T]) -> T:
         """There is nobody here to wait for."""

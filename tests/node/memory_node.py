@@ -195,6 +195,9 @@ class MemoryNode:
             pass
         return self.fate(tx_id)
 
+    async def wait_all(self, tx_ids: Sequence[bytes], timeout_s: float) -> list[Fate | NotFound]:
+        return list(await asyncio.gather(*(self.wait_final(tx_id, timeout_s) for tx_id in tx_ids)))
+
     def fate(self, tx_id: bytes) -> Fate:
         if tx_id in self.pending:
             return Fate(tx_id=tx_id.hex(), status="pending")

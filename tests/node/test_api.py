@@ -134,6 +134,18 @@ async def test_a_full_queue_says_when_to_come_again(http: httpx.AsyncClient, nod
     assert response.headers["retry-after"] == "2"
 
 
+async def test_a_batch_that_finds_no_room_at_all_is_told_as_one_to_come_again(
+    http: httpx.AsyncClient, node: MemoryNode
+) -> None:
+    node.capacity = 1
+    first, second = deposit(1).data, deposit(2).data
+    response = await http.post("/v1/transactions", content=encode((first, second)), headers=MSGPACK)
+    assert response.status_code == 207, "one of them was taken"
+    response = await http.post("/v1/transactions", content=encode((second, deposit(3).data)), headers=MSGPACK)
+    check_error(response, 429, "queue_full")
+    assert response.headers["retry-after"] == "2"
+
+
 async def test_a_fate_can_be_asked_for_and_shows_what_was_signed(http: httpx.AsyncClient, node: MemoryNode) -> None:
     transaction = deposit(5, request_id="order-1")
     await http.post("/v1/transactions", json={"transaction": transaction.data.hex()})

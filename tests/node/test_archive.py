@@ -1,5 +1,6 @@
 """An archive file gives back what was put in, proves it to a stranger, and hides no changed byte."""
 
+import contextlib
 import fcntl
 import os
 import random
@@ -25,6 +26,7 @@ from node.archive import (
     archive_head,
     archived_block,
     archived_blocks,
+    import_archive,
     verify_archive,
     write_archive,
 )
@@ -534,3 +536,54 @@ def test_archived_blocks_are_put_back_into_a_stopped_node(
     with pytest.raises(NotFound, match="block_pruned"):
         again.store.block(1)
     again.close()
+
+
+class Swapped(ArchiveReader):
+    """A file that somebody overwrites once it was verified: the same block, with other contents."""
+
+    lie: Callable[[ArchivedBlock], ArchivedBlock] | None = None
+
+    def block(self, height: int) -> ArchivedBlock:
+        item = super().block(height)
+        return item if self.lie is None else self.lie(item)
+
+
+def other_transactions(item: ArchivedBlock) -> ArchivedBlock:
+    body = item.block.body
+    body = msgspec.structs.replace(body, transactions=tuple(reversed(body.transactions)) + body.transactions[:1])
+    return msgspec.structs.replace(item, block=msgspec.structs.replace(item.block, body=body))
+
+
+def other_receipts(item: ArchivedBlock) -> ArchivedBlock:
+    receipts = item.receipts
+    changed = receipts.receipts[0][:-1] + bytes((receipts.receipts[0][-1] ^ 1,))
+    return msgspec.structs.replace(
+        item, receipts=msgspec.structs.replace(receipts, receipts=(changed, *receipts.receipts[1:]))
+    )
+
+
+@pytest.mark.parametrize("lie", [other_transactions, other_receipts])
+def test_a_file_that_is_changed_after_it_was_verified_puts_nothing_back(
+    tmp_path: Path, lie: Callable[[ArchivedBlock], ArchivedBlock]
+) -> None:
+    ledger = ArchivedLedger(tmp_path / "data")
+    ledger.open_accounts("C-1", "C-2", funds=1_000)
+    ledger.empty(3)
+    file = tmp_path / "file.hansa"
+    write(ledger, file, 1, 1)
+    pruning = ledger.store.pruning()
+    pruning.release(1)
+    for removal in list(pruning.removals()):
+        pruning.remove(removal)
+    with contextlib.closing(Swapped(file)) as reader:
+
+        def overwrite(done: int, total: int) -> None:
+            if 2 * done == total:
+                reader.lie = lie
+
+        with pytest.raises(StoreError, match="archive_refused"):
+            import_archive(ledger.store, ledger.network, reader, overwrite)
+        assert reader.lie is lie
+    with pytest.raises(NotFound, match="block_pruned"):
+        ledger.store.block(1)
+    ledger.close()

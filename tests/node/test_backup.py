@@ -1,24 +1,29 @@
 """A backup grows by what is new, is judged file by file, and gives back a ledger that has no memory of votes."""
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from node.archive import ArchiveReader, write_archive
-from node.backup import Backup, BackupReport, Restore, RestoreReport, read_manifest
-from node.backup.manifest import describe_file, write_manifest
+from node.backup import Backup, BackupReport, Restore, RestoreReport, making, read_manifest
+from node.backup.manifest import copy_file, describe_file, write_manifest
 from node.backup.pages import make_page, read_page
 from node.client.answers import BackupStatus
-from node.config import NodeConfig, dump_network, dump_node, load_node
+from node.config import DiskSettings, NodeConfig, dump_network, dump_node, load_node
 from node.errors import ConfigError, StoreError, Unavailable
 from node.keys import write_key_file
 from node.ledger import CertifiedBlock
+from node.runtime.backing_up import BackingUp
+from node.runtime.disk_space import DiskSpace
+from node.runtime.threads import WorkerThreads
 from node.snapshot import finished_heights, make_snapshot
 from node.store import Store
+from node.store.room import resume_bytes
 from node.verification import verify_archives, verify_directory, verify_snapshot_directory
 from tests.node.ledger_world import Ledger
 from tests.node.signed_ledger import KEYS, block, certified, make_ledger, signed_network
@@ -53,7 +58,8 @@ class RunningNode:
     def backup_status(self) -> BackupStatus:
         heights = finished_heights(self.node.backup_dir)
         height = heights[-1] if heights else 0
-        return BackupStatus(self.store.head.height, self.store.first_block, height, 0, self.failed)
+        size_bytes = self.store.size_bytes()
+        return BackupStatus(self.store.head.height, self.store.first_block, height, 0, self.failed, size_bytes)
 
     def make_backup_snapshot(self) -> BackupStatus:
         network = self.ledger.network
@@ -78,8 +84,15 @@ class World:
         self.backup_directory = base / "backup"
         self.restored = base / "restored"
 
-    def backup(self, *, snapshot: bool = False, blocks: int = 10_000, keys: bool = False) -> BackupReport:
-        work = Backup(self.node.node_file, self.node, self.backup_directory, lambda what, done, total: None)
+    def backup(
+        self,
+        *,
+        snapshot: bool = False,
+        blocks: int = 10_000,
+        keys: bool = False,
+        free: Callable[[Path], int | None] = lambda place: 10**12,
+    ) -> BackupReport:
+        work = Backup(self.node.node_file, self.node, self.backup_directory, lambda what, done, total: None, free)
         return work.run(snapshot=snapshot, snapshot_blocks=blocks, keys=keys)
 
     def restore(self) -> RestoreReport:
@@ -230,6 +243,82 @@ def test_a_forged_file_with_a_right_sum_is_refused_by_its_certificates(world: Wo
     assert not (world.restored / "data").exists()
 
 
+@pytest.mark.parametrize("deed", ["forged", "damaged and named by no manifest"])
+def test_an_archive_below_the_snapshot_is_proven_too(world: World, deed: str) -> None:
+    """No execution reads it, so that it was restored without a word, and was called the archive of its blocks."""
+    world.backup()
+    base = world.backup_directory
+    [path] = (base / "archives").glob("*.hansa")
+    manifest = read_manifest(base)
+    assert manifest
+    assert manifest.snapshot_height == 3
+    with ArchiveReader(path) as reader:
+        head, items = reader.head, list(reader.blocks())
+    body = items[1].block.body
+    later = msgspec.structs.replace(
+        body, header=msgspec.structs.replace(body.header, time_ms=body.header.time_ms + 1)
+    )
+    items[1] = msgspec.structs.replace(items[1], block=CertifiedBlock(later, items[1].block.certificate))
+    if deed == "forged":
+        write_archive(path, head.network, head.genesis_hash, items, head=head)
+        files = tuple(describe_file(base, base / file.path) for file in manifest.files)
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        files = tuple(file for file in manifest.files if not file.path.startswith("archives/"))
+    write_manifest(base, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(StoreError, match="blocks 1 to 3 would be in no whole file here") as refused:
+        world.restore()
+    assert refused.value.code == "backup_damaged"
+    assert not world.restored.exists()
+
+
+def shelf_notes(report: RestoreReport) -> list[str]:
+    return [note for note in report.notes if note.startswith("block")]
+
+
+def test_a_restore_says_exactly_which_blocks_are_where(world: World) -> None:
+    world.backup()
+    world.node.grow(1)
+    world.backup()
+    report = world.restore()
+    assert (report.height, report.first_block) == (4, 4)
+    place = f"the archive files of {world.backup_directory / 'archives'}, which `hansa archive` reads"
+    assert shelf_notes(report) == [f"blocks 1 to 3: not in the data directory, but in {place}"]
+
+
+def test_blocks_that_are_in_no_file_are_not_said_to_be_in_one(world: World) -> None:
+    """The sentence named all blocks below the first as archived, whatever the backup held."""
+    prune(world.node.store, 1)
+    world.backup()
+    world.node.grow(1)
+    world.backup()
+    notes = shelf_notes(world.restore())
+    assert notes[0].startswith("blocks 2 to 3: not in the data directory, but in the archive files of ")
+    assert notes[1:] == ["block 1: neither in the data directory nor in this backup"]
+
+
+def test_an_archive_that_lies_there_already_is_compared_and_never_replaced(world: World, tmp_path: Path) -> None:
+    world.backup()
+    world.restored.mkdir()
+    shelf = tmp_path / "shelf"
+    text = world.node.node_file.read_text().replace("[retention]", f'[retention]\narchive_dir = "{shelf}"')
+    (world.restored / "node.toml").write_text(text)
+    [path] = (world.backup_directory / "archives").glob("*.hansa")
+    shelf.mkdir()
+    (shelf / path.name).write_bytes(b"something else")
+    notes = world.restore().notes
+    assert any("is not the backup's file of that name: it was left as it is" in note for note in notes)
+    assert (shelf / path.name).read_bytes() == b"something else"
+    # The same file is what should be there.
+    (shelf / path.name).write_bytes(path.read_bytes())
+    (world.restored / "data").rename(tmp_path / "away")
+    report = world.restore()
+    assert not any("it was left as it is" in note for note in report.notes)
+    assert str(shelf) in shelf_notes(report)[0]
+
+
 @pytest.mark.parametrize("deed", ["claims more", "lacks the continuation", "lacks the archives up to its snapshot"])
 def test_a_backup_that_claims_more_blocks_than_it_holds_is_refused(world: World, deed: str) -> None:
     world.backup()
@@ -354,3 +443,128 @@ def test_pages_are_read_only_as_what_was_asked_for(world: World) -> None:
             read_page(data, first)
     with pytest.raises(Unavailable, match="unexpected_answer"):
         read_page(data[:-1], 2)
+
+
+# --- what is missing, and what there is no room for --------------------------------------------------------------
+
+
+def prune(store: Store, last: int) -> None:
+    """Blocks up to that height are gone from the node, and nobody has archived them."""
+    pruning = store.pruning()
+    pruning.release(last)
+    for removal in list(pruning.removals()):
+        pruning.remove(removal)
+
+
+@pytest.mark.slow
+def test_blocks_that_were_pruned_after_an_old_snapshot_bring_a_new_one(world: World) -> None:
+    """The old snapshot could be continued by no block that is left: what was called a backup could not be
+    restored."""
+    world.backup()
+    world.node.grow(5)
+    prune(world.node.store, 6)
+    report = world.backup()
+    assert (report.height, report.snapshot_height, report.new_snapshot) == (8, 8, True)
+    assert any("not in this backup: blocks 4 to 6" in note for note in report.notes)
+    assert sum("a new snapshot was taken" in note for note in report.notes) == 1
+    restored = world.restore()
+    assert (restored.height, restored.snapshot_height) == (8, 8)
+    # The gap is behind the snapshot now: the next run needs no other.
+    world.node.grow(1)
+    assert world.backup().snapshot_height == 8
+
+
+@pytest.mark.slow
+def test_a_node_that_prunes_faster_than_it_is_copied_makes_no_backup_that_lies(world: World) -> None:
+    world.backup()
+    world.node.grow(5)
+    prune(world.node.store, 6)
+
+    def pruning_meanwhile() -> BackupStatus:
+        status = RunningNode.make_backup_snapshot(world.node)
+        world.node.grow(3)
+        prune(world.node.store, world.node.store.head.height - 1)
+        return status
+
+    world.node.make_backup_snapshot = pruning_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="prunes its blocks faster"):
+        world.backup()
+
+
+def test_without_room_nothing_is_written_and_the_reason_is_said(world: World) -> None:
+    with pytest.raises(Unavailable, match=r"disk_low: the backup's new blocks in .* bytes of disk; 1,000 are free"):
+        world.backup(free=lambda place: 1_000)
+    assert not world.backup_directory.exists()
+    assert finished_heights(world.node.node.backup_dir) == []
+    # On the node's own disk its reserve is not for backups; on another one it is.
+    on_its_disk = resume_bytes(world.node.node.disk)
+    assert on_its_disk > making.MARGIN_BYTES
+    with pytest.raises(Unavailable, match="disk_low"):
+        world.backup(free=lambda place: making.MARGIN_BYTES + 1_000_000)
+    world.backup(free=lambda place: on_its_disk + 1_000_000)
+
+
+@pytest.mark.slow
+def test_whenever_the_room_ends_only_what_the_manifest_names_is_left(world: World) -> None:
+    runs, done = 0, False
+    while not done:
+        asked = 0
+
+        def free(place: Path, rooms: int = runs) -> int:
+            nonlocal asked
+            asked += 1
+            return 10**12 if asked <= rooms else 0
+
+        with contextlib.suppress(Unavailable):
+            world.backup(free=free)
+            done = True
+        manifest = read_manifest(world.backup_directory)
+        assert set(world.files()) == (set() if manifest is None else {file.path for file in manifest.files})
+        assert world.backup_directory.exists() is (manifest is not None)
+        runs += 1
+    assert runs > 3
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_copy_that_fails_leaves_no_half_of_a_snapshot(
+    world: World, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, done = copy_file, 0
+
+    def failing(source: Path, target: Path) -> None:
+        nonlocal done
+        genuine(source, target)
+        done += 1
+        if done == copies:
+            raise StoreError("disk_full", "somebody else took the last bytes")
+
+    monkeypatch.setattr(making, "copy_file", failing)
+    with pytest.raises(StoreError, match="disk_full"):
+        world.backup()
+    assert not world.backup_directory.exists()
+
+
+async def test_a_node_whose_disk_is_low_begins_no_snapshot_for_a_backup(world: World, tmp_path: Path) -> None:
+    node, room = world.node, [10**12]
+    threads = WorkerThreads(1)
+    disk = DiskSpace(DiskSettings(), lambda: room[0], threads, lambda: None)
+    making_it = BackingUp(tmp_path / "backup-snapshot", node.ledger.network, node.store, threads, disk)
+    for free in (DiskSettings().low_bytes - 1, resume_bytes(DiskSettings()) - 1):
+        disk._take(free)
+        room[0] = free
+        with pytest.raises(Unavailable, match="disk_low"):
+            making_it.make_snapshot()
+        assert making_it.status().making_height == 0
+    assert not (tmp_path / "backup-snapshot").exists()
+    disk._take(10**12)
+    room[0] = 10**12
+    assert making_it.make_snapshot().making_height == 3
+    # It fills up meanwhile: what was begun is gone again.
+    disk._take(0)
+    task = making_it._task
+    assert task is not None
+    await task
+    assert "disk_low" in making_it.status().failed
+    assert not list((tmp_path / "backup-snapshot").rglob("*"))
+    await making_it.close()
+    threads.close()

@@ -122,6 +122,13 @@ def test_people_get_text_and_programs_one_document(hansa: Any, arguments: list[s
         assert hansa(*arguments, "--json").json is not None
 
 
+def test_wrong_use_names_the_help_of_that_very_command(hansa: Any) -> None:
+    """`hansa prove tx` pointed to `hansa tx --help`, which is another command."""
+    result = hansa("prove", "tx")
+    assert result.code == 2
+    assert "Missing argument 'TX_ID' (hansa prove tx --help). " in result.err
+
+
 def test_why_writes_the_bundle_to_a_new_file_of_its_owner(hansa: Any, tmp_path: Path) -> None:
     file = tmp_path / "bundle.zip"
     result = hansa("why", "--bundle", str(file), "--json")

@@ -146,6 +146,13 @@ def test_a_link_that_was_never_up_is_not_called_cut_before_it_has_failed() -> No
         "No block can be made: this node has not reached member-1, member-2 and member-3 yet. "
         "1 of 4 members vote and 3 are needed."
     )
+    answer = diagnose(facts(links=links, up_ms=300))
+    assert answer.headline == (
+        "It is not known yet whether blocks are made: "
+        "this node has just started and awaits member-1, member-2 and member-3."
+    )
+    assert (answer.known, answer.moving, answer.since_ms) == (False, False, None)
+    assert judge(facts(links=links, up_ms=300)).reasons == (answer.headline,)
     failed = Link(connected=False, error="127.0.0.1:9: no answer in time")
     assert culprits(facts(links={**facts().links, "member-3": failed})) == [("member-3", "link_cut")]
 
@@ -345,6 +352,27 @@ def test_a_wiped_member_abstains_while_another_is_down() -> None:
         " height 1 is in work)" in answer.headline
     )
     assert "2 of 4 members vote and 3 are needed" in answer.headline
+
+
+def test_a_wiped_member_that_has_just_started_does_not_say_that_nobody_votes() -> None:
+    """It said "No block can be made: … 0 of 4 members vote" until the others had dialled it."""
+    awaited = {name: Link(connected=False) for name in NAMES[1:]}
+    known = replica(facts(links=awaited, reports={}, up_ms=2_000), abstention=Abstention.LOST, abstaining="lost")
+    answer = diagnose(known)
+    assert answer.headline.startswith("It is not known yet whether blocks are made")
+    assert any("this node (member-0) lost its memory" in text.lower() for text in answer.sentences)
+    assert not judge(known).ready
+    # One that is heard, and two that are awaited, might be a quorum; with one of them down they are none.
+    some = msgspec.structs.replace(known, links={**awaited, "member-1": NOW})
+    assert not diagnose(some).known
+    down = Link(connected=False, error="connection refused")
+    gone = msgspec.structs.replace(known, links={**awaited, "member-1": down})
+    assert "1 of 4 members vote" not in diagnose(gone).headline
+    assert diagnose(gone).headline.startswith("No block can be made: member-1 is down")
+    # Who does not come is not awaited for ever.
+    late = msgspec.structs.replace(known, up_ms=10_001)
+    assert diagnose(late).headline.startswith("No block can be made: this node (member-0) lost its memory")
+    assert diagnose(late).known
 
 
 def test_a_key_in_two_places_while_another_is_down() -> None:

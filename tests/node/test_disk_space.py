@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from node.config import DiskSettings
+from node.errors import Unavailable
 from node.runtime import disk_space
-from node.runtime.disk_space import DiskSpace, free_bytes
+from node.runtime.disk_space import DiskSpace
+from node.store.room import free_bytes
 
 MB = 1024 * 1024
 SETTINGS = DiskSettings(low_bytes=400 * MB, reserve_bytes=100 * MB)
@@ -97,6 +99,34 @@ async def test_a_node_that_closes_does_not_wait_for_room() -> None:
     disk.space.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_look_that_fails_once_neither_ends_the_watch_nor_opens_the_room() -> None:
+    """One failing system call, and a node on a full disk voted until a write failed, watched by nobody."""
+    disk = Disk(20 * MB)
+    waiting = asyncio.create_task(disk.space.room())
+    watching = asyncio.create_task(disk.space.watch())
+    disk.free = None
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not watching.done()
+    assert not waiting.done()
+    assert (disk.space.short, disk.space.free_bytes, disk.changes) == (True, 20 * MB, [])
+    with pytest.raises(Unavailable, match="disk_low"):
+        disk.space.require_room(1, "a snapshot")
+    disk.free = 900 * MB
+    await waiting
+    assert disk.changes == [(False, False)]
+    watching.cancel()
+
+
+async def test_a_disk_found_full_while_the_node_closes_holds_nobody_up() -> None:
+    """Catch-up waits for the block in its hand: had it to wait for room, the node would never end."""
+    disk = Disk(900 * MB)
+    disk.space.close()
+    await disk.look(20 * MB)
+    async with asyncio.timeout(5):
+        await disk.space.room()
 
 
 async def test_of_an_unknown_disk_nothing_is_concluded(tmp_path: Any) -> None:

@@ -222,7 +222,7 @@ async def test_a_block_waits_for_two_proofs_however_many_are_asked_for(own: Prov
             waiting -= 1
             return look(own.store.snapshot(), own.executor.tree)
 
-    proving = Proving("n", 1, ENGINE, own.store, in_turn, Clock())
+    proving = Proving(own.network, ENGINE, own.store, in_turn, Clock())
     packs = await asyncio.gather(*[proving.state(b"key", None, None) for _ in range(20)])
     assert len(set(packs)) == 1
     assert most == LOOKING_MAX

@@ -4,8 +4,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from consensus.status import Abstention, ReplicaStatus
 from node.runtime.clock import Clock
 from node.runtime.health import Health
 from tests.node.ledger_world import network
@@ -40,6 +43,36 @@ def test_without_a_block_the_time_without_one_counts_from_the_start(
     )
     clock.ms += 7
     assert health._facts().idle_ms == before_ms + 7
+
+
+def test_the_log_says_once_when_voting_ends_and_when_it_begins_again() -> None:
+    """A restored node said nothing at all when it voted again."""
+    clock = SetClock()
+    transport: Any = SimpleNamespace(peers=list, connected=())
+    reports: Any = SimpleNamespace(heard=dict, direct_ages=dict, publish=lambda report: None)
+    status = quiet()
+
+    def replica() -> ReplicaStatus:
+        return status
+
+    with capture_logs() as logs:
+        health = Health(
+            network(), "bank-a", "1", b"", transport, clock, replica, reports, lambda: 0, 1, lambda: None, None
+        )
+        for abstention in ("observer", "lost", "lost", "confirming", "until", "", "confirming", "", "key_twice"):
+            clock.ms += 250
+            status = msgspec.structs.replace(
+                status, abstention=Abstention(abstention), abstaining=abstention, abstain_until=9
+            )
+            health._look()
+    known = [(line["event"], line.get("abstention", line.get("before")), line.get("until")) for line in logs]
+    assert known == [
+        ("abstains from voting", "lost", None),
+        ("abstains from voting", "until", 9),
+        ("votes again", "until", None),
+        ("abstains from voting", "key_twice", None),
+    ]
+    assert logs[2]["abstained_ms"] == 4 * 250
 
 
 @pytest.mark.slow

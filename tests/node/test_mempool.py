@@ -1,5 +1,7 @@
 """The mempool: bounded, fair, and nothing leaves it without a reason."""
 
+import contextlib
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from node.errors import RejectedTransaction, Unavailable
 from node.ledger import Body, Call, Ending, KeySignature, Transaction
-from node.mempool import JUDGED_MAX, VARIANTS_MAX, Added, Mempool
+from node.mempool import JUDGED_MAX, RETRY_AFTER_MS, VARIANTS_MAX, Added, Mempool
 
 ROOM = (10_000, 2**21)
 
@@ -99,12 +101,13 @@ def test_only_a_decided_time_lets_transactions_expire() -> None:
 
 def test_a_full_pool_refuses_and_forgets_nothing() -> None:
     pool = Mempool(4, 10**6)
-    kept = [transaction(f"R-{number}", sender) for number in range(2) for sender in ("bank-a", "bank-b")]
+    kept = [transaction("R-1", sender) for sender in ("bank-a", "bank-b", "bank-c", "bank-d")]
     for item in kept:
         pool.add(item, 0)
     with pytest.raises(Unavailable, match="queue_full") as caught:
-        pool.add(transaction("R-9", "bank-c"), 0)
+        pool.add(transaction("R-9", "bank-e"), 0)
     assert caught.value.entry.retryable
+    assert caught.value.details["retry_after_ms"] == RETRY_AFTER_MS
     assert sorted(item.wire_id for item in pool.candidates(10)) == sorted(item.wire_id for item in kept)
 
 
@@ -123,6 +126,23 @@ def test_one_sender_cannot_fill_the_pool() -> None:
     with pytest.raises(Unavailable, match="too_many_from_sender"):
         pool.add(transaction("R-9"), 0)
     assert pool.add(transaction("R-9", "bank-b"), 0) is Added.NEW
+
+
+@pytest.mark.parametrize("greedy", [1, 2, 4])
+def test_greedy_senders_leave_room_for_whoever_comes(greedy: int) -> None:
+    """Each sends far more than it may: n of them leave the (n + 1)-th part free, by count and by bytes."""
+    size = len(transaction("R-000").data)
+    for pool in (Mempool(100, 10**6), Mempool(10**6, 100 * size)):
+        for number in range(100):
+            for sender in range(greedy):
+                with contextlib.suppress(Unavailable):
+                    pool.add(transaction(f"R-{number:03}", f"bank-{sender}"), 0)
+        assert len(pool) == greedy * (100 // (greedy + 1))
+        refused = pool.refusal("bank-0", size)
+        assert refused is not None
+        assert (refused.code, refused.details["retry_after_ms"]) == ("too_many_from_sender", RETRY_AFTER_MS)
+        for number in range(50 // (greedy + 1)):
+            assert pool.add(transaction(f"R-{number:03}", "bank-9"), 0) is Added.NEW
 
 
 def test_candidates_are_fair_by_calls_and_oldest_first() -> None:

@@ -194,7 +194,7 @@ def test_votes_are_kept_as_they_are_when_they_can_be_read(world: World) -> None:
     assert (report.outcome, report.abstains) == ("repaired", False)
     assert report.fetched == 1
     assert world.rows() == before
-    assert "executing the 3 blocks" in " ".join(report.did)
+    assert "executing 3 blocks from genesis" in " ".join(report.did)
 
 
 @pytest.mark.slow
@@ -259,6 +259,42 @@ def test_what_cannot_be_proven_is_fetched_anew_by_the_node_and_its_votes_go_on(w
     store = Store(world.data, world.network.network_id, world.network.genesis_hash)
     assert not store.initialised
     store.close()
+
+
+def test_a_directory_that_waits_for_its_ledger_is_not_called_damaged(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verify said "the store holds no head", and a second repair gave the kept votes up."""
+    monkeypatch.setattr("node.verification.directory.load_network", lambda path: world.network)
+    world.answers = False
+    world.change(remove(b"b"))
+    told = world.repair(join=True).did
+    assert not [sentence for sentence in told if sentence.startswith("rows made right again")]
+    rows = world.rows()
+    for deed in (lambda: verify_directory(world.node), world.repair):
+        with pytest.raises(ConfigError, match="joins at its next start") as refused:
+            deed()
+        assert (refused.value.code, refused.value.exit_code) == ("ledger_not_here", 2)
+    assert world.rows() == rows
+    assert rows[layout.META_VOTED] == b"1"
+    # With a row of the ledger in it, the missing head is damage.
+    world.change(add(b"r" + number(1)))
+    assert "holds no head" in str(world.verify().first_error)
+
+
+def test_votes_that_were_given_up_are_not_said_to_be_kept(world: World) -> None:
+    world.answers = False
+    world.change(lambda db: (remove(b"b")(db), spoil(b"c")(db))[0])
+    (world.data / "CURRENT").unlink()
+    report = world.repair(join=True)
+    assert report.abstains
+    assert "its votes is kept" not in " ".join(report.did)
+
+
+def test_a_snapshot_that_is_being_taken_over_is_no_damage(world: World) -> None:
+    world.change(lambda db: (add(layout.META_ADOPTING)(db), all_of(b"s")(db))[0])
+    with pytest.raises(ConfigError, match="ledger_not_here: a snapshot is being taken over"):
+        world.verify()
 
 
 @pytest.mark.slow

@@ -25,9 +25,12 @@ class Links:
     early: tuple[str, ...] = ("bank-b",)
     late: tuple[str, ...] = ()
     asked: list[str]
+    ranges: list[tuple[str, int, int]]
+    alone = False
+    """Whether every answer has one block, however many were asked for."""
 
     def __init__(self, **_: object) -> None:
-        Links.asked = []
+        Links.asked, Links.ranges = [], []
 
     async def start(self) -> None:
         """All begin to connect."""
@@ -46,7 +49,9 @@ class Links:
         self.asked.append(peer)
         if peer not in self.holders:
             raise Unavailable("peer_gone", f"{peer} has pruned it")
-        return Blocks(message.request, (encode(self.block),), 3, 1)
+        count = 1 if self.alone else message.last - message.first + 1
+        self.ranges.append((peer, message.first, message.last))
+        return Blocks(message.request, (encode(self.block),) * count, 3, 1)
 
 
 @pytest.fixture
@@ -103,3 +108,36 @@ def test_that_no_member_was_reached_is_an_error_of_its_own(
     monkeypatch.setattr(Links, "early", ())
     with pytest.raises(Unavailable, match="no member could be reached"):
         list(source.blocks(2))
+
+
+def test_blocks_that_are_missing_one_after_the_other_are_asked_for_in_ranges(
+    source: PeerSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Links, "holders", frozenset({"bank-b"}))
+    for height in range(10, 110):
+        assert next(iter(source.blocks(height))) == Links.block
+    assert Links.ranges == [
+        ("bank-b", 10, 10),
+        ("bank-b", 11, 12),
+        ("bank-b", 13, 20),
+        ("bank-b", 21, 84),
+        ("bank-b", 85, 148),
+    ]
+    # Elsewhere a single one may be missing.
+    assert next(iter(source.blocks(500))) == Links.block
+    assert Links.ranges[-1] == ("bank-b", 500, 500)
+
+
+def test_what_came_along_is_bounded_and_a_shorter_answer_is_one(
+    source: PeerSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Links, "early", ("bank-b", "bank-c"))
+    monkeypatch.setattr(Links, "holders", frozenset({"bank-b", "bank-c"}))
+    monkeypatch.setattr(sources, "AHEAD_BYTES_MAX", 0)
+    for height in (10, 11, 12):
+        # Both are asked, as when the first one lies.
+        assert list(source.blocks(height)) == [Links.block] * 2
+    assert set(source._ahead) == {"bank-c"}
+    monkeypatch.setattr(Links, "alone", True)
+    for height in range(13, 40):
+        assert next(iter(source.blocks(height))) == Links.block

@@ -508,6 +508,8 @@ async def test_who_asks_for_what_was_pruned_is_told_where_it_lies(ledger: Archiv
     found = await whereabouts.unknown(tx_id)
     assert (found.code, found.details["height"], found.details["first"]) == ("block_pruned", 8, 26)
     assert "its block 8 was pruned here; it lies in blocks-000000000006" in found.message
+    assert found.message.endswith(f"; the first block kept is {found.details['first']}")
+    assert "hansa archive query FILE --block HEIGHT" in found.entry.action
     strange = await whereabouts.unknown(bytes(32))
     assert (strange.code, strange.details["first"]) == ("transaction_not_found", 26)
     assert "of the blocks below 26 it keeps the headers alone" in strange.message

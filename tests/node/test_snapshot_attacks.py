@@ -146,7 +146,11 @@ async def test_a_write_under_way_ends_before_the_next_download_begins(
     joiner = Joiner(everything.ledger, tmp_path / "joining", honest=Server(everything.new))
     gathering = asyncio.create_task(joiner.gather())
     assert await asyncio.to_thread(entered.wait, 10)
-    gathering.cancel()
+    # Nor does a second cancellation, which reached the write itself once.
+    for _ in range(2):
+        gathering.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
     asyncio.get_running_loop().call_later(0.05, leave.set)
     await asyncio.gather(gathering, return_exceptions=True)
     assert written
@@ -206,20 +210,30 @@ class Gathering:
         self.begun = asyncio.Event()
         self.cancelled = False
 
-    async def gather(self, height_min: int) -> bool:
+    async def gather(self, height_min: int, on_fetching: Callable[[bool], None]) -> bool:
         self.begun.set()
+        on_fetching(True)
         try:
-            return await self.end
+            whole = await self.end
         except asyncio.CancelledError:
             self.cancelled = True
+            on_fetching(False)
             raise
+        if not whole:
+            on_fetching(False)
+        return whole
 
     def progress(self) -> Any:
         return GatherProgress("", self.height, 1, 1, 1, 1, 0.0, (), {})
 
 
 def joining(
-    gathering: Any, folder: Path, is_barred: Callable[[], bool], replay: Callable[[], None], said: list[Any]
+    gathering: Any,
+    folder: Path,
+    is_barred: Callable[[], bool],
+    replay: Callable[[], None],
+    said: list[Any],
+    rest: Callable[[bool], None] = lambda resting: None,
 ) -> Joining:
     return Joining(
         gathering,
@@ -229,6 +243,7 @@ def joining(
         lambda: 0,
         is_barred,
         lambda target, peers: replay(),
+        rest,
         lambda name, text: said.append((name, text)),
         lambda: said.append("whole"),
         lambda error: said.append(error),
@@ -248,6 +263,7 @@ async def test_few_blocks_left_behind_a_snapshot_are_no_replay(left: int, replay
         lambda: 8,
         lambda: False,
         lambda target, peers: replayed.set(),
+        lambda resting: None,
         lambda name, text: said.append((name, text)),
         lambda: said.append("whole"),
         lambda error: said.append(error),
@@ -272,15 +288,18 @@ async def test_who_may_join_no_more_while_it_downloads_does_not(
     barred, said = [False], list[Any]()
     gathering = Gathering(4)
     replayed = asyncio.Event()
-    begun = joining(gathering, tmp_path / "joining", lambda: barred[0], replayed.set, said)
+    rests = list[bool]()
+    begun = joining(gathering, tmp_path / "joining", lambda: barred[0], replayed.set, said, rests.append)
     begun.catch_up(10, ())
     await gathering.begun.wait()
+    assert rests == [True]
     barred[0] = True
     if whole:
         gathering.end.set_result(True)
     async with asyncio.timeout(5):
         await replayed.wait()
     assert gathering.cancelled is not whole
+    assert not rests[-1], "blocks are fetched again"
     assert "whole" not in said
     assert any(item[0] == "no_snapshot" and "may not join" in item[1] for item in said if item[1])
 

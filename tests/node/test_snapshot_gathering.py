@@ -90,6 +90,7 @@ class Joiner:
         self.links = Links(peers)
         self.folder = SnapshotFolder(path)
         self.reports: dict[str, str] = {}
+        self.free_bytes = 10**12
         self.gathering = SnapshotGathering(
             self.links,
             self.folder,
@@ -102,14 +103,21 @@ class Joiner:
             # It stands on genesis itself.
             lambda: ledger.store.snapshot().at(0),
             self._report,
+            self._require_room,
         )
 
     def _report(self, peer: str, error: HansaError) -> None:
         self.reports[peer] = error.code
 
-    async def gather(self, height_min: int = 1) -> bool:
+    def _require_room(self, needed_bytes: int, what: str) -> None:
+        if needed_bytes > self.free_bytes:
+            raise Unavailable("disk_low", f"{what} needs {needed_bytes}")
+
+    async def gather(
+        self, height_min: int = 1, on_fetching: Callable[[bool], None] = lambda fetching: None
+    ) -> bool:
         async with asyncio.timeout(20):
-            return await self.gathering.gather(height_min)
+            return await self.gathering.gather(height_min, on_fetching)
 
     @property
     def progress(self) -> GatherProgress:

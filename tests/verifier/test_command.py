@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,37 @@ def test_the_command_tells_programs(
     assert document == {"accepted": False, "reason": "the pack proves statement:ACC-1, not statement:ACC-2"}
 
 
+def test_a_claim_is_followed_by_what_belongs_to_it(
+    tmp_path: Path, packs: dict[str, MadePack], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The block stood between the claim, which ends with a colon, and the keys and outcomes."""
+    pack = packs["transaction of the first epoch"]
+    proof = hansa_verify.verify(pack.data, pack.genesis)
+    assert hansa_verify.main([*files(tmp_path, pack), "--expect", pack.expect]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [proof.proven[0], *proof.details, *proof.proven[1:], "ASSUMED", *proof.assumed]
+
+
+def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path, packs: dict[str, MadePack]) -> None:
+    """`hansa-verify … | head -1` ended with a trace and another exit code."""
+    command = [sys.executable, str(SOURCE), *files(tmp_path, packs["state now"])]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("checkpoint", ["", "22", "22:", "22:" + 64 * "A", "x:" + 64 * "a", "22:" + 65 * "a"])
+def test_a_checkpoint_that_is_none_is_wrong_use(
+    tmp_path: Path, packs: dict[str, MadePack], checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        hansa_verify.main([*files(tmp_path, packs["state now"]), "--checkpoint", checkpoint])
+    assert ended.value.code == 2
+    assert "--checkpoint is written HEIGHT:DIGEST" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["no pack", "no genesis", "wrong genesis", "no option"])
 def test_wrong_use_ends_with_two(tmp_path: Path, packs: dict[str, MadePack], damage: str) -> None:
     command = files(tmp_path, packs["state now"])
@@ -95,4 +127,4 @@ def test_pip_installs_it_alone(tmp_path: Path, packs: dict[str, MadePack]) -> No
     pack = packs["state now"]
     command = [str(site / "bin" / "hansa-verify"), *files(tmp_path, pack), "--expect", pack.expect]
     told = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(site)})
-    assert told.stdout.startswith(f"PROVEN {pack.expect}")
+    assert told.stdout.startswith('PROVEN state:["settlement", "accounts", "ACC-1"]\n')

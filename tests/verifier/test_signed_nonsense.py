@@ -113,3 +113,21 @@ def test_a_leaf_lists_each_key_once_in_order(kind: str) -> None:
     pack = sealed(["hansa/evidence", 1, "state", [], [block], [], [(KEY, value, (others,), leaf)]])
     with pytest.raises(hansa_verify.Refused, match="leaf is malformed"):
         hansa_verify.verify(pack, dump_network(NETWORK).encode())
+
+
+def test_a_forged_absence_key_that_no_state_can_hold_is_refused_before_it_is_put_into_words() -> None:
+    """The time to name one of many openings without an end grew with the square of its length: hours for a pack."""
+    for key, accepted in ((b"\x02" * 1_024, True), (b"\x02" * 1_025, False)):
+        records: dict[bytes, bytes | None] = {}
+        tree = StateTree(4, records.get)
+        staged = tree.stage({KEY: b"value"})
+        records.update(staged.buckets)
+        tree.commit(staged)
+        block = signed_block(5, tree.root, VALIDATORS)
+        pack = sealed(["hansa/evidence", 1, "absence", [], [block], [], (state_proof(tree, key, None),)])
+        genesis = dump_network(NETWORK).encode()
+        if accepted:
+            assert hansa_verify.verify(pack, genesis).subject == key.hex()
+        else:
+            with pytest.raises(hansa_verify.Refused, match="the key, or"):
+                hansa_verify.verify(pack, genesis)

@@ -1,5 +1,6 @@
 """hansa-verify accepts what a real ledger proves, says it in words, and refuses what proves nothing."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hansa_verify import Refused, verify
 
 from consensus.codec import encode
+from contracts.state_keys import encode_key
 from node.evidence import account_key
 from node.ledger import content_root, merkle_path, merkle_root, sha256
 from tests.node.evidence_world import SIGNING, VOTING
@@ -39,7 +41,8 @@ def test_every_kind_of_pack_is_accepted(world: World) -> None:
     assert {pack.kind for pack in world.packs} == set(hansa_verify.KINDS)
     for pack in world.packs:
         proof = verify(pack.data, pack.genesis, pack.checkpoint, pack.expect)
-        assert f"{proof.kind}:{proof.subject}" == pack.expect
+        # A key is named in hex or, as the verifier itself does, in words.
+        assert verify(pack.data, pack.genesis, pack.checkpoint, f"{proof.kind}:{proof.subject}") == proof
 
 
 def test_it_says_what_by_whom_and_when(packs: dict[str, MadePack]) -> None:
@@ -59,8 +62,22 @@ def test_a_statement_lists_every_entry(packs: dict[str, MadePack]) -> None:
     pack = packs["statement over all epochs"]
     proof = verify(pack.data, pack.genesis)
     assert "held 1000000 USD (minor units) after block 2, 1000664 after block 10" in proof.proven[0]
-    assert f"exactly {len(proof.details)} entries" in proof.proven[0]
+    assert proof.proven[0].endswith(f"Its entries in between, none left out ({len(proof.details)}):")
     assert proof.details[0] == 'entry 2, block 3: transfer +10 (other side "ACC-1"), then 1000010'
+
+
+def test_a_key_is_told_in_words_that_no_other_key_has(packs: dict[str, MadePack]) -> None:
+    pack = packs["state now"]
+    proof = verify(pack.data, pack.genesis)
+    assert proof.subject == '["settlement", "accounts", "ACC-1"]'
+    assert f"the state holds under the key {proof.subject}: " in proof.proven[0]
+    assert "proves state:" in reason(pack, pack.data, expect='state:["settlement", "accounts", "ACC-2"]')
+    for parts in (("a", 7, "b\x00c", "é"), ("a\x00", "\x01"), ("a", "", 2**64 - 1), ()):
+        assert json.loads(hansa_verify.named(encode_key(parts))) == list(parts)
+    # What is no key of texts and integers stays as it is: never the words of another one.
+    strange = (b"\x02a", b"\x02\xff\x00\x00", b"\x02a\x00\x00x", encode_key((b"a", True)), b"\x02a\x00\x02\x00\x00")
+    for key in strange:
+        assert hansa_verify.named(key) == key.hex()
 
 
 def test_an_account_may_begin_within_its_statement(packs: dict[str, MadePack]) -> None:

@@ -127,6 +127,7 @@ class MemoryDatabase:
 
     def __init__(self, disk: Disk) -> None:
         self._disk: Disk | None = disk
+        self.synced_writes = 0
         self._failed: StoreError | None = disk.refuse()
         if self._failed is not None:
             raise self._failed
@@ -162,6 +163,7 @@ class MemoryDatabase:
         except StoreError as error:
             self._failed = error
             raise
+        self.synced_writes += 1
 
     def snapshot(self) -> Contents:
         """The database as it is now."""

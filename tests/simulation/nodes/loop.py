@@ -69,8 +69,12 @@ def _close(coroutine: Coroutine[object, object, object]) -> None:
         try:
             coroutine.close()
         except RuntimeError:
-            # It awaits something else now, in the next of its `finally` clauses.
+            # It awaits something else now, in the next of its `finally` clauses (or has failed, and is closed
+            # then).
             continue
+        except (Exception, asyncio.CancelledError):
+            # What a dead process fails by is nobody's concern.
+            return
         return
 
 

@@ -1,0 +1,132 @@
+"""What the nodes of a test network spend between two looks: processor, memory, disk, bytes sent to each other."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from scripts.localnet import processes
+from scripts.localnet.layout import Member
+from scripts.localnet.metrics import gauges_of_all
+
+
+class NodeLook(msgspec.Struct, frozen=True):
+    """Totals of one node since its start; `rss_peak_mb` since the last `reset_peaks`."""
+
+    member: str
+    cpu_s: float
+    rss_mb: float
+    rss_peak_mb: float
+    written_bytes: int
+    disk_bytes: int
+    sent_bytes: int
+    synced_writes: int
+    transactions: int
+    blocks: int
+    view: int
+
+
+class Look(msgspec.Struct, frozen=True):
+    """All nodes that run, at one time of the monotonic clock."""
+
+    at_s: float
+    nodes: tuple[NodeLook, ...]
+
+
+class NodeSpent(msgspec.Struct, frozen=True):
+    """What one node spent: seconds of its processor time, the peak of its memory, bytes sent and written."""
+
+    member: str
+    cpu_s: float
+    rss_peak_mb: float
+    sent_mb: float
+    synced_writes: int
+    written_mb: float
+    disk_growth_mb: float
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What all nodes spent while `transactions` became final in `blocks` blocks. Per transaction: of all nodes."""
+
+    seconds: float
+    transactions: int
+    blocks: int
+    view_changes: int
+    nodes: tuple[NodeSpent, ...]
+
+    @property
+    def cpu_s(self) -> float:
+        """Of all nodes together."""
+        return sum(node.cpu_s for node in self.nodes)
+
+    def per_transaction(self, total: float) -> float:
+        """`total`, shared out."""
+        return total / max(1, self.transactions)
+
+
+def look(members: Sequence[Member]) -> Look:
+    """Ask the system about the process of each of `members` that runs, then the nodes themselves."""
+    at_s = time.monotonic()
+    usages = [processes.usage(member.pid) if member.pid is not None else None for member in members]
+    alive = [(member, usage) for member, usage in zip(members, usages, strict=True) if usage is not None]
+    found = []
+    for (member, usage), told in zip(alive, gauges_of_all([member.api for member, _ in alive]), strict=True):
+        found.append(
+            NodeLook(
+                member=member.id,
+                cpu_s=usage.cpu_s,
+                rss_mb=usage.rss_mb,
+                rss_peak_mb=usage.rss_peak_mb,
+                written_bytes=usage.written_bytes,
+                disk_bytes=disk_usage(Path(member.data_dir)),
+                sent_bytes=int(told.get("hansa_peer_sent_bytes", 0)),
+                synced_writes=int(told.get("hansa_synced_writes", 0)),
+                transactions=int(told["hansa_transactions_applied_total"]),
+                blocks=int(told["hansa_blocks_applied_total"]),
+                view=int(told["hansa_view"]),
+            )
+        )
+    return Look(at_s, tuple(found))
+
+
+def reset_peaks(members: Sequence[Member]) -> None:
+    """The peak of every node's memory is what it uses now."""
+    for member in members:
+        if member.pid is not None:
+            processes.reset_peak(member.pid)
+
+
+def spent(before: Look, after: Look) -> Spent:
+    """What lies between two looks at the same nodes."""
+    earlier = {node.member: node for node in before.nodes}
+    pairs = [(earlier[node.member], node) for node in after.nodes if node.member in earlier]
+    return Spent(
+        seconds=after.at_s - before.at_s,
+        transactions=max((new.transactions - old.transactions for old, new in pairs), default=0),
+        blocks=max((new.blocks - old.blocks for old, new in pairs), default=0),
+        view_changes=max((new.view - old.view for old, new in pairs), default=0),
+        nodes=tuple(
+            NodeSpent(
+                member=new.member,
+                cpu_s=round(new.cpu_s - old.cpu_s, 2),
+                rss_peak_mb=round(new.rss_peak_mb, 1),
+                sent_mb=round((new.sent_bytes - old.sent_bytes) / 1e6, 2),
+                synced_writes=new.synced_writes - old.synced_writes,
+                written_mb=round((new.written_bytes - old.written_bytes) / 1e6, 2),
+                disk_growth_mb=round((new.disk_bytes - old.disk_bytes) / 1e6, 2),
+            )
+            for old, new in pairs
+        ),
+    )
+
+
+def disk_usage(directory: Path) -> int:
+    """Return how many bytes of the disk the files in `directory` take; one that vanishes counts as none."""
+    total = 0
+    for path in directory.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total

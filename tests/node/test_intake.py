@@ -1,0 +1,129 @@
+"""The intake under pressure: what finds no room costs no signature, and what is known is never turned away."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from node.client.answers import Submission
+from node.errors import HansaError
+from node.gossip import Verdict
+from node.ledger import Transaction
+from node.mempool import Mempool
+from node.runtime.bodies import Bodies
+from node.runtime.clock import Clock
+from node.runtime.intake import Intake
+from node.runtime.threads import WorkerThreads
+from tests.node.ledger_world import Ledger
+from tests.node.signed_ledger import certified, signed, signed_network
+
+POOL = 4
+
+
+class Counting(WorkerThreads):
+    """Real threads that count signatures."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.verified = 0
+
+    async def verify(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+        self.verified += len(items)
+        return await super().verify(items)
+
+
+class LedgerClock(Clock):
+    """The wall clock stands where the ledger does."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def time_ms(self) -> int:
+        return self._ledger.now_ms
+
+
+class World:
+    """A ledger with a mempool for POOL transactions and an intake over it."""
+
+    def __init__(self, path: Path) -> None:
+        self.ledger = Ledger(path, signed_network())
+        self.threads = Counting()
+        self.pool = Mempool(POOL, 2**20)
+        clock = LedgerClock(self.ledger)
+        executor, store = self.ledger.executor, self.ledger.store
+        bodies = Bodies(self.pool, executor, self.threads, clock, 10, lambda peer, error: None)
+        self.intake = Intake(
+            self.pool, executor, bodies, store, self.threads, clock, lambda: None, lambda: None, 1_000
+        )
+
+    def new(self, sender: str) -> Transaction:
+        return signed(self.ledger.transaction(sender))
+
+    async def submit(self, *transactions: Transaction) -> list[str]:
+        """What came of each: a status, or the code of an error."""
+        outcomes = await self.intake.submit([item.data for item in transactions])
+        return [item.status if isinstance(item, Submission) else code_of(item) for item in outcomes]
+
+    def settle(self, *transactions: Transaction) -> None:
+        executed = self.ledger.build(*transactions)
+        assert executed is not None
+        self.ledger.store.apply(executed, certified(executed), 0)
+        self.ledger.executor.advance(executed, self.ledger.store.snapshot())
+
+    def close(self) -> None:
+        self.threads.close()
+        self.ledger.store.close()
+
+
+def code_of(error: HansaError) -> str:
+    return error.code
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path / "data")
+    yield made
+    made.close()
+
+
+async def test_what_finds_no_room_is_refused_before_its_signatures_are_verified(world: World) -> None:
+    full = [world.new(bank) for bank in ("bank-a", "bank-b", "bank-c", "bank-d")]
+    assert await world.submit(*full) == ["pending"] * 4
+    verified = world.threads.verified
+    late = world.new("bank-a")
+    assert await world.submit(late, late) == ["queue_full"] * 2
+    assert await world.intake.from_peer("bank-b", [late.data]) == [Verdict.LATER], "its peer may bring it again"
+    assert world.threads.verified == verified
+    world.pool.applied(1, world.ledger.now_ms, full[:1], 0, 0)
+    assert await world.submit(late) == ["pending"]
+
+
+async def test_a_greedy_sender_is_refused_where_another_is_taken(world: World) -> None:
+    outcomes = [(await world.submit(world.new("bank-a")))[0] for _ in range(3)]
+    assert outcomes == ["pending", "pending", "too_many_from_sender"]
+    assert await world.submit(world.new("bank-b")) == ["pending"]
+
+
+async def test_a_full_pool_still_knows_what_is_final_and_what_waits(world: World) -> None:
+    """Who asks again under one request id must learn what became of it, and not send another in its place."""
+    done = world.new("bank-a")
+    world.settle(done)
+    waiting = [world.new(bank) for bank in ("bank-a", "bank-b", "bank-c", "bank-d")]
+    await world.submit(*waiting)
+    assert await world.submit(done, waiting[0]) == ["final", "pending"]
+    other = signed(world.ledger.transaction("bank-a", request=done.body.request_id))
+    assert await world.submit(other) == ["request_conflict"]
+
+
+async def test_what_was_accepted_is_never_crowded_out_of_the_journal(tmp_path: Path) -> None:
+    """A node that starts with more accepted than its pool takes keeps all of it, and brings it in as room comes."""
+    world = World(tmp_path / "data")
+    accepted = [world.new("bank-a") for _ in range(POOL + 2)]
+    world.ledger.store.put_pending([(item.tx_id, item.data) for item in accepted])
+    assert await world.intake.restore() < len(accepted)
+    assert all(world.ledger.store.is_pending(item.tx_id) for item in accepted)
+    while world.pool.candidates(10):
+        world.pool.applied(1, world.ledger.now_ms, world.pool.candidates(10), 0, 0)
+        world.intake.readmit()
+    assert all(world.pool.data(item.wire_id) is not None for item in accepted), "each had its turn"
+    world.close()

@@ -1,0 +1,106 @@
+"""The threads beside the loop: order, outcomes, cancellation and the end."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from node.keys import SigningKey
+from node.runtime.lane import Lane
+from node.runtime.threads import SIGNATURES_AT_ONCE_MAX, SIGNATURES_PER_JOB_MIN, WorkerThreads
+
+KEY = SigningKey(bytes(32))
+
+
+@pytest.fixture
+def lane() -> Iterator[Lane]:
+    made = Lane(1, "test")
+    yield made
+    made.close()
+
+
+async def test_a_lane_of_one_thread_keeps_the_order(lane: Lane) -> None:
+    order: list[int] = []
+    await asyncio.gather(*(lane.call(partial(order.append, number)) for number in range(200)))
+    assert order == list(range(200))
+
+
+async def test_what_a_call_raises_is_raised_where_it_is_awaited(lane: Lane) -> None:
+    def fails() -> None:
+        raise LookupError("not here")
+
+    with pytest.raises(LookupError, match="not here"):
+        await lane.call(fails)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await lane.call(lambda: next(iter(())))
+    assert await lane.call(lambda: 7) == 7, "the thread has outlived both"
+
+
+async def test_who_is_cancelled_before_its_turn_is_never_called(lane: Lane) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    called: list[str] = []
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait()
+
+    first = lane.call(slow)
+    second = lane.call(partial(called.append, "second"))
+    third = lane.call(partial(called.append, "third"))
+    await asyncio.to_thread(begun.wait)
+    second.cancel()
+    go_on.set()
+    await asyncio.gather(first, third)
+    assert called == ["third"]
+
+
+async def test_closing_ends_what_runs_and_cancels_what_waits() -> None:
+    lane = Lane(1, "test")
+    begun, done, given = threading.Event(), list[str](), list[asyncio.Future[None]]()
+
+    def slow() -> None:
+        begun.set()
+        # `close` cancels what waits before it waits for what runs.
+        while not given or not given[0].cancelled():
+            time.sleep(0)
+        done.append("slow")
+
+    running = lane.call(slow)
+    given.append(lane.call(partial(done.append, "waiting")))
+    await asyncio.to_thread(begun.wait)
+    lane.close()
+    await running
+    assert done == ["slow"]
+    with pytest.raises(RuntimeError, match="shutdown"):
+        lane.call(lambda: None)
+
+
+async def test_a_lane_keeps_nothing_of_a_call_that_has_ended(lane: Lane) -> None:
+    class Block:
+        """Something large."""
+
+    block = Block()
+    alive = weakref.ref(block)
+    await lane.call(partial(id, block))
+    await lane.call(lambda: None)
+    del block
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    "count", [0, 1, SIGNATURES_AT_ONCE_MAX, SIGNATURES_AT_ONCE_MAX + 1, 3 * SIGNATURES_PER_JOB_MIN + 1]
+)
+async def test_verdicts_come_in_the_order_of_the_signatures(count: int) -> None:
+    threads = WorkerThreads(2)
+    good = KEY.sign(b"a message")
+    items = [(KEY.public, b"a message" if number % 3 else b"another", good) for number in range(count)]
+    try:
+        assert await threads.verify(items) == [bool(number % 3) for number in range(count)]
+    finally:
+        threads.close()
