@@ -268,7 +268,9 @@ class Mempool:
         if merged is not None and merged.wire_id not in (transaction.wire_id, entry.best.wire_id):
             fresh.append(merged)
         size_bytes = sum(len(variant.data) for variant in fresh)
-        self._check_room(sender, size_bytes, 0)
+        if self.refusal(sender, size_bytes, 0) is not None:
+            # The transaction waits already: who sends it again must not read that it was refused.
+            return Added.KNOWN
         for variant in fresh:
             entry.variants.append(variant)
             self._wires[variant.wire_id] = variant

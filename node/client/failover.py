@@ -25,7 +25,15 @@ EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 _PAUSE_S_FIRST = 0.1
 _PAUSE_S_MAX = 2.0
-_ELSEWHERE = {"queue_full", "node_busy", "too_many_streams", "proofs_spent", "not_ready", "body_too_slow"}
+_ELSEWHERE = {
+    "queue_full",
+    "too_many_from_sender",
+    "node_busy",
+    "too_many_streams",
+    "proofs_spent",
+    "not_ready",
+    "body_too_slow",
+}
 
 _read_event = reader(LedgerEvent)
 

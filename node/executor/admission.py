@@ -23,7 +23,6 @@ class Admission:
         """`view` is the head's state."""
         self._rules = rules
         self._view = view
-        self._state = Overlay(view)
         self._earliest_ms = view.head.time_ms + 1
         self._senders: dict[str, tuple[bytes, Policy | None]] = {}
 
@@ -74,7 +73,7 @@ class Admission:
             if len(self._senders) >= SENDERS_MAX:
                 self._senders.clear()
             prefix = request_prefix(body.sender)
-            known = (prefix, self._rules.registry.read_policy(self._state, body.sender))
+            known = (prefix, self._rules.registry.read_policy(Overlay(self._view), body.sender))
             self._senders[body.sender] = known
         key = known[0] + encode_component(body.request_id)
         raw = self._view.get(key)

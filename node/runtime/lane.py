@@ -31,7 +31,7 @@ class Lane:
         """
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if not self._threads:
+        if len(self._threads) < self._count:
             self._start()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls.put((function, future))
@@ -54,16 +54,17 @@ class Lane:
         self._threads.clear()
 
     def _start(self) -> None:
-        for number in range(self._count):
+        for number in range(len(self._threads), self._count):
             # Daemons: whoever fails before `close` must not hang; what that cuts off a crash may cut off too.
             thread = threading.Thread(target=self._work, name=f"{self._name}_{number}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             function, future = call
             if future.cancelled():
+                del call, function, future
                 continue
             result, error = None, None
             try:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
+import httpx
 import pytest
 
 from node.api import ApiServer
+from node.api.failures import failure_bytes, status_of
 from node.client import AsyncClient, Client, Fate, Submission, call, countersign
-from node.client.failover import Attempts, EventLines
+from node.client.failover import Attempts, EventLines, answer_failure
 from node.errors import CATALOGUE, ConfigError, HansaError, NotFound, RejectedTransaction, Unavailable
 from node.keys import SigningKey
 from tests.node.memory_node import MemoryNode
@@ -227,3 +229,11 @@ async def test_strange_answers_are_errors_of_the_catalogue(
             await client.status()
     assert check(caught.value), caught.value
     assert caught.value.code in CATALOGUE
+
+
+def test_every_refusal_for_now_is_tried_again_or_elsewhere() -> None:
+    """429 says "later": a code that the client took for final would make it give up at once."""
+    for code, entry in CATALOGUE.items():
+        if entry.retryable and status_of(Unavailable(code, "")) == 429:
+            response = httpx.Response(429, content=failure_bytes(Unavailable(code, "")))
+            assert answer_failure(response)[1], code

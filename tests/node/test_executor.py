@@ -1,5 +1,6 @@
 """Blocks: what a builder makes, every member accepts; anything else is refused with its reason."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor import Executor
+from node.executor import admission as admission_module
 from node.ledger import Call, Proposal, Transaction, content_root
 from tests.node.ledger_world import ENGINE, HOUR_MS, Ledger, decoded, key_of, network, transfer, uetr
 
@@ -348,6 +350,26 @@ def holds(ledger: Ledger, count: int, expires_in_ms: int) -> None:
     ]  # fmt: skip
     [receipt] = ledger.settle(ledger.transaction("bank-a", *calls))
     assert set(codes(receipt)) == {"ok"}
+
+
+def test_invented_senders_leave_nothing_in_memory_while_the_head_stands_still(ledger: Ledger) -> None:
+    """Nobody needs a key to be judged where the pool is full, and a head may stand for hours."""
+
+    def judged(names: range) -> None:
+        for number in names:
+            stranger = ledger.transaction(f"bank-a/n{number}", keys=[bytes(32)])
+            with pytest.raises(RejectedTransaction, match="unknown_principal"):
+                ledger.executor.admission(stranger, ledger.now_ms)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(admission_module, "SENDERS_MAX", 10)
+        judged(range(100))
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        judged(range(100, 4_100))
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert after - before < 240_000, "four thousand names leave sixty bytes each at most"
 
 
 def test_due_calls_run_before_transactions_and_at_most_k_a_block(tmp_path: Path) -> None:

@@ -93,6 +93,43 @@ async def test_a_lane_keeps_nothing_of_a_call_that_has_ended(lane: Lane) -> None
     assert alive() is None
 
 
+async def test_a_lane_keeps_nothing_of_a_call_that_was_cancelled(lane: Lane) -> None:
+    class Block:
+        """Something large."""
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait()
+
+    block = Block()
+    alive = weakref.ref(block)
+    first, second = lane.call(slow), lane.call(partial(id, block))
+    await asyncio.to_thread(begun.wait)
+    second.cancel()
+    del block, second
+    go_on.set()
+    await first
+    while alive() is not None:  # the lane's thread comes to it in its own time
+        gc.collect()
+        await asyncio.sleep(0)
+
+
+async def test_a_thread_that_cannot_be_started_is_started_at_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane(1, "test")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _refused)
+        with pytest.raises(RuntimeError, match="can't start"):
+            lane.call(lambda: None)
+    assert await lane.call(lambda: 7) == 7
+    lane.close()
+
+
+def _refused(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.mark.parametrize(
     "count", [0, 1, SIGNATURES_AT_ONCE_MAX, SIGNATURES_AT_ONCE_MAX + 1, 3 * SIGNATURES_PER_JOB_MIN + 1]
 )

@@ -128,6 +128,16 @@ def test_one_sender_cannot_fill_the_pool() -> None:
     assert pool.add(transaction("R-9", "bank-b"), 0) is Added.NEW
 
 
+def test_what_waits_is_never_refused_for_want_of_room_with_other_signatures() -> None:
+    """Once others came, a sender may hold more than its share. What it sent waits all the same."""
+    pool = Mempool(10, 10**6)
+    for number in range(5):
+        pool.add(transaction(f"R-{number}"), 0)
+    pool.add(transaction("R-9", "bank-b"), 0)
+    assert pool.add(transaction("R-0", keys=(2,)), 0) is Added.KNOWN
+    assert len(pool) == 6
+
+
 @pytest.mark.parametrize("greedy", [1, 2, 4])
 def test_greedy_senders_leave_room_for_whoever_comes(greedy: int) -> None:
     """Each sends far more than it may: n of them leave the (n + 1)-th part free, by count and by bytes."""
