@@ -70,6 +70,12 @@ class Unavailable(HansaError):
     exit_code = 4
 
 
+class NotFinal(Unavailable):
+    """What was accepted is not final yet, and its fate is open (exit 5)."""
+
+    exit_code = 5
+
+
 CATALOGUE: Final[dict[str, ErrorEntry]] = {
     # --- transactions (client) ---
     "malformed_transaction": ErrorEntry(
@@ -141,6 +147,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         retryable=True,
     ),
     "block_not_found": ErrorEntry("That height is not decided yet.", "Ask for a height up to the head."),
+    "not_in_archive": ErrorEntry(
+        "The archive file holds other blocks than that.",
+        "Ask the file that holds it: `hansa archive list --archive-dir DIR` names the blocks of each file there.",
+    ),
     # --- configuration and keys (operator) ---
     "config_unreadable": ErrorEntry(
         "The file does not exist, may not be read, or is too large.",
@@ -361,6 +371,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         retryable=True,
     ),
     "invalid_usage": ErrorEntry("The command was used wrongly.", "Read the command's --help."),
+    "output_not_written": ErrorEntry(
+        "What the command shows could not be written: where its output leads there is no room, or the disk fails.",
+        "Lead the output to a place with room and run the command again.",
+    ),
     # --- gossip and catch-up ---
     "bad_gossip": ErrorEntry(
         "A peer passed on transactions that no honest node accepts, or answered what it was not asked.",
@@ -395,7 +409,7 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     # --- store (disk) ---
     "data_dir_in_use": ErrorEntry(
         "Another process holds this data directory.",
-        "Stop the other node, or give this one its own data_dir. Never run two nodes with one key.",
+        "Stop this node first; a second node needs a data_dir of its own. Never run two nodes with one key.",
     ),
     "data_of_another_network": ErrorEntry(
         "The data directory belongs to another network.",

@@ -19,8 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgpack
-from nacl.exceptions import BadSignatureError
-from nacl.signing import VerifyKey
+from nacl import exceptions, signing
 
 # Forms of values: [a, b] are these in order, (a,) any number of them, 32 is so many bytes, object is any single value.
 HEADER = [str, int, 32, int, str, 32, 32, 32, 32, 32]
@@ -97,8 +96,8 @@ class Judge:
             vote = encode(["hansa/vote", network_id, 2, view, height, digest])  # 2 decides; 1 (prepare) does not
             for place, signature in signatures:
                 try:
-                    VerifyKey(validators[place][1]).verify(vote, signature)
-                except BadSignatureError:
+                    signing.VerifyKey(validators[place][1]).verify(vote, signature)
+                except exceptions.BadSignatureError:
                     raise Refused(f"{validators[place][0]} has not signed block {height} as it stands here") from None
             if height in proven:
                 signers = [validators[place][0] for place in places]
@@ -115,8 +114,7 @@ class Judge:
         require(checkpoint is not None or not links, "the pack leads to a checkpoint: name it with --checkpoint")
         height, digest = self.blocks[-1].height, self.blocks[-1].digest
         for header in links:
-            follows = [self.network.network_id, height + 1, digest]
-            require(header[:3] == follows, f"the headers to the checkpoint break after block {height}")
+            require(header[:3] == [self.network.network_id, height + 1, digest], f"headers break after block {height}")
             height, digest = height + 1, sha256(b"hansa/header", encode(header))
         require(checkpoint in (None, end := f"{height}:{digest.hex()}"), f"the pack leads to {end}, no checkpoint")
 
@@ -179,8 +177,7 @@ class Judge:
         1 + 64 n bytes, a node 512: none passes for the other. A leaf's pairs: (hash of a key, hash of its value)."""
         key, value, siblings, pairs = proof
         bits, name, found = self.network.state_tree_bits, sha256(key), None if value is None else sha256(value)
-        right = len(key) <= KEY_MAX and bits // 4 <= len(siblings) <= 64
-        require(right, "the key, or the way down the state tree, has a wrong length")
+        require(len(key) <= KEY_MAX and bits // 4 <= len(siblings) <= 64, "the key, or its path, has a wrong length")
         node = sha256(b"\x00", pairs) if pairs else bytes(32)
         for digit, others in reversed(list(zip(name.hex(), siblings, strict=False))):
             node = sha256(others[: (place := 32 * int(digit, 16))], node, others[place:])
@@ -212,7 +209,8 @@ def read_network(genesis: bytes) -> Network:
         definition = encode(["hansa/genesis", name, members, principals, *tables])
         decode(definition, [str, str, ([str, str, 32, 32],), ([str, (32,), int],), dict, dict], "the definition")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise Refused(f"the genesis file is none: {error!r}") from error
+        wrong = "a value of another kind" if isinstance(error, TypeError | AttributeError) else error
+        raise Refused(f"the genesis file is no network.toml; wrong or missing in it: {wrong}") from error
     bits, retention_ms = tables[0]["state_tree_bits"], tables[0]["retention_ms"]
     right = tables[0].keys() == PARAMETERS.keys() and {type(value) for value in tables[0].values()} == {int}
     validators = [[row[0], row[2]] for row in members if row[1] == "validator"]
@@ -268,7 +266,7 @@ def unhex(text: str) -> bytes: return bytes.fromhex(text)
 def utc(ms: int) -> str: return (datetime.fromtimestamp(0, UTC) + timedelta(0, 0, 0, ms)).isoformat(" ", "milliseconds")
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what a pack proves; return 0, or 1 when it is refused. Wrong use exits with 2."""
+    """Print what a pack proves; return 0, or 1 when it is refused. Wrong use exits with 2, a full output with 3."""
     parser = argparse.ArgumentParser(prog="hansa-verify", description="Judge an evidence pack of a Hansa ledger.")
     parser.add_argument("pack", type=argparse.FileType("rb"), help="the evidence pack")
     parser.add_argument("--genesis", type=argparse.FileType("rb"), required=True, help="the network's network.toml")
@@ -292,8 +290,10 @@ def main(arguments: list[str] | None = None) -> int:
         document, lines = {"accepted": False, "reason": str(refusal)}, [f"REFUSED: {refusal}"]
     try:
         print(shown(document) if options.json else "\n".join(lines), flush=True)
-    except BrokenPipeError:  # the reader has enough (… | head -1), and the verdict stands
+    except OSError as error:  # what is still in Python's buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):  # then the reader has enough (… | head -1), the verdict stands
+            parser.exit(3, f"hansa-verify: the verdict could not be written: {error.strerror}\n")
     return 0 if document["accepted"] else 1
 
 if __name__ == "__main__":

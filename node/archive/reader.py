@@ -116,10 +116,10 @@ class ArchiveReader:
         self.close()
 
     def block(self, height: int) -> ArchivedBlock:
-        """Return the block at `height`. Raise NotFound outside the file's range, StoreError (`archive_damaged`)."""
+        """Return the block at `height`. Raise NotFound (`not_in_archive`), StoreError (`archive_damaged`)."""
         if not self.first <= height <= self.last:
             text = f"{self.path} holds the blocks {self.first} to {self.last}, not {height}"
-            raise NotFound("block_not_found", text)
+            raise NotFound("not_in_archive", text)
         offset, size, plain_size, digest = self._row(height)
         outside = offset < self._blocks_at or offset + size > self._index
         if outside or max(size, plain_size) > BLOCK_PLAIN_SIZE_MAX:

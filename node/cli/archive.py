@@ -240,11 +240,15 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
     if output.as_json:
         output.document({"archives": done})
     else:
-        for report in done:
-            what = "taken out" if undo else "put back"
+        for reader, report in zip(readers, done, strict=True):
             were = agreeing(report.blocks, "was", "were")
-            held = blocks_from(report.first, report.last)
-            message(f"hansa: {counted(report.blocks, 'block')} of the file's ({held}) {were} {what}")
+            rest = report.last - report.first + 1 - report.blocks
+            others = f", {rest:,} {agreeing(rest, 'was', 'were')} {'not put back' if undo else 'here'} already"
+            message(
+                f"hansa: {reader.path.name} holds {blocks_from(report.first, report.last)}: "
+                f"{counted(report.blocks, 'block')} {were} {'taken out again' if undo else 'put back'}"
+                f"{others if rest else ''}"
+            )
 
 
 def _network(file: Path | None, directory: Directory) -> NetworkConfig:

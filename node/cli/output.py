@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO, cast
 
 import msgspec
 from rich import box
@@ -18,6 +18,45 @@ from node.client.answers import ErrorAnswer
 from node.errors import HansaError
 
 _PIPE_WIDTH = 240
+
+
+class OutputFailed(OSError):
+    """Standard output takes no more, for another reason than that nobody reads it."""
+
+
+class _CheckedStream:
+    """Standard output that tells its own failures from all others; whatever else is asked of it is the stream's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _told_apart():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _told_apart():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(error.errno, error.strerror) from error
+
+
+@contextlib.contextmanager
+def checked_stdout() -> Iterator[None]:
+    """While it is open, what cannot be written to standard output raises OutputFailed (BrokenPipeError as ever)."""
+    with contextlib.redirect_stdout(cast(TextIO, _CheckedStream(sys.stdout))):
+        yield
 
 
 class Output:

@@ -270,6 +270,10 @@ def _prove_key(
 @proof_options
 def prove_statement(order: Order, account: str, from_height: int, to_height: int | None) -> None:
     """All entries of a settlement account after one block and up to another, none missing, with both balances."""
+    if to_height is not None and to_height <= from_height:
+        raise ConfigError(
+            "invalid_usage", f"--from is an earlier block than --to, not {from_height} to {to_height}"
+        )
     with order.connect() as client:
         pack = client.prove_statement(account, from_height, to_height, checkpoint=order.checkpoint)
     order.deliver(pack, f"statement:{account}")

@@ -17,6 +17,8 @@ from node.diagnosis.wording import duration
 from node.errors import ConfigError, Unavailable
 from node.wording import counted
 
+_BELOW_FIRST = "of those below only what is under legal hold or was put back from an archive is here"
+
 
 @click.command()
 @node_option
@@ -33,7 +35,7 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
             ("member", f"{answer.member} ({answer.role})"),
             ("network", answer.network),
             ("height", answer.height),
-            *([("first block", f"{answer.first_block}: those below are pruned")] if answer.first_block > 1 else []),
+            *([("first block", f"{answer.first_block}: {_BELOW_FIRST}")] if answer.first_block > 1 else []),
             *sync_facts(answer),
             ("view", f"{answer.view}, primary {answer.primary}"),
             ("state root", answer.state_root),

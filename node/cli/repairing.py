@@ -20,7 +20,9 @@ from node.keys import SigningKey, read_key_file
     help="Look for missing blocks in the archive files here first (default: archive_dir in node.toml).",
 )
 @click.option(
-    "--join", is_flag=True, help="What cannot be mended: let the node fetch its ledger anew; its votes are kept."
+    "--join",
+    is_flag=True,
+    help="When something cannot be mended: let the node fetch its ledger anew. Its votes are kept where readable.",
 )
 @directory_option
 @output_option
@@ -61,6 +63,7 @@ def repair(offline: bool, archives: Path | None, join: bool, directory: Director
             ("abstains", report.abstains),
             ("damaged data", report.kept_at),
             *((("reason", report.reason),) if report.reason else ()),
+            *((("what to do", report.remedy),) if report.remedy else ()),
         ]
     )
     for sentence in report.did:

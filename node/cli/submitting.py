@@ -14,7 +14,7 @@ from node.cli.reading import named
 from node.client import ContractAnswer, DryRun, Fate, TransactionAnswer
 from node.client import call as make_call
 from node.client.arguments import arguments_from_json, arguments_from_text, find_method
-from node.errors import ConfigError, RejectedTransaction, Unavailable
+from node.errors import ConfigError, NotFinal, RejectedTransaction
 from node.ledger import CALLS_MAX, EXPIRY_AHEAD_MS_MAX, TRANSACTION_SIZE_MAX, Call
 
 FILE_SIZE_MAX = 4 * TRANSACTION_SIZE_MAX
@@ -104,12 +104,7 @@ def submit(
             fate = Fate(tx_id=taken.tx_id, status=taken.status)
     _show_fate(output, fate)
     _explain_refusals(fate, contracts)
-    if wait and fate.status == "pending":
-        # The result is shown already; the failure only says on stderr that the wait has ended.
-        late = Unavailable("not_final_in_time", f"{fate.tx_id} is not final after {timeout_ms} ms")
-        show_failure(late, as_json=False)
-        return late.exit_code
-    return 0 if fate.status == "pending" else _exit_code(fate)
+    return _exit_code(fate, timeout_ms if wait else None)
 
 
 def read_calls(path: Path, contracts: tuple[ContractAnswer, ...]) -> list[Call]:
@@ -150,8 +145,16 @@ def _read_call(line: bytes, where: str) -> tuple[str, dict[str, Any]]:
     raise ConfigError("invalid_usage", f'{where}: write {{"call": "CONTRACT.METHOD", "args": {{…}}}}')
 
 
-def _exit_code(fate: Fate) -> int:
-    return 0 if fate.ok else FAILED
+def _exit_code(fate: Fate | TransactionAnswer, waited_ms: int | None) -> int:
+    """The exit code that a fate which was shown deserves; what is pending fails where somebody waited for it."""
+    if fate.status != "pending":
+        return 0 if fate.ok else FAILED
+    if waited_ms is None:
+        return 0
+    # The result is shown already; the failure only says on stderr that the wait has ended.
+    late = NotFinal("not_final_in_time", f"{fate.tx_id} is not final after {waited_ms} ms")
+    show_failure(late, as_json=False)
+    return late.exit_code
 
 
 def _show_fate(output: Output, fate: Fate) -> None:
@@ -215,7 +218,7 @@ def show(
     _show_fate(output, answer)
     if not output.as_json:
         _show_content(output, answer)
-    return 0 if answer.status == "pending" else _exit_code(answer)
+    return _exit_code(answer, timeout_ms if wait else None)
 
 
 def _show_content(output: Output, answer: TransactionAnswer) -> None:

@@ -1,4 +1,8 @@
-"""`hansa sync`: looks on while a node catches up, until it stands where the network does."""
+"""`hansa sync`: looks on while a node catches up, until it stands where the network does and votes.
+
+Invariant: it never returns 0 for a validator that abstains. A member without its memory counts as one that is away,
+so whoever restores or wipes the next one by this exit code would take away the quorum's memory, and for good.
+"""
 
 import sys
 import time
@@ -20,6 +24,9 @@ from node.wording import counted
 POLL_S = 0.5
 LINE_S = 5.0
 """Where no person looks on, so often a line tells how far it is."""
+VALIDATOR = "validator"
+HOPELESS = frozenset({"key_twice", "memory_gone", "other_key"})
+"""Causes of the table of `hansa why` that no waiting ends."""
 AWAY_S_MAX = 15.0
 """A node that joins from a snapshot starts itself anew on it; for so long it may not answer."""
 
@@ -28,8 +35,9 @@ AWAY_S_MAX = 15.0
 @node_option
 @output_option
 def sync(nodes: Sequence[str], directory: Directory, output: Output) -> None:
-    """Wait until the node has caught up with the network, and show how far it is: a bar, or a line now and then.
+    """Wait until the node has caught up with the network and votes; show how far it is, as a bar or in lines.
 
+    An observer has no vote to wait for. Of a member that will not vote again by itself it says so and exits with 4.
     Ends at once where nothing is missing. With --json the node's status is printed at the end as one document, with
     `sync` in it; the bar goes to stderr.
     """
@@ -38,7 +46,8 @@ def sync(nodes: Sequence[str], directory: Directory, output: Output) -> None:
     if output.as_json:
         output.document(answer)
         return
-    output.text(f"caught up: {answer.member} is at height {answer.height}")
+    votes = " and votes" if answer.voting else ""
+    output.text(f"caught up: {answer.member} is at height {answer.height}{votes}")
     output.facts(sync_facts(answer))
 
 
@@ -62,7 +71,10 @@ def sync_facts(answer: NodeStatus) -> list[tuple[str, object]]:
 
 
 def _watched(client: Client, show: Callable[[NodeStatus], None]) -> NodeStatus:
-    """The node's status once it has caught up; a node that does not answer for long raises Unavailable."""
+    """The node's status once it has caught up and votes, as far as it has a vote.
+
+    Raise Unavailable for a node that does not answer for long, and for one that never votes again by itself.
+    """
     answered_s = time.monotonic()
     while True:
         try:
@@ -72,10 +84,24 @@ def _watched(client: Client, show: Callable[[NodeStatus], None]) -> NodeStatus:
                 raise
         else:
             answered_s = time.monotonic()
-            if answer.sync is None or (answer.sync.caught_up and answer.joining is None):
-                return answer
+            if _caught_up(answer):
+                if answer.voting or answer.role != VALIDATOR:
+                    return answer
+                _require_hope(client, answer)
             show(answer)
         time.sleep(POLL_S)
+
+
+def _caught_up(answer: NodeStatus) -> bool:
+    return answer.sync is None or (answer.sync.caught_up and answer.joining is None)
+
+
+def _require_hope(client: Client, answer: NodeStatus) -> None:
+    """Return when the vote of a node that has caught up may come back by itself, else raise Unavailable."""
+    for culprit in client.why().culprits:
+        if culprit.member == answer.member and culprit.cause in HOPELESS:
+            why = f"{answer.member} has caught up and does not vote again by itself"
+            raise Unavailable("not_ready", f"{why}: {culprit.sentence}")
 
 
 @contextmanager
@@ -124,7 +150,7 @@ def _bar(answer: NodeStatus) -> dict[str, str | int]:
     if now is None or not now.running:
         told = "; ".join(answer.reasons) or "waiting to hear from the others"
         return {
-            "description": "height",
+            "description": "caught up, awaiting its vote: height" if _caught_up(answer) else "height",
             "completed": answer.height,
             "total": max(answer.network_height, 1),
             "told": told,

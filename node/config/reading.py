@@ -145,6 +145,9 @@ def load_node(path: Path) -> NodeConfig:
         raise invalid(path, "api", f"is the same address as listen ({table.api})", "choose another port")
     if table.disk.low_bytes < table.disk.reserve_bytes:
         raise invalid(path, "disk.low_bytes", "is below reserve_bytes: nobody would be warned", "raise it")
+    if table.retention.archive_dir is not None and not table.retention.archive_dir.strip():
+        # Joined with the file's directory it would be that directory itself.
+        raise invalid(path, "retention.archive_dir", "is empty", "name a directory, or remove the line")
     base = path.parent
     retention = _retention(table.retention, base)
     check_retention(retention, base / table.data_dir, path)

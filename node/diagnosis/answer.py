@@ -8,6 +8,7 @@ from consensus.status import Abstention, Phase
 from node.client.answers import Culprit, Diagnosis, MemberDiagnosis, NextEvent, StepStatus
 from node.diagnosis.causes import Finding, action, clause, grouped
 from node.diagnosis.facts import HEARD_MS_MAX, REPORT_MS_MAX, STALL_MS_MAX, Facts
+from node.diagnosis.memory import beyond_healing, forgetful
 from node.diagnosis.stall import asks_alone, holders_up, last_block, replaced, step_sentence, voted
 from node.diagnosis.standing import Standing, standings, vanished
 from node.diagnosis.wording import duration, names, sentence
@@ -54,7 +55,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 def judge(facts: Facts) -> Judgement:
     """Return what the facts amount to."""
-    members = _sides(facts, standings(facts))
+    members = beyond_healing(facts, _sides(facts, standings(facts)))
     voting = tuple(name for name in facts.validators if members[name].votes)
     blocked = len(voting) < facts.status.quorum
     awaited = [name for name in facts.validators if members[name].awaited]
@@ -303,7 +304,11 @@ def _next(facts: Facts, judged: Judgement) -> NextEvent:
         return NextEvent(what="the others are heard within seconds, or it is told why not")
     if judged.blocked:
         lacking = status.quorum - len(judged.voting)
-        away = [name for name in facts.validators if name not in judged.voting]
+        # Who has forgotten votes again after some blocks, and so cannot bring about the next one.
+        silent = forgetful(facts)
+        away = [name for name in facts.validators if name not in judged.voting and name not in silent]
+        if lacking > len(away):
+            return NextEvent()
         all_of_them = lacking == len(away)
         some = names(away) if all_of_them else f"{lacking} of {names(away)}"
         votes = "votes" if lacking == 1 else "vote"

@@ -111,9 +111,18 @@ _CAUSES: dict[str, Cause] = {
         "Read node.log of {who}: it names the block and what differs.",
         silences=True,
     ),
+    "memory_gone": Cause(
+        "{who} lost {its} memory of earlier votes, and too few members remember theirs: this does not heal by"
+        " itself",
+        "Change nothing: restarting, wiping or restoring brings no vote back, and what is final stays final. Keep"
+        " every data/ as it is and agree among the members on how to found the network anew: docs/durability.md,"
+        ' the row "more than f disks are lost".',
+        silences=True,
+    ),
     "memory_lost": Cause(
         "{who} lost {its} memory of earlier votes and {does} not vote yet",
-        "Nothing at {who}: it votes again by itself. Do not wipe or restore another member meanwhile.",
+        "Nothing at {who}: the vote comes back by itself when the others have made a few more blocks, which takes a"
+        " quorum of members that remember. Do not wipe or restore another member before it is back.",
         silences=True,
     ),
     "confirming": Cause(

@@ -109,8 +109,7 @@ def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
     if not unique.keys().isdisjoint(("disk_failing", "disk_full")):
         unique.pop("disk_low", None)
     ordered = sorted(unique.values(), key=lambda finding: WEIGHT[finding.cause])
-    starting = facts.up_ms is not None and facts.up_ms <= STARTING_MS_MAX
-    awaited = starting and not heard and member != facts.member and _awaited(facts, member)
+    awaited = _starting(facts) and not heard and member != facts.member and _awaited(facts, member)
     return Standing(member, heard, _heard_by(facts, member), clock_off_ms, tuple(ordered), awaited)
 
 
@@ -172,11 +171,19 @@ def _abstention(facts: Facts, member: str, code: str, until: int) -> list[Findin
         return []
     detail = ""
     if code == Abstention.UNTIL:
-        detail = f"it votes again above height {until}; height {facts.status.height} is in work"
+        detail = f"it votes again above height {until}; {_decided(facts, member)}"
     elif code == Abstention.LOST:
         needed = min(facts.status.quorum, len(facts.validators) - 1)
         detail = f"it has to hear from {counted(needed, 'other member')} first which heights are decided"
     return [Finding(member, cause, detail)]
+
+
+def _decided(facts: Facts, member: str) -> str:
+    """How far the network is, as far as it is known here, in words about a member that waits for it to go on."""
+    report = facts.fresh_report(member)
+    own = max(facts.status.height - 1, facts.status.catch_up_target or 0)
+    height = own if report is None else max(own, report.height - 1)
+    return "no block is known to be decided" if height == 0 else f"the last one known to be decided is {height}"
 
 
 def _other_code(facts: Facts, member: str) -> list[Finding]:
@@ -207,11 +214,23 @@ def _greeted(facts: Facts, member: str) -> list[Finding]:
 
 
 def _awaited(facts: Facts, member: str) -> bool:
-    """Whether nothing has come yet of this node's first link to a member, and no other's link to it has failed."""
+    """Whether nothing has come yet of this node's first link to a member, and no other's link to it has failed.
+
+    Of a node that has just started a failed attempt says nothing about a member that others hear: the two may have
+    started together, and it is dialled again. Nor does a link that is up and has not carried its first word.
+    """
     link = facts.links.get(member)
-    if link is None or link.connected or link.silence_ms is not None or link.error:
+    if link is None or link.silence_ms is not None:
+        return False
+    if _starting(facts) and (link.connected or _heard_by(facts, member)):
+        return True
+    if link.connected or link.error:
         return False
     return not any(told.error and not told.connected for told in _links_to(facts, member).values())
+
+
+def _starting(facts: Facts) -> bool:
+    return facts.up_ms is not None and facts.up_ms <= STARTING_MS_MAX
 
 
 def _absence(facts: Facts, member: str) -> Finding:

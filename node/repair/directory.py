@@ -25,7 +25,17 @@ from node.repair.sources import BlockSource
 from node.repair.state_rows import StateRows
 from node.store import Database, LevelDatabase, salvage
 from node.store.database import holds_database
-from node.store.layout import FORMAT, META_ADOPTING, META_FIRST, META_FORMAT, META_HEAD, META_NETWORK, number
+from node.store.layout import (
+    FORMAT,
+    META_ADOPTING,
+    META_FIRST,
+    META_FORMAT,
+    META_HEAD,
+    META_NETWORK,
+    META_NEVER_VOTED,
+    META_VOTED,
+    number,
+)
 from node.store.reading import awaits_ledger, read_head, stored
 from node.verification import verify_rows
 from node.wording import agreeing, counted
@@ -57,8 +67,9 @@ class Repair:
         self._lost = False
 
     def run(self, *, join: bool = False) -> RepairReport:
-        """Return what was done. With `join`, what cannot be mended is left to the network: blocks and state are
-        fetched anew by the node, and what it keeps besides them, its votes above all, goes on.
+        """Return what was done. With `join`, and only when something cannot be mended, the ledger is left to the
+        network: blocks and state are fetched anew by the node, and what can be read of what it keeps besides them,
+        its votes above all, goes on. A ledger that is whole, or can be mended, is kept with `join` too.
 
         Raise ConfigError when a node runs on the directory, when it is no ledger of this network, or when the node
         is to fetch its ledger anyway. A repair that was killed while it put its copy in place is finished first.
@@ -77,7 +88,8 @@ class Repair:
                     return RepairReport("nothing_wrong", self._height)
                 kept = replace(data, copy)
             except (StoreError, Unavailable) as error:
-                return RepairReport("not_repaired", self._height, fetched=self._journal.fetched, reason=str(error))
+                fetched, remedy = self._journal.fetched, error.entry.action
+                return RepairReport("not_repaired", self._height, fetched=fetched, reason=str(error), remedy=remedy)
             finally:
                 shutil.rmtree(copy, ignore_errors=True)
                 drop_stale(data)
@@ -200,35 +212,55 @@ class Repair:
 
     def _start_over(self, copy: Path, error: HansaError) -> None:
         """The copy holds what the node keeps besides the ledger; the node fetches the ledger at its start."""
-        own: list[tuple[bytes, bytes]] = []
-        readable = True
-        with contextlib.suppress(HansaError), contextlib.closing(LevelDatabase(copy)) as database:
-            for letter in OWN_ROWS:
-                try:
-                    own += list(database.scan(letter, bytes((letter[0] + 1,))))
-                except StoreError:
-                    readable = readable and letter != b"c"
-            for key in OWN_MARKERS:
-                value = database.get(key)
-                if value is not None:
-                    own.append((key, value))
+        own, readable = _read_own(copy)
         shutil.rmtree(copy)
         self._journal.say(f"the ledger could not be mended here ({error}): the node will fetch it from the others")
         self._journal.drop_counts()
-        if not self._journal.abstains:
-            self._journal.say(
-                "what it remembers of its votes is kept: it votes again when the ledger has passed them"
-            )
-        self._journal.abstains = True
         with contextlib.closing(LevelDatabase(copy)) as database:
             marker = encode((self._network.network_id, self._network.genesis_hash))
             database.write([(META_FORMAT, FORMAT), (META_NETWORK, marker), *own])
             if not readable:
                 forget_votes(database, self._journal, "consensus records could not be read")
+            elif not self._journal.abstains:
+                self._say_what_is_kept(database)
+        self._journal.abstains = True
         self._height = 0
+
+    def _say_what_is_kept(self, database: Database) -> None:
+        """The report says what the node still knows of its votes: the sentence is read off what was kept."""
+        if database.get(META_NEVER_VOTED) is not None:
+            self._journal.say("the node has never voted, and knows it: it votes when it has the ledger")
+        elif database.get(META_VOTED) is not None or next(database.scan(b"c", b"d"), None) is not None:
+            self._journal.say(
+                "what it remembers of its votes is kept: it votes again when the ledger has passed them"
+            )
+        else:
+            self._journal.say(
+                "no record of its votes was here: the node abstains from voting until it has caught up with the"
+                " others"
+            )
 
     def _told(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self._on_progress(what, done, total)
+
+
+def _read_own(copy: Path) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """What the node keeps besides the ledger, as far as it can be read; whether no vote can be missing in it."""
+    own: list[tuple[bytes, bytes]] = []
+    readable = False
+    with contextlib.suppress(HansaError), contextlib.closing(LevelDatabase(copy)) as database:
+        votes = True
+        for letter in OWN_ROWS:
+            try:
+                own += list(database.scan(letter, bytes((letter[0] + 1,))))
+            except StoreError:
+                votes = votes and letter != b"c"
+        for key in OWN_MARKERS:
+            value = database.get(key)
+            if value is not None:
+                own.append((key, value))
+        readable = votes
+    return own, readable
 
 
 def _head_height(key: bytes, value: bytes) -> int:

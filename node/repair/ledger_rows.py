@@ -286,11 +286,11 @@ class LedgerRows:
             same = False
         if not same:
             self._database.write([(key, value)])
-            self._journal.count(f"{MENDED} ({chr(key[0])})")
+            self._journal.count_row(MENDED, key)
 
     def _remove(self, key: bytes) -> None:
         self._database.write([(key, None)])
-        self._journal.count(f"rows that belong to no block removed ({chr(key[0])})")
+        self._journal.count_row("rows that belong to no block removed", key)
 
 
 def _height_of(key: bytes, value: bytes) -> int:

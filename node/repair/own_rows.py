@@ -81,7 +81,7 @@ def _give_up(database: Database, entry: str, where: str, error: HansaError, jour
     if not key or database.get(key) is None:
         raise error
     database.write([(key, None)])
-    journal.count(f"damaged rows given up ({letter})")
+    journal.count_row("damaged rows given up", key)
 
 
 def _remove_unknown(database: Database, journal: Journal) -> None:

@@ -289,7 +289,7 @@ class Service:
         try:
             block, receipts = view.block(height), view.receipts(height)
         except NotFound as error:
-            raise self._whereabouts.block(height) if error.code == "block_pruned" else error from None
+            raise self._whereabouts.explained(error) from None
         count = len(block.body.transactions)
         return StoredBlock(
             block,
@@ -298,7 +298,10 @@ class Service:
 
     def events(self, after: EventCursor, limit: int, wanted: EventFilter) -> EventPage:
         """At most `limit` matching events after `after`, in ledger order."""
-        return event_page(self._view, after, limit, wanted)
+        try:
+            return event_page(self._view, after, limit, wanted)
+        except NotFound as error:
+            raise self._whereabouts.explained(error) from None
 
     async def wait_height(self, above: int) -> int:
         """The head's height, once it is greater than `above`."""

@@ -21,6 +21,11 @@ class Whereabouts:
         """Return the error that tells where the pruned block at `height` is."""
         return self._pruned(f"block {height}", height)
 
+    def explained(self, error: NotFound) -> NotFound:
+        """Return the error with the archive file in it that holds the block, where it is about a pruned one."""
+        height = error.details.get("height")
+        return self.block(height) if error.code == "block_pruned" and isinstance(height, int) else error
+
     def transaction(self, tx_id: bytes, height: int) -> NotFound:
         """Return the error that tells where a final transaction of the pruned block at `height` is."""
         return self._pruned(f"transaction {tx_id.hex()} is final, and its block {height}", height)

@@ -87,7 +87,8 @@ def read_first_event(reader: Reader, topic: str, from_height: int = 1) -> int:
 
 def pruned(height: int, first: int) -> NotFound:
     """Return the error for a block below the first that is not here any more."""
-    return NotFound("block_pruned", f"block {height} was pruned here; the first block kept is {first}", first=first)
+    text = f"block {height} was pruned here; the first block kept is {first}"
+    return NotFound("block_pruned", text, height=height, first=first)
 
 
 def read_head(reader: Reader, height: int) -> HeadRecord:

@@ -94,6 +94,7 @@ class _Verification:
         self._bits = network.parameters.state_tree_bits
         self._on_progress = on_progress
         self._progress = progress
+        self._bare_below = self._whole_below = 0
 
     def run(self, scratch: Path, depth: Depth) -> None:
         """Everything is right, as far as `depth` tells; else raise the first error."""
@@ -105,6 +106,7 @@ class _Verification:
         if depth == "quick":
             open_tree(self._rows, self._bits, head)
             progress.notes.append("quick: nothing was executed; indexes and single values were not looked at")
+            self._note_below(" and contents", chain)
             return
         State(self._rows, self._bits, progress).check(head)
         with contextlib.closing(Replay(scratch, self._network)) as replay:
@@ -147,8 +149,12 @@ class _Verification:
         chain = Chain(self._rows, self._network, self._head, progress.first_block, verify, progress)
         for link in chain.links(head_height):
             self._head = link.head
-            progress.blocks += 1
-            progress.transactions += len(link.body.transactions) if link.body is not None else 0
+            if link.body is not None:
+                progress.blocks += 1
+                progress.transactions += len(link.body.transactions)
+            if link.height < progress.first_block:
+                self._bare_below += link.body is None
+                self._whole_below += link.body is not None
             self._on_progress(link.height, head_height)
         return chain
 
@@ -251,6 +257,7 @@ class _Verification:
         progress = self._progress
         if depth == "rows":
             progress.notes.append("every row was judged by hashes and signatures; nothing was executed")
+            self._note_below(", signatures, contents, receipts and indexes", chain)
             return
         if first == 1:
             progress.executed_from = 1 if head_height else None
@@ -270,12 +277,25 @@ class _Verification:
                 f"{blocks_from(progress.first_block, before)} {were} checked by header, certificate, signatures, "
                 "contents, receipts and indexes, and not executed: the state to begin with is not kept"
             )
-        progress.notes.append(
-            f"of the blocks below {progress.first_block} those headers and certificates were checked "
-            "that are here: their bodies are not"
-        )
+        self._note_below(", signatures, contents, receipts and indexes", chain)
+
+    def _note_below(self, contents: str, chain: Chain) -> None:
+        """The report says what was done below the first block kept; `contents`: what was checked of bodies."""
+        notes, below = self._progress.notes, f"of the blocks below {self._progress.first_block}"
+        if whole := self._whole_below:
+            here = agreeing(whole, "is here whole, for it was", "are here whole, for they were")
+            they_were = agreeing(whole, "it was", "they were")
+            notes.append(
+                f"{below}, {whole:,} {here} put back from an archive or {agreeing(whole, 'is', 'are')} held: "
+                f"header, certificate{contents} were checked, and {they_were} not executed"
+            )
+        if bare := self._bare_below:
+            here = agreeing(
+                bare, "is here as a header alone, for it was", "are here as headers alone, for they were"
+            )
+            notes.append(f"{below}, {bare:,} {here} pruned: header and certificate were checked")
         if chain.gaps:
-            progress.notes.append(
+            notes.append(
                 f"{counted(chain.gaps, 'header')} {agreeing(chain.gaps, 'is', 'are')} not here, for a snapshot was "
                 "joined: the changes of members carry over"
             )

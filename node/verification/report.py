@@ -13,6 +13,8 @@ T = TypeVar("T")
 class LedgerReport(msgspec.Struct, frozen=True):
     """What was read: `blocks` and `transactions` found right up to the first error, of `height` blocks in all.
 
+    A block counts where its body is here; of one that was pruned only header and certificate are judged.
+
     `first_error` names the place, the code and what is wrong there; `entry` the row of the store that it was found
     in (kind and key in hex, "" where several disagree); `remedy` what to do. `first_block` is the first block whose
     body has to be here. `executed_from` is the first block that was executed again (None: none was); of the blocks

@@ -39,6 +39,7 @@ from scripts.localnet.layout import ROOT, Layout, TestnetError
 from scripts.localnet.load_cases import GROUPS, LOAD_CASES, LoadCase, Place
 from scripts.localnet.measuring import Effort, Measuring
 from scripts.localnet.nodes import Nodes
+from scripts.localnet.numbers import Number, Whole
 from scripts.localnet.wiring import Way
 from scripts.localnet.workload import Shape
 
@@ -96,6 +97,24 @@ LOG_COLUMNS = 150
 SCENE_RATE = 500.0
 """Transactions a second, where a scene has a load and --rate does not say."""
 CASES = (*LOAD_CASES, *GROUPS, *STUDIES, *SCENES, *ALONE_CASES, LONG_CHAIN)
+ABOUT = {
+    "sweep": "latency at seven rates from a tenth of the peak to a fifth above it; with --out a plot",
+    "overload": "three times the peak: how much still becomes final, and what the refused are told",
+    "greedy": "a modest client alone, and beside one that floods all nodes with three times the peak",
+    "memory": "memory of the nodes over --seconds of a steady load, and its growth; with --out a plot",
+    "state-size": "the cost of a transaction with 10,000, 100,000 and a million accounts in the state",
+    "kill": "each member's node is killed under load while it is the primary: how long nothing is decided",
+    "quorum-loss": "one node more than may be away is killed, and one of them comes back: how long it takes",
+    "catch-up": "a node loses its data after a load and fetches every block again: how long it takes",
+    "snapshot-join": "a node loses its data and joins from a snapshot, then once more by executing every block",
+    "snapshot-load": "latency of a load while snapshots are made, and while none is",
+    "pruning": "bytes on disk over a load while old blocks are archived and pruned; with --out a plot",
+    "slow-primary": "the primary is slowed under full queues: how long until another one takes its place",
+    "state": "the state tree alone: a million keys, then the cost of a block that changes some of them",
+    "execute": "executing alone, without a network: what a transaction of each load costs",
+    LONG_CHAIN: "a long chain (--transactions, --keys): bytes on disk, verify, replay, start, and joining it",
+}
+"""What is measured by each case that is no load, in a line for people."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,15 +127,15 @@ CASES = (*LOAD_CASES, *GROUPS, *STUDIES, *SCENES, *ALONE_CASES, LONG_CHAIN)
     metavar="NAME",
     help=f"Again for more (default: {', '.join(CASES_DEFAULT)}).",
 )
-@click.option("--nodes", type=click.IntRange(1, 16), default=4, show_default=True)
-@click.option("--seconds", type=click.FloatRange(1, 86_400), default=20.0, show_default=True, help="Of each run.")
-@click.option("--rate", type=click.FloatRange(0.1), help="Transactions/s offered (default: half of the peak).")
-@click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each load.")
-@click.option("--transactions", type=click.IntRange(1), default=2_000_000, show_default=True, help="long-chain.")
-@click.option("--keys", type=click.IntRange(1), default=1_000_000, show_default=True, help="long-chain.")
+@click.option("--nodes", type=Whole(1, 16), default=4, show_default=True)
+@click.option("--seconds", type=Number(1, 86_400), default=20.0, show_default=True, help="Of each run.")
+@click.option("--rate", type=Number(0.1), help="Transactions/s offered (default: half of the peak).")
+@click.option("--repeat", type=Whole(1, 100), default=3, show_default=True, help="Runs of each load.")
+@click.option("--transactions", type=Whole(1), default=2_000_000, show_default=True, help="long-chain.")
+@click.option("--keys", type=Whole(1), default=1_000_000, show_default=True, help="long-chain.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Document here, plots beside it.")
 @click.option("--compare", type=click.Path(dir_okay=False, path_type=Path), help="Ratios to an earlier document.")
-@click.option("--base-port", type=click.IntRange(1024, 65_000), default=7800, show_default=True)
+@click.option("--base-port", type=Whole(1024, 65_000), default=7800, show_default=True)
 def cli(
     what: str | None,
     cases: tuple[str, ...],
@@ -181,10 +200,7 @@ def about(name: str) -> str:
         return LOAD_CASES[name].what
     if name in GROUPS:
         return f"all of {', '.join(GROUPS[name])}"
-    if name == LONG_CHAIN:
-        return (long_chain.__doc__ or "").partition("\n")[0]
-    described = {**STUDIES, **{scene: SCENES[scene].measure for scene in SCENES}, **ALONE_CASES}
-    return (described[name].__doc__ or "").partition("\n")[0]
+    return ABOUT[name]
 
 
 class _Bench:

@@ -18,6 +18,7 @@ from scripts.localnet.faults import Schedule, draw
 from scripts.localnet.founding import found
 from scripts.localnet.layout import ROOT, Layout, TestnetError, member_names
 from scripts.localnet.nodes import Nodes
+from scripts.localnet.numbers import Number, Whole
 from scripts.localnet.rehearsal import Outcome, Rehearsal
 from scripts.localnet.session import Session
 
@@ -38,16 +39,16 @@ class Report(msgspec.Struct, frozen=True):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seed", type=click.IntRange(0), help="Perform this schedule alone.")
-@click.option("--schedules", type=click.IntRange(1), default=60, show_default=True, help="How many.")
-@click.option("--first", type=click.IntRange(0), default=1, show_default=True, help="The seed of the first.")
+@click.option("--seed", type=Whole(0), help="Perform this schedule alone.")
+@click.option("--schedules", type=Whole(1), default=60, show_default=True, help="How many.")
+@click.option("--first", type=Whole(0), default=1, show_default=True, help="The seed of the first.")
 @click.option("--brief", is_flag=True, help="At most two faults a schedule, of some seconds.")
-@click.option("--nodes", "count", type=click.IntRange(4, 16), default=4, show_default=True)
-@click.option("--base-port", type=click.IntRange(1024, 65_000), default=8200, show_default=True)
+@click.option("--nodes", "count", type=Whole(4, 16), default=4, show_default=True)
+@click.option("--base-port", type=Whole(1024, 65_000), default=8200, show_default=True)
 @click.option(
     "--bound",
     "bound_s",
-    type=click.FloatRange(1),
+    type=Number(1),
     default=BOUND_S,
     show_default=True,
     help="Seconds from a heal to the next block.",

@@ -23,6 +23,7 @@ from scripts.localnet.full_disk import DiskFiller, DiskReport, SmallDisk, use_sm
 from scripts.localnet.kills import Killer, KillsReport
 from scripts.localnet.layout import ROOT, Layout, TestnetError
 from scripts.localnet.nodes import Nodes
+from scripts.localnet.numbers import Whole
 from scripts.localnet.session import Session
 from tests.crash.points import PointsReport, crash_points
 
@@ -39,14 +40,12 @@ class Report(msgspec.Struct, frozen=True):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--points", type=click.IntRange(1), help="So many crashes in one process, at random writes.")
-@click.option("--kills", type=click.IntRange(1), help="So many kill -9 of real nodes under load (about 6 s each).")
-@click.option(
-    "--full-disk", type=click.IntRange(1), help="So many times a full disk under a real node (about 6 s each)."
-)
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of what is done, and when.")
-@click.option("--nodes", "count", type=click.IntRange(4, 16), default=4, show_default=True)
-@click.option("--base-port", type=click.IntRange(1024, 65_000), default=8400, show_default=True)
+@click.option("--points", type=Whole(1), help="So many crashes in one process, at random writes.")
+@click.option("--kills", type=Whole(1), help="So many kill -9 of real nodes under load (about 6 s each).")
+@click.option("--full-disk", type=Whole(1), help="So many times a full disk under a real node (about 6 s each).")
+@click.option("--seed", type=Whole(0), default=1, show_default=True, help="Of what is done, and when.")
+@click.option("--nodes", "count", type=Whole(4, 16), default=4, show_default=True)
+@click.option("--base-port", type=Whole(1024, 65_000), default=8400, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def cli(
     points: int | None,

@@ -25,6 +25,7 @@ from scripts.localnet.exercise import Exercise, Recovery
 from scripts.localnet.founding import found
 from scripts.localnet.layout import ROOT, Layout, Member, TestnetError
 from scripts.localnet.nodes import Nodes, node_status
+from scripts.localnet.numbers import Number, Whole
 from scripts.localnet.steady import SteadyLoad, SteadyReport
 
 BEHIND_BLOCKS = 5
@@ -49,14 +50,12 @@ class DrillReport(msgspec.Struct, frozen=True):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--nodes", "count", type=click.IntRange(4, 16), default=4, show_default=True)
-@click.option(
-    "--rate", type=click.FloatRange(1, 2000), default=50.0, show_default=True, help="Transactions a second."
-)
+@click.option("--nodes", "count", type=Whole(4, 16), default=4, show_default=True)
+@click.option("--rate", type=Number(1, 2000), default=50.0, show_default=True, help="Transactions a second.")
 @click.option(
     "--warm-up",
     "warm_up_s",
-    type=click.FloatRange(0, 3600),
+    type=Number(0, 3600),
     default=10.0,
     show_default=True,
     help="Seconds of load before the first backup: how much ledger there is to recover.",
@@ -64,12 +63,12 @@ class DrillReport(msgspec.Struct, frozen=True):
 @click.option(
     "--bound",
     "bound_s",
-    type=click.FloatRange(5, 3600),
+    type=Number(5, 3600),
     default=120.0,
     show_default=True,
     help="Seconds from the loss until the member has to vote again.",
 )
-@click.option("--base-port", type=click.IntRange(1024, 65_000), default=8600, show_default=True)
+@click.option("--base-port", type=Whole(1024, 65_000), default=8600, show_default=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

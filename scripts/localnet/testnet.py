@@ -14,13 +14,15 @@ import click
 import msgspec
 from rich.console import Console
 
+from node.config import load_node
 from node.errors import HansaError
 from scripts.localnet import show
 from scripts.localnet.datasets import DataError
 from scripts.localnet.founding import found, read_parameters, require_parameters
 from scripts.localnet.generator import Shape
 from scripts.localnet.layout import ROOT, Layout, Member, TestnetError
-from scripts.localnet.nodes import Nodes
+from scripts.localnet.nodes import Nodes, node_status
+from scripts.localnet.numbers import Number, Whole
 from scripts.localnet.open_loop import LoadReport
 from scripts.localnet.replay import SAMPLE_CLAIMS, SAMPLE_PAYMENTS
 from scripts.localnet.session import Loaded, Session
@@ -54,8 +56,8 @@ def json_option(command: F) -> F:
 
 def founding_options(command: F) -> F:
     """--nodes, --base-port and --parameter, for a network that is founded by this command."""
-    nodes = click.option("--nodes", type=click.IntRange(1, 16), help=f"How many (default {NODES_DEFAULT}).")
-    port = click.option("--base-port", type=click.IntRange(1024, 65_000), default=7600, show_default=True)
+    nodes = click.option("--nodes", type=Whole(1, 16), help=f"How many (default {NODES_DEFAULT}).")
+    port = click.option("--base-port", type=Whole(1024, 65_000), default=7600, show_default=True)
     parameter = click.option(
         "--parameter",
         "parameters",
@@ -81,7 +83,7 @@ def cli() -> None:
 @click.option(
     "--load",
     "transfers_max",
-    type=click.IntRange(0),
+    type=Whole(0),
     metavar="N",
     help="Load N of the sample's transfers (0: none).",
 )
@@ -119,7 +121,7 @@ def up(
 @click.option("--payments", type=click.Path(path_type=Path, dir_okay=False), required=True, help="transactions.csv")
 @click.option("--claims", type=click.Path(path_type=Path, dir_okay=False), required=True, help="ausautoBI8999.csv")
 @click.option(
-    "--singles", type=click.IntRange(0), default=10_000, show_default=True, help="Transactions of one call besides."
+    "--singles", type=Whole(0), default=10_000, show_default=True, help="Transactions of one call besides."
 )
 @founding_options
 @directory_option
@@ -174,6 +176,10 @@ def start(node: str | None, layout: Layout) -> None:
     """Start the node, or all that are not running, and return when they answer."""
     running = Nodes(layout)
     chosen = _chosen(running, node)
+    for member in chosen:
+        if not running.runs(member):
+            # A mistake in a configuration is told as what it is, and not as a node that ended.
+            load_node(layout.node_file(member.id))
     started = running.start(chosen)
     running.wait_answers(started)
     pids = {member.id: member.pid for member in started}
@@ -201,11 +207,18 @@ def kill(node: str | None, layout: Layout) -> None:
 
 @cli.command()
 @click.argument("node")
+@click.option("--force", is_flag=True, help="Even if the network may then never make a block again.")
 @directory_option
-def wipe(node: str, layout: Layout) -> None:
-    """Kill the node, delete its data (not its keys), start it again, and return when it answers."""
+def wipe(node: str, force: bool, layout: Layout) -> None:
+    """Kill the node, delete its data (not its keys), start it again, and return when it answers.
+
+    Refused while so many others abstain that fewer than a quorum might be left with a memory of their votes.
+    """
     running = Nodes(layout)
-    started = running.wipe(running.network.member(node))
+    member = running.network.member(node)
+    if not force:
+        _require_memory(running, member)
+    started = running.wipe(member)
     running.wait_answers([started])
     _say(started, f"wiped and started again, pid {started.pid}")
 
@@ -242,7 +255,7 @@ def resume(node: str, layout: Layout) -> None:
 @click.option(
     "--delay",
     "delay_ms",
-    type=click.IntRange(0, DELAY_MS_MAX),
+    type=Whole(0, DELAY_MS_MAX),
     default=0,
     metavar="MS",
     help="Let it arrive later.",
@@ -292,7 +305,7 @@ def link(
 
 @cli.command()
 @click.argument("node", required=False)
-@click.option("--lines", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--lines", type=Whole(1), default=20, show_default=True)
 @click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
 @directory_option
 def logs(node: str | None, lines: int, follow: bool, layout: Layout) -> NoReturn:
@@ -314,12 +327,10 @@ def down(delete: bool, layout: Layout) -> None:
 
 
 @cli.command()
-@click.option("--rate", type=click.FloatRange(0.1), default=200.0, show_default=True, help="Transactions a second.")
-@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True)
-@click.option("--calls", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Calls a transaction.")
-@click.option(
-    "--batch", type=click.IntRange(1, 5_000), help="Transactions a request (default 50; 1 with several calls)."
-)
+@click.option("--rate", type=Number(0.1), default=200.0, show_default=True, help="Transactions a second.")
+@click.option("--seconds", type=Number(0.1, 3600), default=10.0, show_default=True)
+@click.option("--calls", type=Whole(1, 10_000), default=1, show_default=True, help="Calls a transaction.")
+@click.option("--batch", type=Whole(1, 5_000), help="Transactions a request (default 50; 1 with several calls).")
 @directory_option
 @json_option
 def load(rate: float, seconds: float, calls: int, batch: int | None, layout: Layout, as_json: bool) -> None:
@@ -381,6 +392,21 @@ def _show_loaded(console: Console, layout: Layout, loaded: Loaded, as_json: bool
 
 def _chosen(running: Nodes, node: str | None) -> Sequence[Member]:
     return running.network.members if node is None else [running.network.member(node)]
+
+
+def _require_memory(running: Nodes, wiped: Member) -> None:
+    """Raise TestnetError where, with this member wiped, more may have lost their memory than the network bears."""
+    members = running.network.members
+    answers = {member.id: node_status(member) for member in members if member.id != wiped.id}
+    silent = [name for name, answer in answers.items() if answer is not None and not answer.voting]
+    disks_lost_max = (len(members) - 1) // 3
+    if silent and len(silent) >= disks_lost_max:
+        verb = "abstains" if len(silent) == 1 else "abstain"
+        raise TestnetError(
+            f"{' and '.join(silent)} {verb} from voting; with {wiped.id} wiped too, fewer than a quorum may"
+            " remember their votes, and then no block is ever made again. Wait until it votes (`hansa sync`),"
+            " or say --force"
+        )
 
 
 def _end(running: Nodes, members: Sequence[Member], *, kill: bool) -> None:

@@ -7,16 +7,18 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from node.config import load_network
-from scripts.localnet import processes
+from scripts.localnet import processes, testnet
 from scripts.localnet.founding import found
 from scripts.localnet.layout import Layout, Member, Network, TestnetError, addresses, member_names
 from scripts.localnet.nodes import Nodes
 from scripts.localnet.testnet import cli
 from tests.e2e.conftest import Testnet
+from tests.node.memory_node import MemoryNode
 
 
 def test_a_used_port_is_named_before_anything_is_written(tmp_path: Path) -> None:
@@ -133,6 +135,49 @@ def test_a_node_that_was_started_and_does_not_answer_is_named(one_process: Layou
     nodes.end(nodes.network.members, kill=True)
     with pytest.raises(TestnetError, match="bank-a ended: it wrote nothing"):
         nodes.wait_answers(nodes.network.members)
+
+
+def test_a_mistake_in_a_configuration_is_told_as_one(tmp_path: Path) -> None:
+    """`start` let the node end with it and called that a failure of disk or data."""
+    layout = Layout(tmp_path / "net")
+    found(layout, 1, 30_300)
+    node_file = layout.node_file("bank-a")
+    node_file.write_text(node_file.read_text() + "\nretention_blocs = 3\n")
+    done = Testnet(layout.directory, 0).run("start", ok=False)
+    assert done.returncode == 2, done.stderr
+    assert "retention_blocs" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not layout.log_file("bank-a").exists()
+
+
+@pytest.mark.parametrize(("voting", "refused"), [((True, True, True), False), ((True, False, True), True)])
+def test_a_member_is_not_wiped_while_another_abstains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voting: tuple[bool, ...], refused: bool
+) -> None:
+    """Two without memory of four: no block was ever made again."""
+    layout = Layout(tmp_path)
+    names = ("bank-a", "bank-b", "insurer-a", "insurer-b")
+    layout.save(Network("n-0", tuple(Member(name, "127.0.0.1:1", "http://127.0.0.1:2", "d") for name in names)))
+    status = MemoryNode().status()
+    votes = dict(zip(names[1:], voting, strict=True))
+    wiped: list[str] = []
+
+    def wipe(_: Nodes, member: Member) -> Member:
+        wiped.append(member.id)
+        return member
+
+    monkeypatch.setattr(
+        testnet, "node_status", lambda member: msgspec.structs.replace(status, voting=votes[member.id])
+    )
+    monkeypatch.setattr(Nodes, "wipe", wipe)
+    monkeypatch.setattr(Nodes, "wait_answers", lambda *_: None)
+    done = CliRunner().invoke(cli, ["wipe", "bank-a", "--dir", str(tmp_path)])
+    assert (done.exit_code != 0, wiped) == (refused, [] if refused else ["bank-a"])
+    if refused:
+        assert isinstance(done.exception, TestnetError)
+        assert "insurer-a abstains from voting; with bank-a wiped too" in str(done.exception)
+        assert CliRunner().invoke(cli, ["wipe", "bank-a", "--force", "--dir", str(tmp_path)]).exit_code == 0
+        assert wiped == ["bank-a"]
 
 
 def test_links_of_a_network_without_a_proxy_say_how_to_found_one(tmp_path: Path) -> None:

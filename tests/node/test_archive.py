@@ -94,7 +94,7 @@ def test_an_archive_gives_back_every_block_and_proves_it(ledger: ArchivedLedger,
             assert reader.block(height) == archived_block(ledger.store.snapshot(), height)
         proof = verify_archive(reader, ledger.network, progress=lambda done, total: seen.append((done, total)))
         for height in (0, BLOCKS + 1):
-            with pytest.raises(NotFound, match="block_not_found"):
+            with pytest.raises(NotFound, match="not_in_archive"):
                 reader.block(height)
     assert seen == [(done, BLOCKS) for done in range(1, BLOCKS + 1)]
     assert (proof.digest, proof.transactions) == (ledger.store.head.digest, BLOCKS - 1)
@@ -493,6 +493,10 @@ def test_an_auditor_needs_the_file_and_the_definition_alone(
     assert (code, [event["height"] for event in events["events"]]) == (0, [3, 5, 6])
     code, error = run(capsys, "query", files[0], "--tx", item["tx_id"])
     assert (code, error["error"]["code"]) == (1, "transaction_not_found")
+    code, error = run(capsys, "query", files[0], "--block", 3)
+    assert (code, error["error"]["code"]) == (1, "not_in_archive")
+    assert "holds the blocks 1 to 2, not 3" in error["error"]["message"]
+    assert "hansa archive list" in error["error"]["action"]
     code, error = run(capsys, "query", files[0])
     assert (code, error["error"]["code"]) == (2, "invalid_usage")
     data = bytearray(Path(files[1]).read_bytes())
@@ -524,6 +528,9 @@ def test_archived_blocks_are_put_back_into_a_stopped_node(
     for blocks in (1, 0):
         code, report = run(capsys, "import", file, "--dir", directory)
         assert (code, report["archives"]) == (0, [{"first": 1, "last": 1, "blocks": blocks}])
+    assert main(["archive", "import", str(file), "--dir", str(directory)]) == 0
+    told = capsys.readouterr().err
+    assert f"{file.name} holds block 1: 0 blocks were put back, 1 was here already" in told
     again = ArchivedLedger(ledger.path)
     assert archived_block(again.store.snapshot(), 1) == wanted
     again.close()

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,7 +201,7 @@ def test_a_file_of_calls_is_one_transaction(hansa: Any, key_file: Path, tmp_path
     assert [receipt["code"] for receipt in result.json["receipts"]] == ["ok"] * 3
     calls.write_text(calls.read_text() + '\n{"call": "till.deposit", "args": {"account": "F-1"}}')
     broken = hansa("tx", "submit", "--file", str(calls), "--key", str(key_file))
-    assert broken.code == 1
+    assert broken.code == 2
     assert "line 6" in broken.err
     assert "amount" in broken.err
 
@@ -216,18 +219,18 @@ def test_a_dry_run_shows_the_change_and_makes_none(hansa: Any, key_file: Path) -
 @pytest.mark.parametrize(
     ("arguments", "code", "error", "hint"),
     [
-        (["query", "tull.balance"], 1, "unknown_contract", "did you mean till?"),
-        (["query", "till.balanse"], 1, "unknown_method", "did you mean balance?"),
-        (["query", "till"], 1, "unknown_method", "balance"),
-        (["query", "till.balance", "acount=1"], 1, "invalid_arguments", "did you mean account?"),
-        (["query", "till.balance"], 1, "invalid_arguments", "account: is missing"),
-        (["query", "till.echo", "number=1.5"], 1, "invalid_arguments", "must be an integer"),
-        (["query", "till.echo", "flag=maybe"], 1, "invalid_arguments", "must be boolean"),
-        (["query", "till.echo", "data=xyz"], 1, "invalid_arguments", "must be hex"),
+        (["query", "tull.balance"], 2, "unknown_contract", "did you mean till?"),
+        (["query", "till.balanse"], 2, "unknown_method", "did you mean balance?"),
+        (["query", "till"], 2, "unknown_method", "balance"),
+        (["query", "till.balance", "acount=1"], 2, "invalid_arguments", "did you mean account?"),
+        (["query", "till.balance"], 2, "invalid_arguments", "account: is missing"),
+        (["query", "till.echo", "number=1.5"], 2, "invalid_arguments", "must be an integer"),
+        (["query", "till.echo", "flag=maybe"], 2, "invalid_arguments", "must be boolean"),
+        (["query", "till.echo", "data=xyz"], 2, "invalid_arguments", "must be hex"),
         (["query", "till.echo", "number"], 2, "invalid_usage", "NAME=VALUE"),
         (["query", "till.echo", "number=1", "number=2"], 2, "invalid_usage", "twice"),
         (["query", "till.balance", "account=a", "--at", "99"], 1, "block_not_found", ""),
-        (["contracts", "tull"], 1, "unknown_contract", "did you mean till?"),
+        (["contracts", "tull"], 2, "unknown_contract", "did you mean till?"),
         (["block", "show", "first"], 2, "invalid_usage", "latest"),
         (["tx", "show", "0" * 64], 1, "transaction_not_found", ""),
         (["tx", "submit"], 2, "invalid_usage", "--file"),
@@ -266,6 +269,42 @@ def test_a_bug_is_one_line_and_exit_70(hansa: Any, live: Live, key_file: Path) -
         live.node.broken = False
     assert result.code == 70
     assert result.err.startswith("hansa: internal_error: ")
+
+
+def test_what_is_not_final_in_time_has_an_exit_code_of_its_own(hansa: Any, live: Live, key_file: Path) -> None:
+    """It was 4, "no node could be reached", though the node had taken the transaction."""
+    live.node.instant = False
+    try:
+        line = ["tx", "submit", "till.deposit", "account=P-1", "amount=1", "--key", str(key_file)]
+        late = hansa(*line, "--timeout", "50ms", "--json")
+        waited = hansa("tx", "show", late.json["tx_id"], "--wait", "--timeout", "50ms")
+        shown = hansa("tx", "show", late.json["tx_id"])
+    finally:
+        live.node.instant = True
+        live.loop.call_soon_threadsafe(live.node.make_block)
+    assert (late.code, late.json["status"]) == (5, "pending")
+    assert late.err.startswith("hansa: not_final_in_time: ")
+    assert (waited.code, shown.code) == (5, 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that refuses every write")
+def test_output_that_cannot_be_written_is_one_line(live: Live) -> None:
+    """It was an internal error, "a bug in Hansa", with what is left over reported once more at the end."""
+    command = "import sys; from node.cli.main import main; sys.exit(main())"
+    for arguments in (["status", "--node", live.url], ["status", "--node", live.url, "--json"], ["docs", "causes"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", command, *arguments],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+        assert done.returncode == 3, done.stderr
+        assert done.stderr.startswith("hansa: output_not_written: cannot write output: No space left on device. ")
+        assert done.stderr.count("\n") == 1
 
 
 def test_a_wrong_passphrase_is_told_apart(hansa: Any, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,6 +288,7 @@ def test_a_node_is_read_back_and_its_paths_start_at_its_file(tmp_path: Path) -> 
         ("[limits]\nmempool_byte_max = 1", r"did you mean mempool_bytes_max\?"),
         ("[retention]\nkeep = 5", r"retention\.keep is not a known key; it belongs in \[snapshots\]$"),
         ("[retention]\nkep = 5", r"retention\.kep is not a known key; remove it$"),
+        ("[retention]\nblocks = 10\narchive_dir = ''", r"retention\.archive_dir is empty"),
         ("[retention]\nblock = 50", r"retention\.block is not a known key; did you mean blocks\?$"),
         ("[limits]\ndata_dir = 'x'", r"limits\.data_dir is not a known key; it belongs above the first table$"),
         ("[disk]\nreserve_bytes = 1_000", r"disk\.reserve_bytes is wrong"),

@@ -349,7 +349,7 @@ def test_a_wiped_member_abstains_while_another_is_down() -> None:
     assert "member-3 is down" in answer.headline
     assert (
         "member-2 lost its memory of earlier votes and does not vote yet (it votes again above height 43;"
-        " height 1 is in work)" in answer.headline
+        " no block is known to be decided)" in answer.headline
     )
     assert "2 of 4 members vote and 3 are needed" in answer.headline
 

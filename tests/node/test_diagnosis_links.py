@@ -67,3 +67,25 @@ def test_who_sees_no_reason_for_another_primary_is_not_blamed_and_who_does_is() 
     known = said(known, "member-1", phase="proposal", waiting=1)
     assert culprits(known) == [("member-0", "link_cut"), ("member-1", "votes_missing")]
     assert not diagnose(known).moving
+
+
+def test_a_node_that_has_just_started_calls_no_link_cut_that_it_dials_again() -> None:
+    """The members had started together: each one's first attempt was refused, and the next one a second away."""
+    refused = Link(connected=False, error="unreachable: [Errno 111] Connection refused")
+    links = {"member-1": NOW, "member-2": refused, "member-3": refused}
+    starting = facts(links=links, up_ms=900)
+    answer = diagnose(starting)
+    assert (answer.known, answer.culprits) == (False, ())
+    assert answer.headline == (
+        "It is not known yet whether blocks are made: this node has just started and awaits member-2 and member-3."
+    )
+    late = diagnose(msgspec.structs.replace(starting, up_ms=10_001))
+    assert late.headline.startswith("No block can be made: only the link between this node and member-2")
+
+
+def test_a_node_that_has_just_started_awaits_the_first_word_on_a_link_that_is_up() -> None:
+    links = dict.fromkeys(NAMES[1:], Link(connected=True))
+    alone = facts(links=links, reports={}, up_ms=300)
+    assert (diagnose(alone).known, diagnose(alone).culprits) == (False, ())
+    late = diagnose(msgspec.structs.replace(alone, up_ms=10_001))
+    assert (late.known, [item.cause for item in late.culprits]) == (True, ["isolated"])

@@ -13,13 +13,16 @@ from consensus.amnesia import HEIGHT_MAX
 from consensus.codec import decode
 from node.archive import archive_head, archived_blocks, write_archive
 from node.archive.shelf import ArchiveShelf
-from node.config import NodeConfig
-from node.errors import ConfigError
+from node.cli.main import main
+from node.config import NodeConfig, dump_network, dump_node
+from node.errors import CATALOGUE, ConfigError, StoreError
 from node.ledger import CertifiedBlock, HeadRecord
 from node.repair import ArchiveSource, Repair, RepairReport
+from node.repair.report import KIND_NAMES
 from node.store import LevelDatabase, Store, layout
 from node.store.layout import number
 from node.verification import LedgerReport, verify_directory, verify_rows
+from node.verification.own import LETTERS
 from tests.node.signed_ledger import make_ledger
 
 STATE_KEY = b"s"
@@ -289,6 +292,56 @@ def test_votes_that_were_given_up_are_not_said_to_be_kept(world: World) -> None:
     report = world.repair(join=True)
     assert report.abstains
     assert "its votes is kept" not in " ".join(report.did)
+
+
+def test_votes_that_nobody_could_read_are_not_said_to_be_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy could not be opened at all: the sentence said that the votes are kept, and none was."""
+
+    def refuse(copy: Path) -> None:
+        for file in copy.iterdir():
+            file.unlink()
+        (copy / "CURRENT").write_text("nothing")
+        raise StoreError("store_corrupt", "no table can be read")
+
+    monkeypatch.setattr("node.repair.directory.salvage", refuse)
+    (world.data / "CURRENT").unlink()
+    report = world.repair(join=True)
+    told = " ".join(report.did)
+    assert (report.outcome, report.abstains) == ("repaired", True)
+    assert "its votes is kept" not in told
+    assert "consensus records could not be read: the node abstains" in told
+    assert not any(key[:1] == b"c" or key == layout.META_VOTED for key in world.rows())
+
+
+def test_a_directory_without_votes_is_not_said_to_remember_them(world: World) -> None:
+    world.answers = False
+    world.change(lambda db: (remove(b"b")(db), all_of(b"c")(db), db.delete(layout.META_VOTED))[0])
+    told = " ".join(world.repair(join=True).did)
+    assert "its votes is kept" not in told
+    assert "no record of its votes was here: the node abstains" in told
+
+
+def test_a_repair_that_fails_says_what_to_do_next(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.answers = False
+    world.change(remove(b"b"))
+    report = world.repair()
+    assert (report.outcome, report.remedy) == ("not_repaired", CATALOGUE["repair_impossible"].action)
+    (world.node.network_file).write_text(dump_network(world.network))
+    world.node.network_file.with_name("node.toml").write_text(dump_node(world.node))
+    assert main(["repair", "--offline", "--dir", str(world.node.network_file.parent)]) == 3
+    told = " ".join(capsys.readouterr().out.split())
+    assert "what to do Start the other members and try again" in told
+
+
+def test_the_kinds_of_rows_are_named_in_words(world: World) -> None:
+    world.change(lambda db: (spoil(b"r")(db), spoil(b"x")(db), add(b"e" + bytes(12), bytes(4))(db))[0])
+    told = world.repair().did
+    assert "rows made right again (receipts): 1" in told
+    assert "rows made right again (index of transactions): 1" in told
+    assert "rows that belong to no block removed (index of events): 1" in told
+    assert KIND_NAMES.keys() == {chr(letter) for letter in LETTERS}
 
 
 def test_a_snapshot_that_is_being_taken_over_is_no_damage(world: World) -> None:

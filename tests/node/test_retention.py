@@ -510,6 +510,14 @@ async def test_who_asks_for_what_was_pruned_is_told_where_it_lies(ledger: Archiv
     assert "its block 8 was pruned here; it lies in blocks-000000000006" in found.message
     assert found.message.endswith(f"; the first block kept is {found.details['first']}")
     assert "hansa archive query FILE --block HEIGHT" in found.entry.action
+    # A page of events that begins among pruned blocks names the file like a question for the block itself.
+    with pytest.raises(NotFound, match="block_pruned") as told:
+        event_page(store.snapshot(), EventCursor.parse("0:-1"), 10, EventFilter(None, None))
+    explained = whereabouts.explained(told.value)
+    assert explained.details["archive"] == "blocks-000000000001-000000000005.hansa"
+    assert "it lies in blocks-000000000001" in explained.message
+    other = NotFound("block_not_found", "height 99 is not decided")
+    assert whereabouts.explained(other) is other
     strange = await whereabouts.unknown(bytes(32))
     assert (strange.code, strange.details["first"]) == ("transaction_not_found", 26)
     assert "of the blocks below 26 it keeps the headers alone" in strange.message

@@ -15,8 +15,8 @@ from consensus.status import Abstention, PeerStatus, Phase, ReplicaStatus
 from node.api import ApiServer
 from node.cli import syncing
 from node.cli.main import main
-from node.client.answers import JoinStatus, NodeStatus, SyncStatus
-from node.diagnosis import judge
+from node.client.answers import Culprit, Diagnosis, JoinStatus, NodeStatus, SyncStatus
+from node.diagnosis import CAUSES, judge
 from node.diagnosis.facts import BEHIND_BLOCKS_MAX
 from node.runtime.catching_up import add_sync_gauges, network_height, sync_status
 from node.runtime.metrics import Metrics
@@ -145,19 +145,42 @@ def test_metrics_show_catch_up() -> None:
 
 
 class CatchingUp(MemoryNode):
-    """A node whose status goes through `steps`, one for each time that it is asked; the last one stays."""
+    """A node whose status goes through `steps`, one for each time that it is asked; the last one stays.
 
-    def __init__(self, steps: list[tuple[SyncStatus | None, JoinStatus | None]]) -> None:
+    It votes when it has been asked `abstains` times more than there are steps.
+    """
+
+    def __init__(
+        self,
+        steps: list[tuple[SyncStatus | None, JoinStatus | None]],
+        abstains: int = 0,
+        role: str = "validator",
+        cause: str = "memory_lost",
+    ) -> None:
         super().__init__()
         self.steps = steps
+        self.abstains = abstains
+        self.role = role
+        self.cause = cause
         self.asked = 0
+
+    def why(self) -> Diagnosis:
+        culprit = Culprit(member="bank-a", cause=self.cause, sentence="This node (bank-a) tells why.")
+        return Diagnosis(moving=True, sentences=("Blocks are made.",), culprits=(culprit,))
 
     def status(self) -> NodeStatus:
         self.asked += 1
         sync, joining = self.steps[min(self.asked, len(self.steps)) - 1]
         height = 0 if sync is None else sync.height
         return msgspec.structs.replace(
-            super().status(), height=height, sync=sync, joining=joining, network_height=max(height, 100)
+            super().status(),
+            height=height,
+            sync=sync,
+            joining=joining,
+            network_height=max(height, 100),
+            role=self.role,
+            voting=self.asked >= len(self.steps) + self.abstains,
+            reasons=("It votes again above height 102.",),
         )
 
 
@@ -206,7 +229,42 @@ def test_sync_ends_when_the_node_has_caught_up_and_prints_one_document(
 def test_sync_of_a_node_that_misses_nothing_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(CatchingUp([(DONE, None)])) as url:
         assert main(("sync", "--node", url)) == 0
-    assert "caught up: bank-a is at height 100" in capsys.readouterr().out
+    assert "caught up: bank-a is at height 100 and votes" in capsys.readouterr().out
+
+
+def test_sync_goes_on_until_the_node_votes_and_says_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended while the node still abstained: who restored the next member then took the quorum's memory away."""
+    monkeypatch.setattr(syncing, "POLL_S", 0.0)
+    monkeypatch.setattr(syncing, "LINE_S", 0.0)
+    node = CatchingUp([(DONE, None)], abstains=3)
+    with serving(node) as url:
+        assert main(("sync", "--node", url, "--json")) == 0
+    captured = capsys.readouterr()
+    assert node.asked == 4
+    assert json.loads(captured.out)["voting"] is True
+    assert (
+        captured.err.splitlines()
+        == ["hansa: caught up, awaiting its vote: height 100 of 100 It votes again above height 102."] * 3
+    )
+
+
+def test_sync_of_an_observer_awaits_no_vote(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(CatchingUp([(DONE, None)], abstains=99, role="observer")) as url:
+        assert main(("sync", "--node", url)) == 0
+    assert capsys.readouterr().out.startswith("caught up: bank-a is at height 100\n")
+
+
+@pytest.mark.parametrize("cause", sorted(syncing.HOPELESS))
+def test_sync_of_a_member_that_never_votes_again_fails(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cause in CAUSES
+    with serving(CatchingUp([(DONE, None)], abstains=99, cause=cause)) as url:
+        assert main(("sync", "--node", url)) == 4
+    told = capsys.readouterr().err
+    assert (
+        "not_ready: bank-a has caught up and does not vote again by itself: This node (bank-a) tells why." in told
+    )
 
 
 @pytest.mark.slow
@@ -227,3 +285,15 @@ def test_status_tells_of_catch_up_and_keeps_the_heights_apart(capsys: pytest.Cap
     assert "m1 sends 41 to 72" in shown
     assert "m2 is left out: slow: overtaken by m1" in shown
     assert [line.split() for line in shown.splitlines() if line.startswith("height")] == [["height", "40"]]
+
+
+def test_status_of_a_pruned_ledger_says_that_some_older_blocks_may_be_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It called all blocks below the first pruned, also those that `hansa archive import` had put back."""
+    node = CatchingUp([(DONE, None)])
+    answer = msgspec.structs.replace(node.status(), first_block=301)
+    monkeypatch.setattr(node, "status", lambda: answer)
+    with serving(node) as url:
+        assert main(("status", "--node", url)) == 0
+    assert "301: of those below only what is under legal hold or was put back" in capsys.readouterr().out

@@ -304,7 +304,32 @@ def test_a_pruned_ledger_is_executed_from_where_undoing_leads_to(ledger: Ledger)
     assert found.first_error is None
     assert (found.first_block, found.executed_from, found.blocks) == (3, 3, 1)
     assert "block 3 was executed again, on the state after block 2" in found.notes[0]
-    assert "below 3" in found.notes[1]
+    assert found.notes[1] == (
+        "of the blocks below 3, 2 are here as headers alone, for they were pruned: "
+        "header and certificate were checked"
+    )
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_bodies_below_the_first_kept_block_are_counted_and_what_was_done_with_them_is_said(
+    ledger: Ledger, quick: bool
+) -> None:
+    """It said that their bodies are not here, and counted them; quickly it counted all headers and said nothing."""
+
+    def change(db: plyvel.DB) -> None:
+        prune(ledger, 2)(db)
+        db.put(layout.META_FIRST, number(3))
+
+    found = tampered(ledger, change, quick=quick)
+    assert found.first_error is None
+    assert (found.first_block, found.blocks, found.transactions) == (3, 2, 2)
+    below = "of the blocks below 3, 1 is here"
+    how = " and contents" if quick else ", signatures, contents, receipts and indexes"
+    assert (
+        f"{below} whole, for it was put back from an archive or is held: header, certificate{how} were checked, "
+        "and it was not executed"
+    ) in found.notes
+    assert f"{below} as a header alone, for it was pruned: header and certificate were checked" in found.notes
 
 
 def test_without_undo_records_the_report_says_that_nothing_was_executed(ledger: Ledger) -> None:
@@ -348,8 +373,8 @@ async def test_a_ledger_that_a_node_has_pruned_is_right_with_members_that_change
         database.close()
         assert found.first_error is None
         assert (found.first_block, found.executed_from) == (first, executed_from)
+        assert found.blocks == 40 - first + 1 + 2
     assert first > 10
-    assert found.blocks == 40 - first + 1 + 2
 
 
 @pytest.mark.parametrize("letter", [b"h", b"k"])

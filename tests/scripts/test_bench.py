@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import msgspec
 import pytest
 from rich.console import Console
@@ -18,6 +20,7 @@ from scripts.localnet.limits import single_call_limit
 from scripts.localnet.load_cases import GROUPS, LOAD_CASES
 from scripts.localnet.measuring import Run
 from scripts.localnet.node_usage import Look, NodeLook, spent
+from scripts.localnet.numbers import Number, Whole
 from scripts.localnet.open_loop import LoadReport
 from scripts.localnet.snapshot_load import Making, Sample, latencies_within, spans_of
 
@@ -96,7 +99,9 @@ def test_a_document_is_read_again(tmp_path: Path) -> None:
 def test_groups_name_cases_and_every_case_says_what_it_is() -> None:
     assert bench.expand(["wan", "single", "wan20"]) == ["wan20", "wan80", "single"]
     assert all(name in LOAD_CASES for names in GROUPS.values() for name in names)
-    assert all(bench.about(name) for name in bench.CASES)
+    assert set(bench.ABOUT) == {name for name in bench.CASES if name not in LOAD_CASES and name not in GROUPS}
+    # A line for people, beside its name: no docstring of a function, with names of its arguments.
+    assert not [name for name in bench.CASES if not bench.about(name) or {"`", "_"} & set(bench.about(name))]
 
 
 def test_only_what_lies_within_a_making_counts_for_it() -> None:
@@ -154,3 +159,10 @@ def test_a_small_run_makes_a_whole_document(tmp_path: Path) -> None:
     assert "idle" in done.stderr
     saved = document.read(out)
     assert ratios(saved.cases, saved.cases)["hot"]["final/s"] == 1.0
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Whole(1), "whole number"), (Number(1), "number")])
+def test_what_is_no_number_is_refused_in_plain_words(kind: Any, said: str) -> None:
+    """It was "not a valid integer range"."""
+    with pytest.raises(click.BadParameter, match=f"'x' is not a valid {said}"):
+        kind.convert("x", None, None)

@@ -74,6 +74,37 @@ def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path, packs: dict[str,
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize("expect", [[], ["--expect", "state:else"]])
+def test_a_verdict_that_cannot_be_written_is_neither_proven_nor_refused(
+    tmp_path: Path, packs: dict[str, MadePack], form: list[str], expect: list[str]
+) -> None:
+    """It ended with a trace and the exit code of a refusal."""
+    command = [sys.executable, str(SOURCE), *files(tmp_path, packs["state now"]), *form, *expect]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+    said = "hansa-verify: the verdict could not be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (3, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('member = "bank-a"\nnetwork = "network.toml"', "a value of another kind"),
+        ("members = []", "'network'"),
+        ("network = ", "Invalid value (at end of document)"),
+    ],
+)
+def test_a_genesis_file_that_is_none_is_told_in_plain_words(
+    tmp_path: Path, packs: dict[str, MadePack], text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = files(tmp_path, packs["state now"])
+    (tmp_path / "network.toml").write_text(text)
+    with pytest.raises(SystemExit):
+        hansa_verify.main(command)
+    assert f"the genesis file is no network.toml; wrong or missing in it: {said}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("checkpoint", ["", "22", "22:", "22:" + 64 * "A", "x:" + 64 * "a", "22:" + 65 * "a"])
 def test_a_checkpoint_that_is_none_is_wrong_use(
     tmp_path: Path, packs: dict[str, MadePack], checkpoint: str, capsys: pytest.CaptureFixture[str]
