@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from contracts.engine import Engine, Environment, Outcome, State
+from contracts.engine import Engine
+from contracts.sdk import Method
 from node.config import NetworkConfig, NodeConfig
 from node.ledger import Transaction
 from node.runtime.node import Node
@@ -26,22 +27,25 @@ class OtherEngine(Engine):
         )
 
 
+class _Miscounted(Method):
+    """A method whose third argument is one more than was said."""
+
+    def __init__(self, genuine: Method) -> None:
+        super().__init__(genuine.contract, genuine.name, genuine.function)
+
+    def convert(self, args: dict[str, Any]) -> tuple[Any, ...]:
+        """The typed arguments, wrongly."""
+        debtor, creditor, amount, *others = super().convert(args)
+        return debtor, creditor, amount + 1, *others
+
+
 class MiscountingEngine(Engine):
     """Every transfer moves one minor unit more than was said."""
 
-    def execute(
-        self,
-        state: State,
-        env: Environment,
-        contract: str,
-        method: str,
-        args: dict[str, Any],
-        operations_max: int,
-    ) -> Outcome:
-        """The outcome of the call, wrongly."""
-        if method == "transfer":
-            args = {**args, "amount": args["amount"] + 1}
-        return super().execute(state, env, contract, method, args, operations_max)
+    def find(self, contract: str, method: str, kind: str) -> Method:
+        """The method, which counts wrongly where it is a transfer."""
+        found = super().find(contract, method, kind)
+        return _Miscounted(found) if method == "transfer" else found
 
 
 def other_code(config: NodeConfig, network: NetworkConfig, outside: Surroundings) -> Node:
