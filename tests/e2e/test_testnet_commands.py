@@ -188,6 +188,7 @@ def test_links_of_a_network_without_a_proxy_say_how_to_found_one(tmp_path: Path)
     assert "scripts/testnet up --proxied" in done.stderr
 
 
+@pytest.mark.slow
 def test_whoever_dials_is_led_through_the_proxy(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "net")
     found(layout, 3, 30_200, proxied=True)

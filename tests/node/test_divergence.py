@@ -43,6 +43,7 @@ async def found(network: LiveNetwork, odd: str = ODD) -> DivergenceAnswer:
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_it_names_the_first_differing_transaction_contract_and_key(network: LiveNetwork) -> None:
     await network.start_all(bank_d=drifting(bias=7))
     await settle(network, network.add("even", 1))

@@ -48,6 +48,7 @@ def test_one_turncoat_among_five_or_six_harms_nobody(n: int) -> None:
     _runs(range(8), n, "turncoat")
 
 
+@pytest.mark.slow
 def test_an_equivocator_contradicts_itself_in_every_kind_of_message() -> None:
     outcomes = _runs(range(30, 48), 4, "equivocator")
     told = {kind: sum(outcome.faults[f"equivocation by {kind}"] for outcome in outcomes) for kind in EQUIVOCATIONS}
