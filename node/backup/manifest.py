@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
@@ -99,20 +99,9 @@ def read_manifest(directory: Path) -> BackupManifest | None:
 def write_manifest(directory: Path, manifest: BackupManifest) -> None:
     """The backup in `directory` is what `manifest` says. Raise StoreError, and then it is what it was."""
     path = directory / NAME
-    partial = path.with_suffix(".partial")
     try:
-        try:
-            with open(_own_file(partial), "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(path)
-        except BaseException:
-            # A first run that leaves this behind would find its own directory to be somebody else's.
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        sync_directory(directory)
+        with _replacing(path, path.with_suffix(".partial")) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     except OSError as error:
         raise disk_error(path, error) from error
 
@@ -153,20 +142,11 @@ def describe_file(directory: Path, path: Path) -> BackupFile:
 
 def copy_file(source: Path, target: Path) -> None:
     """`target` is a synced copy of `source`, readable by its owner alone. Raise StoreError, and then it is not."""
-    partial = target.with_name(target.name + ".partial")
     try:
         make_directory(target.parent)
-        try:
-            with source.open("rb") as read, open(_own_file(partial), "wb") as written:
-                shutil.copyfileobj(read, written, _CHUNK)
-                written.flush()
-                os.fsync(written.fileno())
-            partial.rename(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        sync_directory(target.parent)
+        partial = target.with_name(target.name + ".partial")
+        with source.open("rb") as read, _replacing(target, partial) as written:
+            shutil.copyfileobj(read, written, _CHUNK)
     except OSError as error:
         raise disk_error(target, error) from error
 
@@ -178,6 +158,25 @@ def make_directory(path: Path) -> None:
     for item in missing:
         # Else a power cut could take the directory with every synced file in it.
         sync_directory(item.parent)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, partial: Path) -> Iterator[BinaryIO]:
+    """What is written inside is durable under `path`, for its owner alone; or `path` is as it was.
+
+    A first run that left its `partial` behind would find its own directory to be somebody else's. Raise OSError.
+    """
+    try:
+        with open(_own_file(partial), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
 
 
 def _own_file(path: Path) -> int:

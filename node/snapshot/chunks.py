@@ -47,11 +47,6 @@ def content_head(rows: int) -> bytes:
     return b"\x91\xdd" + rows.to_bytes(4, "big")
 
 
-def compress(content: bytes) -> bytes:
-    """Return the chunk with this content."""
-    return zlib.compress(content, COMPRESSION)
-
-
 def open_chunk(data: bytes, content: Content, index: int) -> OpenedChunk:
     """Return what the chunk `index` of the snapshot `content` holds; `data` may come from a liar.
 

@@ -1,6 +1,7 @@
 """What bounds a join: the rate at which chunks come, the room on the disk, and what else is fetched meanwhile."""
 
 import asyncio
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from node.errors import Unavailable
 from node.executor import request_of
 from node.ledger import sha256
 from node.snapshot import adoption_bytes, read_manifest
-from node.snapshot.chunks import compress
+from node.snapshot.chunks import COMPRESSION
 from node.snapshot.manifest import ChunkEntry
 from node.store import LevelDatabase, Store
 from node.store.layout import META_ADOPTING
@@ -212,7 +213,7 @@ def test_chunks_put_there_by_hand_under_a_table_that_names_them_cost_no_old_stat
     entry = ChunkEntry(16**manifest.content.level, len(plain), sha256(plain))
     content = msgspec.structs.replace(manifest.content, chunks=(entry,))
     folder.write_manifest(encode(msgspec.structs.replace(manifest, content=content)))
-    folder.write_chunk(0, compress(plain))
+    folder.write_chunk(0, zlib.compress(plain, COMPRESSION))
     database = LevelDatabase(tmp_path / "joiner")
     store = Store(tmp_path / "joiner", config.network_id, config.genesis_hash, open_database=lambda _: database)
     store.initialise(ledger.executor.genesis(), never_voted=False)

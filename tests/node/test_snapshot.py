@@ -36,7 +36,7 @@ from node.snapshot import (
     verify_snapshot,
 )
 from node.snapshot import manifest as limits
-from node.snapshot.chunks import compress, content_head, row_bytes
+from node.snapshot.chunks import COMPRESSION, content_head, row_bytes
 from node.snapshot.manifest import ChunkEntry, level_of
 from node.state import ExecutedBlock
 from node.state_tree import StateTree
@@ -329,7 +329,7 @@ def test_no_bit_of_a_manifest_can_be_flipped(kept: tuple[SignedLedger, SnapshotF
 def retold(manifest: Manifest, plain: bytes) -> tuple[Manifest, bytes]:
     """The liar's best: a manifest whose table names what the liar sends as chunk 0, and that chunk."""
     entry = ChunkEntry(manifest.content.chunks[0].subtrees, len(plain), sha256(plain))
-    return content_with(chunks=(entry, *manifest.content.chunks[1:]))(manifest), compress(plain)
+    return content_with(chunks=(entry, *manifest.content.chunks[1:]))(manifest), zlib.compress(plain, COMPRESSION)
 
 
 def rows_of(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -382,8 +382,8 @@ def test_chunks_that_are_torn_bombs_or_others_are_refused_before_they_cost_memor
         b"not zlib",
         data[:-1],
         data + b"\x00",
-        compress(plain + b"\x00"),
-        compress(plain[:-1]),
+        zlib.compress(plain + b"\x00", COMPRESSION),
+        zlib.compress(plain[:-1], COMPRESSION),
         bomb,
         bytes(limits.CHUNK_FILE_BYTES_MAX + 1),
         folder.chunk(1) or b"",

@@ -1,6 +1,7 @@
 """Gathering a snapshot from peers that lie, are slow, vanish, or offer what is old or another network's."""
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -13,7 +14,7 @@ from node.errors import HansaError, Unavailable
 from node.keys import verify
 from node.ledger import sha256
 from node.snapshot import SnapshotFolder, read_manifest, verify_snapshot
-from node.snapshot.chunks import compress
+from node.snapshot.chunks import COMPRESSION
 from node.snapshot.manifest import ChunkEntry
 from node.sync import SnapshotServer, snapshots
 from node.sync.snapshots import GatherProgress, SnapshotGathering
@@ -282,7 +283,7 @@ async def test_a_table_of_chunks_made_up_around_a_genuine_certificate_leads_nowh
     async def serve(message: Question) -> object:
         if isinstance(message, FetchSnapshot):
             return SnapshotOffer(0, 4, lying.content.digest, encode(lying))
-        return Chunk(0, compress(plain))
+        return Chunk(0, zlib.compress(plain, COMPRESSION))
 
     joiner = Joiner(ledger, tmp_path / "joining", a=serve, b=serve, c=Server(new))
     assert await joiner.gather()
