@@ -6,7 +6,7 @@ bytes again: what a contract sees can therefore not depend on which node was res
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -46,8 +46,8 @@ class LedgerView(StateReader, Protocol):
     def buckets(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every (path, record) of the state tree."""
 
-    def requests_due(self, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return up to `limit` (expires_at_ms, state key) of requests with expires_at_ms < before_ms, ascending."""
+    def requests_due(self, from_ms: int, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` (expires_at_ms, state key) of the requests that expire in that time, ascending."""
 
     def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventData]]:
         """Return up to `limit` (height, event) under `topic`, oldest first, from_height <= height <= to_height."""
@@ -104,16 +104,21 @@ class ExecutedBlock(msgspec.Struct, frozen=True):
 class ValueCache:
     """Recently used values of one state, bytes and typed, so that hot keys are neither read nor decoded again.
 
-    It belongs to one height. `advance` hands everything still true over to a new cache and leaves this one empty,
-    so an overlay that is still at work on the old height can neither read nor leave behind a wrong value.
+    And the keys that have none, as far as `lacks` knows: most keys that a block reads are new ones (request ids,
+    references), and to find nothing is what costs a store most. It may be wrong only where it says False.
+
+    It belongs to one height. `advance` hands everything still true over to a new cache and leaves this one empty:
+    an overlay that is still at work on the old height can neither read nor leave behind a wrong value. Whatever
+    `lacks` asks may move on after that, never before.
     """
 
-    __slots__ = ("_entries_max", "_older", "_younger")
+    __slots__ = ("_entries_max", "_older", "_younger", "lacks")
 
-    def __init__(self, entries_max: int = CACHED_VALUES_MAX) -> None:
+    def __init__(self, entries_max: int = CACHED_VALUES_MAX, lacks: Callable[[bytes], bool] | None = None) -> None:
         self._younger: dict[bytes, tuple[bytes, Any, Any]] = {}
         self._older: dict[bytes, tuple[bytes, Any, Any]] = {}
         self._entries_max = entries_max
+        self.lacks = lacks or _unknown
 
     def get(self, key: bytes) -> tuple[bytes, Any, Any] | None:
         """Return (bytes, type, value) known for `key`; type None means that it was not decoded yet."""
@@ -132,7 +137,8 @@ class ValueCache:
 
     def advance(self, writes: dict[bytes, bytes | None]) -> "ValueCache":
         """Return the cache of the state after `writes`; this one is empty then."""
-        following = ValueCache(self._entries_max)
+        following = ValueCache(self._entries_max, self.lacks)
+        self.lacks = _unknown
         following._younger, self._younger = self._younger, {}
         following._older, self._older = self._older, {}
         for key, raw in writes.items():
@@ -141,6 +147,10 @@ class ValueCache:
             if raw is not None:
                 following.put(key, raw, None, None)
         return following
+
+
+def _unknown(_: bytes) -> bool:
+    return False
 
 
 class _Deleted:
@@ -253,7 +263,7 @@ class Overlay:
         """Return the base's bytes under `key`; the answer is kept, for the write set asks again."""
         if key in self._before:
             return self._before[key]
-        raw = self._before[key] = self._base.get(key)
+        raw = self._before[key] = None if self._cache.lacks(key) else self._base.get(key)
         return raw
 
     def _pending_keys(self, start: bytes, end: bytes) -> list[bytes]:

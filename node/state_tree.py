@@ -177,6 +177,15 @@ class StateTree:
             record = self._read(path, hashes[32 * child : 32 * child + 32])
         return TreeProof(tuple(siblings), record[1:])
 
+    def lacks(self, key: bytes) -> bool:
+        """Whether `key` certainly has no value under this root; False: only the store can tell. Reads nothing."""
+        key_hash = sha256(key).digest()
+        index = int.from_bytes(key_hash[:4], "big") >> self._shift
+        record = self._remembered[index] if self._remembered else None
+        if record is None:
+            return self._levels[-1].startswith(EMPTY, 32 * index)
+        return record[:1] == _LEAF and key_hash not in record
+
     def copy(self, read_bucket: Callable[[bytes], bytes | None]) -> "StateTree":
         """Return a tree with this one's hashes that goes its own way over the records that `read_bucket` gives.
 

@@ -5,7 +5,7 @@ state of one head; `advance` moves it on after the store has applied a block. Bu
 overlap; admission, dry runs and queries may run beside them in other threads.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,10 +17,10 @@ from node.config import NetworkConfig
 from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor.admission import Admission
 from node.executor.difference import RECEIPT_SIZE_MAX, Claim, Difference, TracedRun, find_difference, verify_claim
+from node.executor.empty_view import EmptyView
 from node.executor.run import BlockRun, Registry, Rules
 from node.ledger import (
     BlockBody,
-    EventData,
     Header,
     HeadRecord,
     Proposal,
@@ -55,6 +55,8 @@ class Executor:
         self._rules = Rules(network.network_id, network.parameters, engine, registry)
         self._contracts_hash = engine.contracts_hash()
         self._cache = ValueCache()
+        # What was forgotten before lies there as graves, over which LevelDB would walk at every block.
+        self._requests_from_ms = 0
         self._tree: StateTree | None = None
         self._view: LedgerView | None = None
         self._admission: Admission | None = None
@@ -79,8 +81,9 @@ class Executor:
         # Read through the attribute: the same tree goes on over later views.
         self._view = view
         self._admission = Admission(self._rules, view)
-        self._cache = ValueCache()
+        self._requests_from_ms = 0
         self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
+        self._cache = ValueCache(lacks=self._tree.lacks)
         if self._tree.root != view.head.state_root:
             raise StoreError(
                 "corrupt_state_tree", f"the state's root differs from that of block {view.head.height}"
@@ -90,10 +93,13 @@ class Executor:
         """Stand on `view`, in which `executed`, built or checked on the present head, is applied."""
         if view.head.digest != executed.digest:
             raise ValueError(f"the view's head is not block {executed.height}")
+        cache = self._cache.advance(executed.writes.after)
         self._opened_tree().commit(executed.tree)
         self._view = view
         self._admission = Admission(self._rules, view)
-        self._cache = self._cache.advance(executed.writes.after)
+        self._cache = cache
+        if executed.requests_removed:
+            self._requests_from_ms = executed.requests_removed[-1][0]
 
     @property
     def head(self) -> HeadRecord:
@@ -139,9 +145,7 @@ class Executor:
         `allow_quarantine`.
         """
         head, parameters = self.head, self._rules.parameters
-        run = BlockRun(
-            self._rules, self._opened_view(), self._cache, head.height + 1, max(now_ms, head.time_ms + 1)
-        )
+        run = self._block_run(head.height + 1, max(now_ms, head.time_ms + 1))
         run.begin(lambda _, tx_id: allow_quarantine and tx_id in suspects)
         chosen: list[Transaction] = []
         operations_max = max(1, parameters.block_operations_max >> halvings)
@@ -213,7 +217,7 @@ class Executor:
         `decided`: then other code may have made the block, if only this code comes to the same roots.
         """
         header = proposal.header
-        run = BlockRun(self._rules, self._opened_view(), self._cache, header.height, header.time_ms)
+        run = self._block_run(header.height, header.time_ms)
         executed = self._run(run, proposal, transactions, allow_quarantine, decided)
         for code, ours, theirs in (
             ("receipts_differ", executed.header.receipts_root, header.receipts_root),
@@ -235,6 +239,9 @@ class Executor:
         run = TracedRun(self._rules, self._opened_view(), body.header.height, body.header.time_ms)
         executed = self._run(run, proposal, transactions, allow_quarantine=True, decided=True)
         return find_difference(self._opened_view(), run, executed, transactions, claim)
+
+    def _block_run(self, height: int, time_ms: int) -> BlockRun:
+        return BlockRun(self._rules, self._opened_view(), self._cache, height, time_ms, self._requests_from_ms)
 
     def _run(
         self,
@@ -426,39 +433,6 @@ class Executor:
         if self._admission is None:
             raise ValueError("the executor stands on no head yet")
         return self._admission
-
-
-class EmptyView:
-    """The state before genesis."""
-
-    @property
-    def head(self) -> HeadRecord:
-        """There is none."""
-        raise ValueError("nothing stands before genesis")
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return None."""
-        return None
-
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield nothing."""
-        yield from ()
-
-    def bucket(self, path: bytes) -> bytes | None:
-        """Return None."""
-        return None
-
-    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield nothing."""
-        yield from ()
-
-    def requests_due(self, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return nothing."""
-        return []
-
-    def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventData]]:
-        """Return nothing."""
-        return []
 
 
 class _Events:

@@ -113,8 +113,19 @@ class Sender(msgspec.Struct, frozen=True):
 class BlockRun:
     """The block in the making: its overlay and everything that its header and indexes are made of."""
 
-    def __init__(self, rules: Rules, view: LedgerView, cache: ValueCache | None, height: int, time_ms: int) -> None:
-        """Stand on `view` without having done anything; `cache` belongs to the same state."""
+    def __init__(
+        self,
+        rules: Rules,
+        view: LedgerView,
+        cache: ValueCache | None,
+        height: int,
+        time_ms: int,
+        requests_from_ms: int = 0,
+    ) -> None:
+        """Stand on `view` without having done anything; `cache` belongs to the same state.
+
+        No request id is left there that expired before `requests_from_ms`.
+        """
         self._rules = rules
         self._view = view
         self.height = height
@@ -127,6 +138,7 @@ class BlockRun:
         self.topics: dict[str, list[int]] = {}
         self.requests_added: list[tuple[int, bytes]] = []
         self.requests_removed: tuple[tuple[int, bytes], ...] = ()
+        self._requests_from_ms = requests_from_ms
         self.quarantined: list[int] = []
         self.calls = 0
         self.size_bytes = 0
@@ -140,7 +152,8 @@ class BlockRun:
         `is_quarantined(position, tx_id)` says which scheduled calls are settled unexecuted.
         """
         parameters = self._rules.parameters
-        due = self._view.requests_due(self.time_ms - parameters.retention_ms, parameters.pruned_requests_max)
+        before_ms = self.time_ms - parameters.retention_ms
+        due = self._view.requests_due(self._requests_from_ms, before_ms, parameters.pruned_requests_max)
         self.requests_removed = tuple(due)
         for _, key in due:
             self.overlay.delete(key)

@@ -56,12 +56,12 @@ class StoreView:
         for key, record in self._reader.scan(b"t", b"u"):
             yield key[1:], record
 
-    def requests_due(self, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return up to `limit` (expires_at_ms, state key) of requests with expires_at_ms < before_ms, ascending."""
+    def requests_due(self, from_ms: int, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` (expires_at_ms, state key) of the requests that expire in that time, ascending."""
         due: list[tuple[int, bytes]] = []
-        if before_ms <= 0:
+        if before_ms <= from_ms:
             return due
-        for key, _ in self._reader.scan(b"q", b"q" + number(before_ms)):
+        for key, _ in self._reader.scan(b"q" + number(from_ms), b"q" + number(before_ms)):
             if len(due) == limit:
                 break
             due.append((int.from_bytes(key[1:9], "big"), key[9:]))

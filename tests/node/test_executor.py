@@ -260,6 +260,25 @@ def test_pruning_is_bounded_a_block(tmp_path: Path) -> None:
     assert removed == [2, 2, 1, 0]
 
 
+def test_a_node_that_started_amid_a_backlog_forgets_the_same_requests(tmp_path: Path) -> None:
+    """The running node looks from where it stopped, the started one from the beginning; some expire together."""
+    ledger = Ledger(tmp_path, network(retention_ms=1_000, pruned_requests_max=2))
+    expiries = [ledger.now_ms + at for at in (5_000, 5_000, 5_000, 6_000, 6_000)]
+    ledger.settle(*[ledger.transaction("bank-a", expires_at_ms=at) for at in expiries])
+    ledger.now_ms += DAY_MS
+    forgotten = []
+    for _ in range(4):
+        executed = ledger.build(allow_empty=True)
+        started = Executor(ledger.network, ENGINE, ledger.registry)
+        started.open(ledger.store.snapshot())
+        assert executed is not None
+        checked = started.check(executed.proposal, [])
+        assert checked.requests_removed == executed.requests_removed
+        forgotten += [at - expiries[0] for at, _ in executed.requests_removed]
+        ledger.decide(executed)
+    assert forgotten == [0, 0, 0, 1_000, 1_000]
+
+
 # --- limits ----------------------------------------------------------------------------------------------
 
 

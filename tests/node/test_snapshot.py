@@ -450,7 +450,7 @@ def state_of(store: Store) -> tuple[object, ...]:
         view.head,
         dict(view.scan(b"", b"\xff")),
         dict(view.buckets()),
-        view.requests_due(2**60, 1_000),
+        view.requests_due(0, 2**60, 1_000),
         view.header(view.head.height),
         view.first_block,
     )

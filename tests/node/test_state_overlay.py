@@ -147,6 +147,20 @@ def test_a_written_value_is_decoded_from_its_bytes_in_the_next_block() -> None:
     assert again is not put
 
 
+def test_a_key_known_to_be_lacking_is_not_looked_up_until_the_state_moves_on() -> None:
+    base = Base({b"a": 1})
+    cache = ValueCache(lacks=lambda key: key != b"a")
+    overlay = Overlay(base, cache)
+    assert (overlay.get(b"a", int), overlay.get(b"b", int)) == (1, None)
+    assert base.reads == [b"a"]
+    following = cache.advance({b"b": encode(2)})
+    late = Overlay(base, cache)
+    assert late.get(b"b", int) is None
+    assert base.reads == [b"a", b"b"], "who stands on the old state must not ask what belongs to the new one"
+    assert Overlay(base, following).get(b"c", int) is None
+    assert base.reads == [b"a", b"b"]
+
+
 def test_the_cache_stays_within_its_bound() -> None:
     base = Base({key_of(number): number for number in range(50)})
     overlay = Overlay(base, cache := ValueCache(4))

@@ -78,6 +78,7 @@ def test_every_history_leads_to_the_root_of_the_values_that_are_left(
             if value is not None:
                 values[key] = value
         assert disk.tree.root == naive_root(values, 4)
+        assert not any(disk.tree.lacks(key) for key in values)
     rebuilt = StateTree(4, disk.records.get, sorted(disk.records.items()))
     assert rebuilt.root == disk.tree.root
 
@@ -96,6 +97,22 @@ def test_a_stuffed_bucket_is_parted_and_joined_again_without_a_trace() -> None:
     disk.apply(dict.fromkeys(small))
     assert not disk.records
     assert disk.tree.root == StateTree(4, disk.records.get).root
+
+
+@pytest.mark.parametrize("cache_bytes_max", [0, 10**6])
+def test_a_key_that_is_there_is_never_said_to_be_lacking(cache_bytes_max: int) -> None:
+    disk = Disk(8, cache_bytes_max)
+    keys = [b"key%d" % number for number in range(300)]
+    disk.apply(dict.fromkeys(keys, b"v"))
+    # A value may be any bytes: also a key, so that its hash stands where another key's could.
+    disk.apply({b"other": b"absent", keys[0]: None})
+    assert not any(disk.tree.lacks(key) for key in [*keys[1:], b"other"])
+    unknown = [b"new%d" % number for number in range(300)]
+    lacking = sum(disk.tree.lacks(key) for key in [*unknown, keys[0]])
+    # Without records in memory only an empty bucket tells.
+    assert lacking == 301 if cache_bytes_max else 0 < lacking < 301
+    disk.apply(dict.fromkeys([b"key%d" % number for number in range(20_000)], b"v"))
+    assert not any(disk.tree.lacks(b"key%d" % number) for number in range(20_000)), "parted buckets"
 
 
 def test_the_order_of_changes_is_of_no_importance() -> None:

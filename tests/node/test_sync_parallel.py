@@ -68,7 +68,8 @@ async def test_ranges_come_from_all_peers_at_once_and_are_applied_in_order() -> 
         await until(lambda: node.chain.head.height == 80)
         assert node.chain.blocks == CHAIN
         assert [len(peer.asked) for peer in peers.values()] == [1, 1, 1], "nothing was asked for twice"
-        assert node.sync.progress().held_bytes == 0
+        # A block is let go of right after the head has moved onto it.
+        await until(lambda: node.sync.progress().held_bytes == 0)
 
 
 @pytest.mark.usefixtures("impatient")
