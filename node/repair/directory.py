@@ -7,7 +7,6 @@ Own votes are never made up: when any may be missing, all are given up and the n
 
 import contextlib
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from node.store.layout import (
     number,
 )
 from node.store.reading import awaits_ledger, read_head, stored
+from node.store.room import free_bytes, require_room
 from node.verification import verify_rows
 from node.wording import agreeing, counted
 
@@ -301,13 +301,17 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _copy(data: Path, copy: Path) -> None:
-    """`copy` holds the files of `data`. Tables are never written twice, so they are linked and not copied."""
+    """`copy` holds the files of `data`; raise Unavailable("disk_low") when there is no room for them.
+
+    Not even tables are linked: LevelDB writes a table over whatever lies under its number, if its manifest does not
+    name it, and would reach through the link into `data`.
+    """
     try:
+        files = [file for file in data.iterdir() if file.is_file() and file.name != "LOCK"]
+        size_bytes = sum(file.stat().st_size for file in files)
+        require_room(0, free_bytes(data), size_bytes, "the copy in which the repair works")
         copy.mkdir(mode=0o700)
-        for file in data.iterdir():
-            if file.suffix in (".ldb", ".sst"):
-                os.link(file, copy / file.name)
-            elif file.is_file() and file.name != "LOCK":
-                shutil.copy2(file, copy / file.name)
+        for file in files:
+            shutil.copy2(file, copy / file.name)
     except OSError as error:
         raise StoreError("disk_failed", f"{error.filename}: {error.strerror}") from error

@@ -9,7 +9,6 @@ One process signs, this one executes. As far as the members remember they have v
 
 import gc
 import multiprocessing
-import os
 import shutil
 import statistics
 import time
@@ -124,21 +123,10 @@ def build(layout: Layout, member: Member, plan: ChainPlan, console: Console) -> 
 
 
 def spread_chain(source: Member, members: Sequence[Member]) -> None:
-    """The stopped `members` hold the chain of the stopped `source`, each in files of its own.
-
-    Tables are linked, for LevelDB never changes one: several members' chains then take little more room than one.
-    """
+    """The stopped `members` hold the chain of the stopped `source`, each in files of its own."""
     for member in members:
         shutil.rmtree(member.data_dir)
-        shutil.copytree(source.data_dir, member.data_dir, copy_function=_link_or_copy)
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    if source.endswith((".ldb", ".sst")):
-        os.link(source, target)
-    else:
-        shutil.copy2(source, target)
-    return target
+        shutil.copytree(source.data_dir, member.data_dir)
 
 
 class _Chain:

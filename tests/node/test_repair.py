@@ -405,6 +405,18 @@ def test_a_ledger_of_which_nothing_is_left_is_not_called_repaired(world: World) 
     assert report.kept_at
 
 
+def test_tables_that_the_manifest_does_not_name_are_not_written_over_through_the_copy(world: World) -> None:
+    """LevelDB gives their numbers to its next tables: where the copy's were links, these were emptied."""
+    world.answers = False
+    world.change(spoil(b"r"))
+    newest = max(int(file.stem.removeprefix("MANIFEST-")) for file in world.data.iterdir() if file.stem.isdigit())
+    for leftover in range(newest + 1, newest + 30):
+        (world.data / f"{leftover:06d}.ldb").write_bytes(b"what a broken restore left here")
+    before = {file.name: file.read_bytes() for file in world.data.iterdir()}
+    assert world.repair().outcome == "not_repaired"
+    assert {file.name: file.read_bytes() for file in world.data.iterdir()} == before
+
+
 @pytest.mark.slow
 def test_archives_on_the_disk_give_what_no_peer_has(world: World, tmp_path: Path) -> None:
     view, network = world.peer.snapshot(), world.network
