@@ -488,6 +488,17 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The archive is whole, but the members of this network did not certify what it holds.",
         "Check network.toml. If it is the right one, this file was made up: keep it and ask where it came from.",
     ),
+    "archive_ahead": ErrorEntry(
+        "The archive goes on beyond the head of this ledger. Only blocks that were decided and executed here can"
+        " be put back; nothing was changed.",
+        "Start the node: it fetches what is missing from its peers, and has these blocks then. To build a ledger"
+        " from files alone, use `hansa restore` with a backup. `hansa archive query FILE` asks the file itself.",
+    ),
+    "archive_before_join": ErrorEntry(
+        "The archive holds blocks from before the snapshot that this ledger was joined with: there is no header"
+        " here with which they could be compared. Nothing was changed.",
+        "Ask the file itself: `hansa archive query FILE`. `hansa archive verify FILE` proves it by network.toml.",
+    ),
     "store_closed": ErrorEntry("The store was used after it was closed.", "Start the node again."),
     "history_too_far": ErrorEntry(
         "That height lies further back than one past query may reach.",

@@ -70,6 +70,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Everything in the file, found once for all rules."""
+    return tuple(ast.walk(tree(path)))
+
+
 def imported(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         for alias in node.names:
@@ -137,7 +143,7 @@ def importers_of(module: str) -> set[str]:
     return {
         relative(path)
         for path in SOURCES
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         for name in imported(node)
         if name.split(".")[0] == module
     }
@@ -156,7 +162,7 @@ def test_only_the_runtime_steps_the_replica() -> None:
         relative(path)
         for path in SOURCES
         if not relative(path).startswith("consensus/")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and node.module == "consensus.replica"
         for alias in node.names
         if alias.name == "Replica"
@@ -168,7 +174,7 @@ def test_only_the_command_line_prints() -> None:
     printers = {
         relative(path)
         for path in SOURCES
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
     assert {name for name in printers if not name.startswith("node/cli/")} == set()
@@ -180,7 +186,7 @@ def test_files_are_rooms_with_one_purpose(path: Path) -> None:
     lines = path.read_text().splitlines()
     head = "\n".join(lines[:12])
     assert len(lines) <= FILE_LINES_MAX or "lines because" in head, f"{len(lines)} lines and no reason given"
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             text = "\n".join(lines[node.lineno - 1 : node.end_lineno])

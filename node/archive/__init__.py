@@ -1,7 +1,7 @@
 """Archive files: certified blocks with their receipts, in one file that can be verified without a node."""
 
 from node.archive.format import ArchivedBlock, ArchiveHead, MemberChange
-from node.archive.importing import ImportReport, give_back, import_archive
+from node.archive.importing import ImportReport, give_back, import_archive, require_decided
 from node.archive.reader import ArchiveReader
 from node.archive.shelf import ArchiveShelf, ShelvedArchive
 from node.archive.stored import archive_head, archived_block, archived_blocks
@@ -24,6 +24,7 @@ __all__ = [
     "archived_blocks",
     "give_back",
     "import_archive",
+    "require_decided",
     "require_no_gap",
     "verify_archive",
     "write_archive",

@@ -26,13 +26,12 @@ import msgspec
 from node.archive import ArchiveReader, ArchiveWriter, verify_archive
 from node.archive.shelf import ArchiveShelf, ShelvedArchive, ascending
 from node.archive.writer import PARTIAL
+from node.backup.beginning import begin, end, remove_begun
 from node.backup.manifest import (
     ARCHIVES,
     CONFIGURATION,
     KEYS,
     LOCK,
-    NAME,
-    PARTS,
     SNAPSHOTS,
     BackupFile,
     BackupManifest,
@@ -97,8 +96,10 @@ class Backup:
         """
         started = time.monotonic()
         made = [path for path in (self._directory, *self._directory.parents) if not path.exists()]
+        holding = False
         try:
             with held(self._directory):
+                holding = True
                 before = self._manifest = self._begin(read_manifest(self._directory))
                 try:
                     before = self._take_all(snapshot, snapshot_blocks, keys)
@@ -106,9 +107,11 @@ class Backup:
                     # By what the disk says: of a manifest that was being written nobody knows whether it was.
                     with contextlib.suppress(HansaError):
                         remove_leftovers(self._directory, read_manifest(self._directory) or before)
+                    remove_begun(self._directory)
                     raise
         except BaseException:
-            self._remove_empty(made)
+            if holding:
+                self._remove_empty(made)
             raise
         manifest, old = self._manifest, before.snapshot_height
         return BackupReport(
@@ -217,15 +220,11 @@ class Backup:
 
     def _remove_empty(self, made: list[Path]) -> None:
         """Directories that this run has made are gone again where nothing was put into them."""
-        if made and not (self._directory / NAME).exists():
-            with contextlib.suppress(OSError):
-                (self._directory / LOCK).unlink(missing_ok=True)
-                for part in PARTS:
-                    if (self._directory / part).exists():
-                        (self._directory / part).rmdir()
-            with contextlib.suppress(OSError):
-                for path in made:
-                    path.rmdir()
+        with contextlib.suppress(OSError):
+            if made and [item.name for item in self._directory.iterdir()] == [LOCK]:
+                (self._directory / LOCK).unlink()
+            for path in made:
+                path.rmdir()
 
     # --- room ------------------------------------------------------------------------------------------------
 
@@ -253,14 +252,11 @@ class Backup:
     def _begin(self, known: BackupManifest | None) -> BackupManifest:
         network, member = self._network, self._node.member
         if known is None:
-            others = [path.name for path in self._directory.iterdir() if path.name != LOCK]
-            if others:
-                raise ConfigError(
-                    "backup_unreadable", f"{self._directory} is no backup and not empty: it holds {others[0]}"
-                )
-            return BackupManifest(
+            first = BackupManifest(
                 "hansa/backup", 1, network.network_id, network.genesis_hash.hex(), member, _now_ms()
             )
+            begin(self._directory, first)
+            return first
         if (known.genesis_hash, known.member) != (network.genesis_hash.hex(), member):
             raise ConfigError(
                 "backup_unreadable", f"{self._directory} is a backup of {known.member} in {known.network}"
@@ -464,6 +460,7 @@ class Backup:
         manifest = msgspec.structs.replace(self._manifest, **changes)
         write_manifest(self._directory, manifest)
         self._manifest = manifest
+        end(self._directory)
 
     def _remove_replaced(self) -> None:
         """What this run has put something else in the place of is gone; what stays now, the next run removes."""

@@ -19,6 +19,7 @@ from consensus.messages import VoteKind
 from consensus.verification import Verifier
 from node.archive import ArchiveReader, verify_archive
 from node.archive.shelf import ArchiveShelf, ShelvedArchive
+from node.backup.beginning import is_begun
 from node.backup.manifest import (
     ARCHIVES,
     CONFIGURATION,
@@ -82,7 +83,10 @@ class Restore:
         started = time.monotonic()
         manifest = read_manifest(self._backup)
         if manifest is None:
-            raise ConfigError("backup_unreadable", f"{self._backup} holds no backup: there is no backup.json")
+            why = "there is no backup.json"
+            if is_begun(self._backup):
+                why = "its first run was not finished. Run `hansa backup` once more, or restore from another one"
+            raise ConfigError("backup_unreadable", f"{self._backup} holds no backup: {why}")
         self._check_files(manifest)
         self._check_blocks(manifest)
         try:

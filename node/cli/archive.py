@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from node.archive import ArchiveReader, ArchiveShelf, give_back, import_archive, require_no_gap, verify_archive
+from node.archive import (
+    ArchiveReader,
+    ArchiveShelf,
+    give_back,
+    import_archive,
+    require_decided,
+    require_no_gap,
+    verify_archive,
+)
 from node.cli.options import Directory, directory_option, output_option
 from node.cli.output import Output, message, progress_bar
 from node.client.answers import BlockAnswer, Event, TransactionAnswer
@@ -219,7 +227,8 @@ def query(file: Path, height: int | None, tx_id: str | None, topic: str | None, 
 def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Output) -> None:
     """Put archived blocks back into the data directory of a stopped node, so that its queries find them again.
 
-    Each is proven first and compared with the header that the node has kept. They stay when the node prunes.
+    Each is proven first and compared with the header that the node has kept. They stay when the node prunes. Blocks
+    that the node has not reached cannot be put back: it fetches these from its peers when it runs.
     """
     node = directory.required()
     network = load_network(node.network_file)
@@ -229,6 +238,9 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
     try:
         with _opened(files) as readers:
             done = []
+            # Of all files first: none is put back of a call that has to be made again.
+            for reader in () if undo else readers:
+                require_decided(store, reader)
             for reader in readers:
                 if undo:
                     done.append(give_back(store, reader))

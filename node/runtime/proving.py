@@ -5,6 +5,9 @@ later blocks, reading entries and headers) runs in other threads, and the undoin
 the work, so that commits go on. One past state is rebuilt at a time, for it takes the memory of a whole tree. All
 work in threads is charged to the client that asked (proof_budget.py), also of what was refused in the end; who has
 spent its budget, or finds too many waiting, is told when to come again.
+
+Why no rebuilt state is kept for the next question about its height: it is a whole tree, tens of megabytes, and
+stands on a view of the database, under which rows that are pruned meanwhile keep their room on the disk.
 """
 
 import asyncio

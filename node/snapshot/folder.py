@@ -37,6 +37,12 @@ class SnapshotFolder:
             # An adoption relies on what lies here: a power cut must not take the directory with its synced files.
             _sync(self.path.parent)
 
+    def start(self, manifest: bytes) -> None:
+        """The directory holds this manifest, durably, and nothing else. Raise StoreError."""
+        self.remove()
+        self.create()
+        self.write_manifest(manifest)
+
     def remove(self) -> None:
         """Nothing of it is there any more."""
         with _told(self.path), contextlib.suppress(FileNotFoundError):

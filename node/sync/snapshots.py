@@ -294,7 +294,7 @@ class SnapshotGathering:
         """True: every chunk is kept. False: those who offered it are gone, put aside, silent, or far too slow."""
         content = offer.manifest.content
         self._content, self._missing = content, set(range(len(content.chunks)))
-        self._keys = await asyncio.to_thread(self._prepare, offer)
+        self._keys = await self._prepare(offer)
         self._missing.difference_update(self._keys)
         self._step, self._fetched_bytes, self._started_s = "fetching", 0, self._now_s()
         # One chunk alone may take longer than the patience, and counts when it is whole.
@@ -365,34 +365,41 @@ class SnapshotGathering:
                     # Once a peer: who has just come must not be left for what the others did not send.
                     self._patience.renew(self._now_s())
 
-    def _prepare(self, offer: _Offer) -> dict[int, int]:
+    async def _prepare(self, offer: _Offer) -> dict[int, int]:
         """The folder is that of `offer`, and there is room; return which chunks are kept, and how many keys each
         holds.
 
-        Chunks kept before are proven again, but for a snapshot that could not be taken over anyway.
+        Chunks kept before are proven again, but for a snapshot that could not be taken over anyway. When cancelled,
+        whatever thread changes the folder has ended: one left behind would drop what the next run has fetched.
         """
         content, folder = offer.manifest.content, self._folder
         taken_over_bytes, what = adoption_bytes(content), f"the snapshot of height {content.height}"
-        kept = self._kept()
+        kept = await asyncio.to_thread(self._kept)
         if kept is None or kept.content.digest != offer.digest:
-            self._require_room(taken_over_bytes + content.size_bytes - folder.size_bytes(), what)
-            folder.remove()
-            folder.create()
-            folder.write_manifest(encode(offer.manifest))
+            freed_bytes = await asyncio.to_thread(folder.size_bytes)
+            await asyncio.to_thread(self._require_room, taken_over_bytes + content.size_bytes - freed_bytes, what)
+            await to_its_end(asyncio.to_thread(lambda: folder.start(encode(offer.manifest))))
             return {}
-        self._require_room(taken_over_bytes, what)
-        folder.remove_leftovers()
+        await asyncio.to_thread(self._require_room, taken_over_bytes, what)
+        await to_its_end(asyncio.to_thread(folder.remove_leftovers))
         keys: dict[int, int] = {}
         for index in range(len(content.chunks)):
-            data = folder.chunk(index)
-            try:
-                if data is not None:
-                    keys[index] = len(open_chunk(data, content, index).rows)
-            except InvalidFrame:
-                folder.drop_chunk(index)
+            # Chunk by chunk, so that whoever stops this node waits for one of them and not for all.
+            count = await to_its_end(asyncio.to_thread(self._keys_kept, content, index))
+            if count is not None:
+                keys[index] = count
         missing_bytes = content.size_bytes - sum([content.chunks[index].size_bytes for index in keys])
-        self._require_room(taken_over_bytes + missing_bytes, what)
+        await asyncio.to_thread(self._require_room, taken_over_bytes + missing_bytes, what)
         return keys
+
+    def _keys_kept(self, content: Content, index: int) -> int | None:
+        """How many keys the kept chunk holds; None, and then it is not there, for none that proves itself."""
+        data = self._folder.chunk(index)
+        try:
+            return None if data is None else len(open_chunk(data, content, index).rows)
+        except InvalidFrame:
+            self._folder.drop_chunk(index)
+            return None
 
     async def _work(self, peer: str, offer: _Offer, holders: dict[str, None]) -> None:
         """`peer` is asked for one chunk after the other, until none is missing or it is of no more use."""

@@ -4,10 +4,11 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from consensus.codec import decode, encode
 from node.api import ApiLimits, ApiServer
@@ -29,13 +30,8 @@ def deposit(amount: int = 100, request_id: str | None = None, network: str = NET
     return sign(body, [KEY])
 
 
-@pytest.fixture
-async def node() -> MemoryNode:
-    return MemoryNode(capacity=50)
-
-
-@pytest.fixture
-async def server(node: MemoryNode) -> AsyncIterator[ApiServer]:
+@contextlib.asynccontextmanager
+async def serving(node: MemoryNode) -> AsyncIterator[ApiServer]:
     limits = ApiLimits(request_bytes_max=1_000_000, streams_max=2, connections_max=20, heartbeat_s=0.05)
     running = ApiServer(node, "127.0.0.1", 0, limits=limits)
     await running.start()
@@ -44,9 +40,34 @@ async def server(node: MemoryNode) -> AsyncIterator[ApiServer]:
 
 
 @pytest.fixture
+async def node() -> MemoryNode:
+    return MemoryNode(capacity=50)
+
+
+@pytest.fixture
+async def server(node: MemoryNode) -> AsyncIterator[ApiServer]:
+    async with serving(node) as running:
+        yield running
+
+
+@pytest.fixture
 async def http(server: ApiServer) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
         yield client
+
+
+class Refusing(NamedTuple):
+    """A node that is only asked what it refuses: it serves many tests, and stays as it was."""
+
+    node: MemoryNode
+    http: httpx.AsyncClient
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def refusing() -> AsyncIterator[Refusing]:
+    node = MemoryNode(capacity=50)
+    async with serving(node) as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        yield Refusing(node, client)
 
 
 def check_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -239,17 +260,17 @@ async def test_a_dry_run_changes_nothing(http: httpx.AsyncClient, node: MemoryNo
         ("GET", "/schema", {}, 404, "route_not_found"),
     ],
 )
+@pytest.mark.asyncio(loop_scope="module")
 async def test_every_failure_has_the_one_shape(
-    http: httpx.AsyncClient,
-    node: MemoryNode,
+    refusing: Refusing,
     method: str,
     path: str,
     request_: dict[str, Any],
     status: int,
     code: str,
 ) -> None:
-    check_error(await http.request(method, path, **request_), status, code)
-    assert not node.pending
+    check_error(await refusing.http.request(method, path, **request_), status, code)
+    assert not refusing.node.pending
 
 
 async def test_a_bug_is_answered_without_its_inside(http: httpx.AsyncClient, node: MemoryNode) -> None:
@@ -443,81 +464,3 @@ async def test_the_documents_are_complete_and_load_nothing_from_elsewhere(http: 
     assert "<script" not in page.text
     assert "queue_full" in page.text
     assert "till.deposit" in page.text.replace("</code>", "")
-
-
-# --- events ---
-
-
-async def put(http: httpx.AsyncClient, node: MemoryNode, *amounts: int) -> None:
-    for amount in amounts:
-        await http.post("/v1/transactions", json={"transaction": deposit(amount).data.hex()})
-    node.make_block()
-
-
-async def test_a_page_of_events_continues_where_it_ended(http: httpx.AsyncClient, node: MemoryNode) -> None:
-    await put(http, node, 1, 2)
-    await put(http, node, 3)
-    first = (await http.get("/v1/events?limit=2")).json()
-    assert [event["data"]["amount"] for event in first["events"]] == [1, 2]
-    assert first["complete"] is False
-    second = (await http.get(f"/v1/events?after={first['next']}")).json()
-    assert [event["data"]["amount"] for event in second["events"]] == [3]
-    assert second["complete"] is True
-    none = (await http.get("/v1/events?topic=till/account/B-9")).json()
-    assert none["events"] == []
-
-
-async def lines_until(response: httpx.Response, wanted: str) -> list[str]:
-    found = []
-    async for line in response.aiter_lines():
-        found.append(line)
-        if wanted in line:
-            return found
-    return found
-
-
-async def test_a_stream_resumes_at_its_cursor_and_beats(http: httpx.AsyncClient, node: MemoryNode) -> None:
-    await put(http, node, 1, 2)
-    accept = {"accept": "text/event-stream"}
-    async with http.stream("GET", "/v1/events", headers={**accept, "last-event-id": "1:0"}) as response:
-        assert response.headers["content-type"].startswith("text/event-stream")
-        reading = asyncio.create_task(lines_until(response, '"amount":3'))
-        await put(http, node, 3)
-        lines = await asyncio.wait_for(reading, 5)
-    data = [line for line in lines if line.startswith("data: ")]
-    assert [as_json(line[6:].encode())["cursor"] for line in data] == ["1:1", "2:0"]
-    async with http.stream("GET", "/v1/events", headers=accept) as response:
-        lines = await asyncio.wait_for(lines_until(response, ": height"), 5)
-    assert not [line for line in lines if line.startswith("data: ")], "without a cursor a stream starts now"
-    assert [line for line in lines if line.startswith("id: ")] == ["id: 3:-1"]
-
-
-async def test_streams_are_bounded_and_their_places_come_back(http: httpx.AsyncClient, node: MemoryNode) -> None:
-    accept = {"accept": "text/event-stream"}
-    async with http.stream("GET", "/v1/events", headers=accept) as first:
-        assert first.status_code == 200
-        async with http.stream("GET", "/v1/events", headers=accept) as second:
-            assert second.status_code == 200
-            async with http.stream("GET", "/v1/events", headers=accept) as third:
-                await third.aread()
-                check_error(third, 429, "too_many_streams")
-
-    async def opened() -> None:
-        while True:
-            async with http.stream("GET", "/v1/events", headers=accept) as again:
-                if again.status_code == 200:
-                    return
-
-    await asyncio.wait_for(opened(), 5)
-
-
-async def test_stopping_ends_open_streams(node: MemoryNode) -> None:
-    server = ApiServer(node, "127.0.0.1", 0)
-    await server.start()
-    async with (
-        httpx.AsyncClient(base_url=server.url, trust_env=False) as http,
-        http.stream("GET", "/v1/events", headers={"accept": "text/event-stream"}) as response,
-    ):
-        reading = asyncio.create_task(lines_until(response, "never"))
-        await asyncio.wait_for(server.stop(), 3)
-        await asyncio.wait_for(reading, 3)

@@ -1,14 +1,12 @@
 """An archive file gives back what was put in, proves it to a stranger, and hides no changed byte."""
 
-import contextlib
 import fcntl
 import os
 import random
-import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 import pytest
@@ -20,20 +18,16 @@ from node.archive import (
     ArchivedBlock,
     ArchiveHead,
     ArchiveReader,
-    ArchiveShelf,
     ArchiveSummary,
     ArchiveWriter,
     archive_head,
     archived_block,
     archived_blocks,
-    import_archive,
     verify_archive,
     write_archive,
 )
 from node.archive.format import BLOCK_PLAIN_SIZE_MAX, BLOCK_ROW, MAGIC, TAIL, TAIL_SIZE
 from node.archive.reader import PIECE_SIZE
-from node.cli.main import main
-from node.config import dump_network
 from node.errors import ConfigError, NotFound, StoreError
 from node.ledger import Header, sha256
 from node.store import ReceiptsRecord
@@ -452,145 +446,3 @@ def test_blocks_must_be_a_run_of_this_network(ledger: ArchivedLedger, tmp_path: 
         write_archive(tmp_path / "a", "othernet-0", bytes(32), (), head=head_of(ledger))
     assert list(tmp_path.iterdir()) == []
     assert encode(head_of(ledger, 2).parent) == encode(ledger.store.header(1))
-
-
-# --- the command -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shelf(ledger: ArchivedLedger, tmp_path: Path) -> Path:
-    """Two files of one ledger, and its network.toml."""
-    places = ArchiveShelf(tmp_path)
-    write(ledger, places.path_of(1, 2), 1, 2)
-    write(ledger, places.path_of(3, BLOCKS), 3, BLOCKS)
-    (tmp_path / "network.toml").write_text(dump_network(ledger.network))
-    return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any]:
-    """The exit code and the JSON document of `hansa archive …`."""
-    code = main(["archive", *map(str, arguments), "--json"])
-    return code, msgspec.json.decode(capsys.readouterr().out)
-
-
-def test_an_auditor_needs_the_file_and_the_definition_alone(
-    ledger: ArchivedLedger, shelf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, listed = run(capsys, "list", "--archive-dir", shelf)
-    files = [item["file"] for item in listed["archives"]]
-    assert (code, [(item["first"], item["last"]) for item in listed["archives"]]) == (0, [(1, 2), (3, BLOCKS)])
-    code, proven = run(capsys, "verify", *reversed(files), "--network", shelf / "network.toml")
-    assert (code, proven["ok"], proven["network"]) == (0, True, ledger.network.network_id)
-    assert proven["archives"][1]["digest"] == ledger.store.head.digest.hex()
-    code, said = run(capsys, "show", files[1])
-    assert (code, said["first"], said["last"], said["members"][0]) == (0, 3, BLOCKS, "bank-a")
-    code, block = run(capsys, "query", files[1], "--block", 5)
-    [item] = block["transactions"]
-    assert (code, block["height"], item["content"]["calls"][0]["method"]) == (0, 5, "transfer")
-    code, found = run(capsys, "query", files[1], "--tx", item["tx_id"])
-    assert (code, found["height"], found["receipts"][0]["code"]) == (0, 5, "ok")
-    code, events = run(capsys, "query", files[1], "--account", "C-2")
-    assert (code, [event["height"] for event in events["events"]]) == (0, [3, 5, 6])
-    code, error = run(capsys, "query", files[0], "--tx", item["tx_id"])
-    assert (code, error["error"]["code"]) == (1, "transaction_not_found")
-    code, error = run(capsys, "query", files[0], "--block", 3)
-    assert (code, error["error"]["code"]) == (1, "not_in_archive")
-    assert "holds the blocks 1 to 2, not 3" in error["error"]["message"]
-    assert "hansa archive list" in error["error"]["action"]
-    code, error = run(capsys, "query", files[0])
-    assert (code, error["error"]["code"]) == (2, "invalid_usage")
-    data = bytearray(Path(files[1]).read_bytes())
-    data[len(data) // 2] ^= 1
-    Path(files[1]).write_bytes(data)
-    code, error = run(capsys, "verify", *files, "--network", shelf / "network.toml")
-    assert (code, error["error"]["code"]) == (3, "archive_damaged")
-
-
-def test_archived_blocks_are_put_back_into_a_stopped_node(
-    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    directory = tmp_path / "node"
-    ledger = ArchivedLedger(directory / "data")
-    ledger.open_accounts("C-1", "C-2", funds=1_000)
-    ledger.empty(3)
-    wanted = archived_block(ledger.store.snapshot(), 1)
-    file = ArchiveShelf(tmp_path).path_of(1, 1)
-    write(ledger, file, 1, 1)
-    pruning = ledger.store.pruning()
-    pruning.release(1)
-    for removal in pruning.removals():
-        pruning.remove(removal)
-    (directory / "node.toml").write_text('member = "bank-a"\nlisten = "127.0.0.1:1"\napi = "127.0.0.1:2"\n')
-    shutil.copy(shelf / "network.toml", directory / "network.toml")
-    code, error = run(capsys, "import", file, "--dir", directory)
-    assert (code, error["error"]["code"]) == (2, "data_dir_in_use")
-    ledger.close()
-    for blocks in (1, 0):
-        code, report = run(capsys, "import", file, "--dir", directory)
-        assert (code, report["archives"]) == (0, [{"first": 1, "last": 1, "blocks": blocks}])
-    assert main(["archive", "import", str(file), "--dir", str(directory)]) == 0
-    told = capsys.readouterr().err
-    assert f"{file.name} holds block 1: 0 blocks were put back, 1 was here already" in told
-    again = ArchivedLedger(ledger.path)
-    assert archived_block(again.store.snapshot(), 1) == wanted
-    again.close()
-    # Of another past of the same network nothing is taken.
-    code, error = run(capsys, "import", shelf / ArchiveShelf(shelf).path_of(1, 2).name, "--dir", directory)
-    assert (code, error["error"]["code"]) == (3, "archive_refused")
-    code, report = run(capsys, "import", file, "--undo", "--dir", directory)
-    assert (code, report["archives"]) == (0, [{"first": 1, "last": 1, "blocks": 1}])
-    again = ArchivedLedger(ledger.path)
-    with pytest.raises(NotFound, match="block_pruned"):
-        again.store.block(1)
-    again.close()
-
-
-class Swapped(ArchiveReader):
-    """A file that somebody overwrites once it was verified: the same block, with other contents."""
-
-    lie: Callable[[ArchivedBlock], ArchivedBlock] | None = None
-
-    def block(self, height: int) -> ArchivedBlock:
-        item = super().block(height)
-        return item if self.lie is None else self.lie(item)
-
-
-def other_transactions(item: ArchivedBlock) -> ArchivedBlock:
-    body = item.block.body
-    body = msgspec.structs.replace(body, transactions=tuple(reversed(body.transactions)) + body.transactions[:1])
-    return msgspec.structs.replace(item, block=msgspec.structs.replace(item.block, body=body))
-
-
-def other_receipts(item: ArchivedBlock) -> ArchivedBlock:
-    receipts = item.receipts
-    changed = receipts.receipts[0][:-1] + bytes((receipts.receipts[0][-1] ^ 1,))
-    return msgspec.structs.replace(
-        item, receipts=msgspec.structs.replace(receipts, receipts=(changed, *receipts.receipts[1:]))
-    )
-
-
-@pytest.mark.parametrize("lie", [other_transactions, other_receipts])
-def test_a_file_that_is_changed_after_it_was_verified_puts_nothing_back(
-    tmp_path: Path, lie: Callable[[ArchivedBlock], ArchivedBlock]
-) -> None:
-    ledger = ArchivedLedger(tmp_path / "data")
-    ledger.open_accounts("C-1", "C-2", funds=1_000)
-    ledger.empty(3)
-    file = tmp_path / "file.hansa"
-    write(ledger, file, 1, 1)
-    pruning = ledger.store.pruning()
-    pruning.release(1)
-    for removal in list(pruning.removals()):
-        pruning.remove(removal)
-    with contextlib.closing(Swapped(file)) as reader:
-
-        def overwrite(done: int, total: int) -> None:
-            if 2 * done == total:
-                reader.lie = lie
-
-        with pytest.raises(StoreError, match="archive_refused"):
-            import_archive(ledger.store, ledger.network, reader, overwrite)
-        assert reader.lie is lie
-    with pytest.raises(NotFound, match="block_pruned"):
-        ledger.store.block(1)
-    ledger.close()

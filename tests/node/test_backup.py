@@ -1,119 +1,31 @@
-"""A backup grows by what is new, is judged file by file, and gives back a ledger that has no memory of votes."""
+"""A backup holds everything, grows by what is new, and begins and ends with room on the disks."""
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from node.archive import ArchiveReader, write_archive
-from node.backup import Backup, BackupReport, Restore, RestoreReport, making, read_manifest
-from node.backup.manifest import copy_file, describe_file, write_manifest
-from node.backup.pages import make_page, read_page
+from node.backup import making, read_manifest
+from node.backup.manifest import copy_file
+from node.backup.pages import read_page
 from node.client.answers import BackupStatus
-from node.config import DiskSettings, NodeConfig, dump_network, dump_node, load_node
+from node.config import DiskSettings
 from node.errors import ConfigError, StoreError, Unavailable
 from node.keys import write_key_file
-from node.ledger import CertifiedBlock
 from node.runtime.backing_up import BackingUp
 from node.runtime.disk_space import DiskSpace
 from node.runtime.threads import WorkerThreads
-from node.snapshot import finished_heights, make_snapshot
-from node.store import Store
+from node.snapshot import finished_heights
 from node.store.room import resume_bytes
-from node.verification import verify_archives, verify_directory, verify_snapshot_directory
-from tests.node.ledger_world import Ledger
-from tests.node.signed_ledger import KEYS, block, certified, make_ledger, signed_network
+from node.verification import verify_archives, verify_snapshot_directory
+from tests.node.backup_world import RunningNode, World, prune, world
+from tests.node.signed_ledger import KEYS
+
+__all__ = ["world"]
 
 PHRASE = "a phrase for tests"
-
-
-class RunningNode:
-    """bank-a's node with three blocks, answering as its HTTP interface would."""
-
-    def __init__(self, base: Path) -> None:
-        self.directory = base / "bank-a"
-        (self.directory / "keys").mkdir(parents=True)
-        (self.directory / "network.toml").write_text(dump_network(signed_network()))
-        config = NodeConfig(
-            "bank-a", Path("data"), Path("keys"), Path("network.toml"), "127.0.0.1:7600", "127.0.0.1:7700"
-        )
-        self.node_file = self.directory / "node.toml"
-        self.node_file.write_text(dump_node(config))
-        self.node = load_node(self.node_file)
-        self.ledger: Ledger = make_ledger(self.node.data_dir)
-        self.store: Store = self.ledger.store
-        self.failed = ""
-
-    def grow(self, blocks: int) -> None:
-        """So many more blocks are decided."""
-        for _ in range(blocks):
-            executed = block(self.ledger)
-            self.store.apply(executed, certified(executed), 0)
-            self.ledger.executor.advance(executed, self.store.snapshot())
-
-    def backup_status(self) -> BackupStatus:
-        heights = finished_heights(self.node.backup_dir)
-        height = heights[-1] if heights else 0
-        size_bytes = self.store.size_bytes()
-        return BackupStatus(self.store.head.height, self.store.first_block, height, 0, self.failed, size_bytes)
-
-    def make_backup_snapshot(self) -> BackupStatus:
-        network = self.ledger.network
-        if not self.failed:
-            steps = make_snapshot(
-                self.store.snapshot(), network.network_id, network.genesis_hash, 8, self.node.backup_dir
-            )
-            for _ in steps:
-                pass
-        return self.backup_status()
-
-    def backup_blocks(self, first: int) -> bytes:
-        network = self.ledger.network
-        return make_page(self.store.snapshot(), network.network_id, network.genesis_hash, first)
-
-
-class World:
-    """A running node and places for a backup and for what is restored."""
-
-    def __init__(self, base: Path) -> None:
-        self.node = RunningNode(base)
-        self.backup_directory = base / "backup"
-        self.restored = base / "restored"
-
-    def backup(
-        self,
-        *,
-        snapshot: bool = False,
-        blocks: int = 10_000,
-        keys: bool = False,
-        free: Callable[[Path], int | None] = lambda place: 10**12,
-    ) -> BackupReport:
-        work = Backup(self.node.node_file, self.node, self.backup_directory, lambda what, done, total: None, free)
-        return work.run(snapshot=snapshot, snapshot_blocks=blocks, keys=keys)
-
-    def restore(self) -> RestoreReport:
-        return Restore(self.backup_directory, self.restored, lambda what, done, total: None).run()
-
-    def files(self) -> dict[str, bytes]:
-        """Every file of the backup but its manifest and lock."""
-        paths = [path for path in self.backup_directory.rglob("*") if path.is_file()]
-        names = {path.relative_to(self.backup_directory).as_posix(): path.read_bytes() for path in paths}
-        return {name: data for name, data in names.items() if "/" in name}
-
-    def restored_store(self) -> Store:
-        network = self.node.ledger.network
-        return Store(self.restored / "data", network.network_id, network.genesis_hash)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.node.ledger.close()
 
 
 def test_a_backup_holds_state_blocks_and_configuration_and_names_every_file(world: World) -> None:
@@ -157,35 +69,6 @@ def test_an_old_snapshot_is_replaced_by_a_new_one(world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grown", [0, 4], ids=["its snapshot", "its snapshot and later blocks"])
-def test_what_is_restored_has_the_state_and_no_memory_of_votes(world: World, grown: int) -> None:
-    world.backup(keys=True)
-    world.node.grow(grown)
-    world.backup()
-    report = world.restore()
-    assert (report.height, report.snapshot_height, report.executed) == (3 + grown, 3, grown)
-    assert report.first_block == 4
-    assert any("abstains" in note for note in report.notes)
-    store = world.restored_store()
-    assert store.head == world.node.store.head
-    memory = store.memory()
-    assert (memory.never_voted, memory.voted, memory.abstain_until, memory.records) == (False, False, 0, ())
-    store.close()
-    verified = verify_directory(load_node(world.restored / "node.toml"))
-    assert verified.first_error is None
-    assert verified.executed_from == (4 if grown else None)
-
-
-@pytest.mark.slow
-def test_a_key_that_is_called_unused_is_not_any_more_beside_a_restored_ledger(world: World) -> None:
-    world.backup()
-    (world.restored / "keys").mkdir(parents=True)
-    (world.restored / "keys" / "voting.unused").touch()
-    world.restore()
-    assert not (world.restored / "keys" / "voting.unused").exists()
-
-
-@pytest.mark.slow
 def test_keys_are_part_of_a_backup_only_when_asked_for_and_stay_encrypted(world: World) -> None:
     path = world.node.directory / "keys" / "voting.key"
     write_key_file(path, KEYS["bank-a"], kind="voting", id="bank-a", passphrase=PHRASE)
@@ -199,174 +82,6 @@ def test_keys_are_part_of_a_backup_only_when_asked_for_and_stay_encrypted(world:
     assert (world.restored / "keys" / "voting.key").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", ["archives", "snapshots", "configuration"])
-@pytest.mark.parametrize("deed", ["change", "remove"])
-def test_a_damaged_backup_is_refused_before_anything_is_made_of_it(world: World, part: str, deed: str) -> None:
-    world.backup()
-    path = max((world.backup_directory / part).rglob("*.*"), key=lambda path: path.stat().st_size)
-    if deed == "remove":
-        path.unlink()
-    else:
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-    with pytest.raises(StoreError, match="backup_damaged"):
-        world.restore()
-    assert not world.restored.exists()
-
-
-@pytest.mark.slow
-def test_a_forged_file_with_a_right_sum_is_refused_by_its_certificates(world: World) -> None:
-    """Whoever can write the archive can write the manifest; only the members' signatures cannot be made."""
-    world.backup()
-    world.node.grow(1)
-    world.backup()
-    base = world.backup_directory
-    [path] = (base / "archives").glob("*4.hansa")
-    with ArchiveReader(path) as reader:
-        head, item = reader.head, reader.block(4)
-    body = item.block.body
-    later = msgspec.structs.replace(
-        body, header=msgspec.structs.replace(body.header, time_ms=body.header.time_ms + 1)
-    )
-    digest = later.header.digest
-    certificate = msgspec.structs.replace(item.block.certificate, digest=digest)
-    forged = msgspec.structs.replace(item, block=CertifiedBlock(later, certificate))
-    write_archive(path, head.network, head.genesis_hash, [forged], head=head)
-    manifest = read_manifest(base)
-    assert manifest
-    files = tuple(describe_file(base, base / file.path) for file in manifest.files)
-    write_manifest(base, msgspec.structs.replace(manifest, files=files))
-    with pytest.raises(StoreError, match="block 4 is not one that the members have certified"):
-        world.restore()
-    assert not (world.restored / "data").exists()
-
-
-@pytest.mark.parametrize("deed", ["forged", "damaged and named by no manifest"])
-def test_an_archive_below_the_snapshot_is_proven_too(world: World, deed: str) -> None:
-    """No execution reads it, so that it was restored without a word, and was called the archive of its blocks."""
-    world.backup()
-    base = world.backup_directory
-    [path] = (base / "archives").glob("*.hansa")
-    manifest = read_manifest(base)
-    assert manifest
-    assert manifest.snapshot_height == 3
-    with ArchiveReader(path) as reader:
-        head, items = reader.head, list(reader.blocks())
-    body = items[1].block.body
-    later = msgspec.structs.replace(
-        body, header=msgspec.structs.replace(body.header, time_ms=body.header.time_ms + 1)
-    )
-    items[1] = msgspec.structs.replace(items[1], block=CertifiedBlock(later, items[1].block.certificate))
-    if deed == "forged":
-        write_archive(path, head.network, head.genesis_hash, items, head=head)
-        files = tuple(describe_file(base, base / file.path) for file in manifest.files)
-    else:
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-        files = tuple(file for file in manifest.files if not file.path.startswith("archives/"))
-    write_manifest(base, msgspec.structs.replace(manifest, files=files))
-    with pytest.raises(StoreError, match="blocks 1 to 3 would be in no whole file here") as refused:
-        world.restore()
-    assert refused.value.code == "backup_damaged"
-    assert not world.restored.exists()
-
-
-def shelf_notes(report: RestoreReport) -> list[str]:
-    return [note for note in report.notes if note.startswith("block")]
-
-
-def test_a_restore_says_exactly_which_blocks_are_where(world: World) -> None:
-    world.backup()
-    world.node.grow(1)
-    world.backup()
-    report = world.restore()
-    assert (report.height, report.first_block) == (4, 4)
-    place = f"the archive files of {world.backup_directory / 'archives'}, which `hansa archive` reads"
-    assert shelf_notes(report) == [f"blocks 1 to 3: not in the data directory, but in {place}"]
-
-
-def test_blocks_that_are_in_no_file_are_not_said_to_be_in_one(world: World) -> None:
-    """The sentence named all blocks below the first as archived, whatever the backup held."""
-    prune(world.node.store, 1)
-    world.backup()
-    world.node.grow(1)
-    world.backup()
-    notes = shelf_notes(world.restore())
-    assert notes[0].startswith("blocks 2 to 3: not in the data directory, but in the archive files of ")
-    assert notes[1:] == ["block 1: neither in the data directory nor in this backup"]
-
-
-def test_an_archive_that_lies_there_already_is_compared_and_never_replaced(world: World, tmp_path: Path) -> None:
-    world.backup()
-    world.restored.mkdir()
-    shelf = tmp_path / "shelf"
-    text = world.node.node_file.read_text().replace("[retention]", f'[retention]\narchive_dir = "{shelf}"')
-    (world.restored / "node.toml").write_text(text)
-    [path] = (world.backup_directory / "archives").glob("*.hansa")
-    shelf.mkdir()
-    (shelf / path.name).write_bytes(b"something else")
-    notes = world.restore().notes
-    assert any("is not the backup's file of that name: it was left as it is" in note for note in notes)
-    assert (shelf / path.name).read_bytes() == b"something else"
-    # The same file is what should be there.
-    (shelf / path.name).write_bytes(path.read_bytes())
-    (world.restored / "data").rename(tmp_path / "away")
-    report = world.restore()
-    assert not any("it was left as it is" in note for note in report.notes)
-    assert str(shelf) in shelf_notes(report)[0]
-
-
-@pytest.mark.parametrize("deed", ["claims more", "lacks the continuation", "lacks the archives up to its snapshot"])
-def test_a_backup_that_claims_more_blocks_than_it_holds_is_refused(world: World, deed: str) -> None:
-    world.backup()
-    base = world.backup_directory
-    if deed == "lacks the continuation":
-        for _ in range(2):
-            world.node.grow(1)
-            world.backup()
-    manifest = read_manifest(base)
-    assert manifest
-    if deed == "claims more":
-        manifest = msgspec.structs.replace(manifest, last=99)
-    else:
-        gone = "000003.hansa" if deed.endswith("snapshot") else "000004.hansa"
-        [path] = (base / "archives").glob(f"*{gone}")
-        path.unlink()
-        kept = tuple(file for file in manifest.files if not file.path.endswith(gone))
-        manifest = msgspec.structs.replace(manifest, files=kept)
-    write_manifest(base, manifest)
-    with pytest.raises(StoreError, match=f"backup_damaged: backup.json claims blocks up to {manifest.last}"):
-        world.restore()
-    assert not world.restored.exists()
-
-
-def test_a_restore_that_fails_takes_back_what_it_wrote_and_nothing_else(world: World) -> None:
-    world.backup()
-    base = world.backup_directory
-    name = "configuration/network.toml"
-    (base / name).write_text("nothing that is a network")
-    manifest = read_manifest(base)
-    assert manifest
-    files = tuple(describe_file(base, base / file.path) for file in manifest.files)
-    write_manifest(base, msgspec.structs.replace(manifest, files=files))
-    with pytest.raises(ConfigError, match=r"network\.toml"):
-        world.restore()
-    assert not world.restored.exists()
-    world.restored.mkdir()
-    own = world.restored / "node.toml"
-    own.write_bytes(world.node.node_file.read_bytes())
-    with pytest.raises(ConfigError, match=r"network\.toml"):
-        world.restore()
-    assert list(world.restored.iterdir()) == [own]
-    own.unlink()
-    with pytest.raises(ConfigError, match=r"network\.toml"):
-        world.restore()
-    assert list(world.restored.iterdir()) == []
-
-
 def test_a_backup_and_what_is_restored_are_for_their_owner_alone(world: World) -> None:
     before = os.umask(0o022)
     try:
@@ -377,13 +92,6 @@ def test_a_backup_and_what_is_restored_are_for_their_owner_alone(world: World) -
     assert (world.restored / "data").stat().st_mode & 0o777 == 0o700
     files = [world.backup_directory / "backup.json", *(world.backup_directory / "archives").iterdir()]
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
-
-
-def test_newer_data_is_never_overwritten(world: World) -> None:
-    world.backup()
-    world.restore()
-    with pytest.raises(ConfigError, match="restore_refused"):
-        world.restore()
 
 
 @pytest.mark.slow
@@ -446,14 +154,6 @@ def test_pages_are_read_only_as_what_was_asked_for(world: World) -> None:
 
 
 # --- what is missing, and what there is no room for --------------------------------------------------------------
-
-
-def prune(store: Store, last: int) -> None:
-    """Blocks up to that height are gone from the node, and nobody has archived them."""
-    pruning = store.pruning()
-    pruning.release(last)
-    for removal in list(pruning.removals()):
-        pruning.remove(removal)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from node.backup import Restore, making, read_manifest
 from node.backup.manifest import copy_file, describe_file, missing_files, write_manifest
 from node.errors import ConfigError, StoreError
-from tests.node.test_backup import World, prune, shelf_notes, world
+from tests.node.backup_world import World, prune, shelf_notes, world
 
 __all__ = ["world"]
 

@@ -49,6 +49,15 @@ def live() -> Iterator[Live]:
     running.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cheap_passphrases() -> Iterator[None]:
+    """Key files are written and read at the least cost: what they must cost test_keys.py says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nacl.pwhash.argon2id.OPSLIMIT_INTERACTIVE", 1)
+        patch.setattr("nacl.pwhash.argon2id.MEMLIMIT_INTERACTIVE", 8_192)
+        yield
+
+
 @pytest.fixture(scope="module")
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "bank-a.key"

@@ -7,7 +7,7 @@ import msgspec
 from consensus.status import Phase
 from node.diagnosis import Facts, Heard, Link, diagnose, judge
 from node.report import LinkReport
-from tests.node.test_diagnosis import NAMES, NOW, culprits, facts, quiet, replica, report, said, without
+from tests.node.diagnosis_world import NAMES, NOW, culprits, facts, quiet, replica, report, said, without
 
 CLOSED = "lost: 10.0.0.9:1: the other side closed the connection"
 

@@ -5,7 +5,7 @@ import pytest
 
 from consensus.status import Abstention
 from node.diagnosis import Facts, Heard, diagnose, judge
-from tests.node.test_diagnosis import facts, replica, report, said, without
+from tests.node.diagnosis_world import facts, replica, report, said, without
 
 UNTIL = Abstention.UNTIL.value
 

@@ -1,7 +1,6 @@
 """Gossip over in-memory links: real transactions, real signatures, hostile peers."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +25,11 @@ from node.ledger import (
     transaction_signing_bytes,
 )
 from node.wire import FetchTransactions, TransactionBatch, TransactionIds, Transactions, WireMessage
+from tests.node.idle_clock import idle_clock
+
+__all__ = ["idle_clock"]
+
+pytestmark = pytest.mark.usefixtures("idle_clock")
 
 KEY = SigningKey(bytes(32))
 Answer = Callable[[str, FetchTransactions], Transactions | None]
@@ -82,7 +86,7 @@ class Site:
 
     def admit(self, data: bytes) -> None:
         self.bodies[wire_id_of(data)] = data
-        self.since.setdefault(wire_id_of(data), time.monotonic())
+        self.since.setdefault(wire_id_of(data), asyncio.get_running_loop().time())
 
     def submit(self, transactions: Sequence[Transaction]) -> None:
         for item in transactions:
@@ -96,7 +100,7 @@ class Site:
         return wire_id in self.since
 
     def waiting(self, age_ms_min: int) -> Sequence[bytes]:
-        before = time.monotonic() - age_ms_min / 1000
+        before = asyncio.get_running_loop().time() - age_ms_min / 1000
         return [wire_id for wire_id, since in self.since.items() if since <= before]
 
 

@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 from consensus.status import Abstention, ReplicaStatus
 from node.runtime.clock import Clock
 from node.runtime.health import Health
+from tests.node.diagnosis_world import quiet
 from tests.node.ledger_world import network
 from tests.node.live_network import LiveNetwork
-from tests.node.test_diagnosis import quiet
 
 NOW_MS = 1_795_000_000_000
 

@@ -22,6 +22,7 @@ from node.store.room import require_room, resume_bytes
 from node.sync import snapshots
 from node.sync.patience import Patience
 from node.wire import Chunk, FetchChunk, FetchSnapshot, SnapshotOffer
+from tests.node.idle_clock import idle_clock  # noqa: F401
 from tests.node.test_snapshot import SignedLedger, due, ledger, made  # noqa: F401
 from tests.node.test_snapshot_gathering import (
     Joiner,
@@ -30,7 +31,6 @@ from tests.node.test_snapshot_gathering import (
     Server,
     answering,
     everything,  # noqa: F401
-    hurried,  # noqa: F401
     silent,
 )
 from tests.node.test_sync import CHAIN, running, serving, until
@@ -58,7 +58,7 @@ def _trickled(patience: Patience, now_s: float) -> bool:
     return patience.is_over(now_s)
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("idle_clock")
 async def test_who_alone_has_the_newest_and_trickles_it_is_left_for_an_older_one(
     everything: Made,  # noqa: F811
     tmp_path: Path,
@@ -83,13 +83,11 @@ async def test_who_alone_has_the_newest_and_trickles_it_is_left_for_an_older_one
     assert told == [True, False, True]
 
 
+@pytest.mark.usefixtures("idle_clock")
 async def test_who_comes_to_have_the_snapshot_during_a_download_sends_it_too(
     everything: Made,  # noqa: F811
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(snapshots, "SEEK_S", 0.01)
-    monkeypatch.setattr(snapshots, "WATCH_S", 0.01)
     new, ready = everything.new, False
 
     async def stuck(message: Question) -> object:
@@ -114,6 +112,7 @@ async def test_who_comes_to_have_the_snapshot_during_a_download_sends_it_too(
 # --- the disk ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("idle_clock")
 async def test_a_snapshot_for_which_there_is_no_room_is_refused_before_anything_is_written(
     everything: Made,  # noqa: F811
     tmp_path: Path,
@@ -136,6 +135,7 @@ async def test_a_snapshot_for_which_there_is_no_room_is_refused_before_anything_
     assert whole.links.chunks == []
 
 
+@pytest.mark.usefixtures("idle_clock")
 async def test_two_liars_whose_snapshot_fits_on_no_disk_do_not_keep_out_the_honest_one(
     everything: Made,  # noqa: F811
     tmp_path: Path,

@@ -96,6 +96,12 @@ def test_a_key_comes_back_from_its_file(key_file: Path) -> None:
     assert KEY.seed.hex().encode() not in key_file.read_bytes()
 
 
+def test_whoever_guesses_a_passphrase_pays_for_each_guess(key_file: Path) -> None:
+    cost = json.loads(key_file.read_text())["kdf"]
+    assert cost["memory_bytes"] >= 64 * 1024 * 1024
+    assert cost["passes"] >= 2
+
+
 def test_a_wrong_passphrase_is_told(key_file: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         read_key_file(key_file, "wrong horse")

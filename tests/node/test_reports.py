@@ -29,7 +29,7 @@ from node.wire import (
     encode_frame,
     traffic_class,
 )
-from tests.node.test_diagnosis import report
+from tests.node.diagnosis_world import report
 
 KEYS = {name: SigningKey(bytes([place]) * 32) for place, name in enumerate(("member-0", "member-1", "member-2"), 1)}
 NETWORK = NetworkConfig(

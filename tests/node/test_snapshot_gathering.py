@@ -1,6 +1,7 @@
 """Gathering a snapshot from peers that lie, are slow, vanish, or offer what is old or another network's."""
 
 import asyncio
+import threading
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,13 +15,18 @@ from node.errors import HansaError, Unavailable
 from node.keys import verify
 from node.ledger import sha256
 from node.snapshot import SnapshotFolder, read_manifest, verify_snapshot
-from node.snapshot.chunks import COMPRESSION
-from node.snapshot.manifest import ChunkEntry
+from node.snapshot.chunks import COMPRESSION, OpenedChunk, open_chunk
+from node.snapshot.manifest import ChunkEntry, Content
 from node.sync import SnapshotServer, snapshots
 from node.sync.snapshots import GatherProgress, SnapshotGathering
 from node.wire import Chunk, FetchChunk, FetchSnapshot, SnapshotOffer
+from tests.node.idle_clock import idle_clock
 from tests.node.ledger_world import transfer
 from tests.node.test_snapshot import SignedLedger, made, signed_network
+
+__all__ = ["idle_clock"]
+
+pytestmark = pytest.mark.usefixtures("idle_clock")
 
 Question: TypeAlias = FetchSnapshot | FetchChunk
 Serve: TypeAlias = Callable[[Question], Awaitable[object]]
@@ -117,7 +123,7 @@ class Joiner:
     async def gather(
         self, height_min: int = 1, on_fetching: Callable[[bool], None] = lambda fetching: None
     ) -> bool:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(3_600):
             return await self.gathering.gather(height_min, on_fetching)
 
     @property
@@ -130,17 +136,6 @@ class Joiner:
         return verify_snapshot(
             self.folder, config.network_id, config.genesis_hash, config.validators, 8, verify
         ).height
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waits shortened, for tests in which somebody is silent or put aside."""
-    monkeypatch.setattr(snapshots, "OFFER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(snapshots, "CHUNK_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(snapshots, "ASIDE_S", 0.02)
-    monkeypatch.setattr(snapshots, "ASIDE_S_MAX", 0.05)
-    monkeypatch.setattr(snapshots, "PATIENCE_S", 0.6)
-    monkeypatch.setattr(snapshots, "WATCH_S", 0.01)
 
 
 class Made(NamedTuple):
@@ -267,7 +262,6 @@ async def test_whoever_sends_wrong_chunks_is_put_aside_and_the_others_send_them(
     assert [peer for peer, _ in joiner.links.chunks].count("a") == 1
 
 
-@pytest.mark.usefixtures("hurried")
 async def test_a_table_of_chunks_made_up_around_a_genuine_certificate_leads_nowhere(
     ledger: SignedLedger, new: Offered, tmp_path: Path
 ) -> None:
@@ -312,7 +306,6 @@ async def test_a_bad_offer_is_refused_and_its_sender_named(
     assert joiner.reports == {"a": "snapshot_corrupt"}
 
 
-@pytest.mark.usefixtures("hurried")
 async def test_a_peer_that_is_slow_or_vanishes_holds_nobody_up(
     ledger: SignedLedger, new: Offered, tmp_path: Path
 ) -> None:
@@ -335,7 +328,6 @@ async def test_a_peer_that_is_slow_or_vanishes_holds_nobody_up(
     assert joiner.reports == {}
 
 
-@pytest.mark.usefixtures("hurried")
 async def test_who_offers_the_newest_and_never_sends_it_is_left_for_an_older_one(
     ledger: SignedLedger, old: Offered, new: Offered, tmp_path: Path
 ) -> None:
@@ -396,6 +388,67 @@ async def test_an_interrupted_download_goes_on_where_it_was(
     assert second.whole() == 4
     assert {index for _, index in second.links.chunks} == set(range(total)) - {0, 2}
     assert not list(second.folder.path.glob("*.unfinished"))
+
+
+async def half_a_download(ledger: SignedLedger, new: Offered, path: Path) -> Joiner:
+    """A download was broken off when all chunks were there; the second of them has rotted since."""
+    joiner = Joiner(ledger, path, a=Server(new))
+    assert await joiner.gather()
+    joiner.folder.chunk_path(1).write_bytes(b"rotten")
+    return Joiner(ledger, path, a=Server(new))
+
+
+async def test_a_download_cancelled_while_its_chunks_are_checked_leaves_no_thread_that_drops_others(
+    ledger: SignedLedger, new: Offered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread went on, and dropped the chunk that the next run had fetched and proven in its place."""
+    first = await half_a_download(ledger, new, tmp_path / "joining")
+    loop, held, release = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    checked: list[int] = []
+
+    def slowly(data: bytes, content: Content, index: int) -> OpenedChunk:
+        checked.append(index)
+        if data == b"rotten":
+            loop.call_soon_threadsafe(held.set)
+            assert release.wait(20)
+        return open_chunk(data, content, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "open_chunk", slowly)
+        run = asyncio.create_task(first.gather())
+        await held.wait()
+        run.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not run.done()
+        release.set()
+        await asyncio.wait((run,))
+    assert run.cancelled()
+    assert checked == [0, 1]
+    second = Joiner(ledger, tmp_path / "joining", a=Server(new))
+    assert await second.gather()
+    assert second.whole() == 4
+    assert [index for _, index in second.links.chunks] == [1]
+
+
+async def test_a_download_cancelled_while_it_looks_for_room_ends_even_where_there_is_none(
+    ledger: SignedLedger, new: Offered, tmp_path: Path
+) -> None:
+    joiner = Joiner(ledger, tmp_path / "joining", a=Server(new))
+    loop, held, release = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def no_room(needed_bytes: int, what: str) -> None:
+        loop.call_soon_threadsafe(held.set)
+        assert release.wait(20)
+        raise Unavailable("disk_low", "none")
+
+    joiner.gathering._require_room = no_room
+    run = asyncio.create_task(joiner.gather())
+    await held.wait()
+    run.cancel()
+    release.set()
+    await asyncio.wait((run,))
+    assert run.cancelled()
 
 
 async def test_an_unfinished_download_of_an_older_snapshot_is_dropped_for_a_newer(

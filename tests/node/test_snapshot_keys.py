@@ -9,10 +9,11 @@ from consensus.codec import encode
 from node.errors import InvalidFrame
 from node.snapshot import Manifest, SnapshotFolder, adoption_bytes
 from node.wire import Chunk, FetchSnapshot, SnapshotOffer
+from tests.node.idle_clock import idle_clock
 from tests.node.test_snapshot import due, judged, opened
-from tests.node.test_snapshot_gathering import Joiner, Made, Offered, Question, Server, everything, hurried
+from tests.node.test_snapshot_gathering import Joiner, Made, Offered, Question, Server, everything
 
-__all__ = ["everything", "hurried"]
+__all__ = ["everything", "idle_clock"]
 
 LIES = [0, 2**50]
 """Too few: the disk has no room for what is taken over. Too many: no disk has it."""
@@ -63,7 +64,7 @@ def test_a_snapshot_with_keys_that_nobody_proved_is_not_taken_over(
     database.close()
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("idle_clock")
 @pytest.mark.parametrize("resumed", [False, True])
 async def test_whoever_offers_keys_that_its_chunks_do_not_hold_is_named_and_another_is_asked(
     resumed: bool, everything: Made, tmp_path: Path

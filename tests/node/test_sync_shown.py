@@ -21,8 +21,8 @@ from node.diagnosis.facts import BEHIND_BLOCKS_MAX
 from node.runtime.catching_up import add_sync_gauges, network_height, sync_status
 from node.runtime.metrics import Metrics
 from node.sync import PeerAside, PeerAtWork, Progress
+from tests.node.diagnosis_world import facts as diagnosed
 from tests.node.memory_node import MemoryNode
-from tests.node.test_diagnosis import facts as diagnosed
 
 MEMBERS = Members(tuple(Validator(f"m{index}", bytes((index,)) * 32) for index in range(4)))
 IDLE = Progress(False, 0, 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, (), 0.0, 0.0, None, (), None, 0)

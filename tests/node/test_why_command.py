@@ -16,7 +16,7 @@ from node.cli.output import Output
 from node.client.answers import Diagnosis
 from node.config import NodeConfig
 from node.diagnosis import CAUSES, cause_table, diagnose
-from tests.node.test_diagnosis import facts, without
+from tests.node.diagnosis_world import facts, without
 
 FIELDS = {
     "moving",
