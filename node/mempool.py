@@ -280,22 +280,30 @@ class Mempool:
         entry.best = merged
         return Added.MERGED
 
-    def refusal(self, sender: str, size_bytes: int, transactions: int = 1) -> Unavailable | None:
+    def room(self) -> "Room":
+        """Return the room that there is now, for the transactions of one request to be counted into."""
+        return Room(self)
+
+    def refusal(
+        self, sender: str, size_bytes: int, transactions: int = 1, others: tuple[int, int] = (0, 0)
+    ) -> Unavailable | None:
         """Return why there is no room for so much more of `sender`, or None.
+
+        `others` come in before: so many transactions of other senders, so many bytes.
 
         A sender may hold as much as is left free: one alone half of the pool, each of n greedy ones the (n + 1)-th
         part of it. So whoever comes finds room, however many others fill theirs; and the last room is for those
         who have nothing here yet.
         """
-        total, total_bytes = len(self._entries) + transactions, self._bytes + size_bytes
+        total, total_bytes = len(self._entries) + transactions + others[0], self._bytes + size_bytes + others[1]
         free, free_bytes = self._transactions_max - total, self._bytes_max - total_bytes
         if free < 0 or free_bytes < 0:
             text = f"{len(self._entries)} transactions of {self._bytes} bytes wait"
             return Unavailable("queue_full", text, retry_after_ms=RETRY_AFTER_MS)
         waiting = len(self._senders.get(sender, ()))
         held_bytes = self._sender_bytes.get(sender, 0) + size_bytes
-        if waiting and (waiting + transactions > free or held_bytes > free_bytes):
-            text = f"{waiting} transactions of {sender} wait"
+        if (waiting or transactions > 1) and (waiting + transactions > free or held_bytes > free_bytes):
+            text = f"{waiting + max(0, transactions - 1)} transactions of {sender} wait"
             return Unavailable("too_many_from_sender", text, retry_after_ms=RETRY_AFTER_MS)
         return None
 
@@ -337,3 +345,30 @@ class Mempool:
             _, (tx_id, data) = self._recent.popitem(last=False)
             del self._recent_tx_ids[tx_id]
             self._recent_bytes -= len(data)
+
+
+class Room:
+    """The room of a pool, less what one request has taken of it so far. Nothing is held back in the pool itself.
+
+    Why each request counts only its own: before signatures are verified nobody knows whose a transaction is. Were
+    what is under way elsewhere counted too, whoever forges a sender's name could use up that sender's room.
+    """
+
+    def __init__(self, pool: Mempool) -> None:
+        """All of the pool's room."""
+        self._pool = pool
+        self._taken: dict[str, tuple[int, int]] = {}
+        self._transactions = 0
+        self._bytes = 0
+
+    def take(self, sender: str, size_bytes: int) -> Unavailable | None:
+        """One more of `sender` is counted in, and None returned; or why `Mempool.add` would have no room for it."""
+        count, held_bytes = self._taken.get(sender, (0, 0))
+        count, held_bytes = count + 1, held_bytes + size_bytes
+        others = (self._transactions + 1 - count, self._bytes + size_bytes - held_bytes)
+        refused = self._pool.refusal(sender, held_bytes, count, others)
+        if refused is None:
+            self._taken[sender] = (count, held_bytes)
+            self._transactions += 1
+            self._bytes += size_bytes
+        return refused

@@ -15,9 +15,10 @@ from node.errors import HansaError, RejectedTransaction, Unavailable
 from node.executor import Executor
 from node.gossip import Gossip, Verdict
 from node.ledger import Ending, Transaction
-from node.mempool import Added, Mempool
+from node.mempool import Added, Mempool, Room
 from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
+from node.runtime.journal import Journal
 from node.runtime.threads import Threads
 from node.store import Store
 
@@ -48,6 +49,7 @@ class Intake:
         self._executor = executor
         self._bodies = bodies
         self._store = store
+        self._journal = Journal(store.put_pending, threads)
         self._threads = threads
         self._clock = clock
         self._on_work = on_work
@@ -66,7 +68,9 @@ class Intake:
         outcomes: list[Submission | HansaError] = []
         fresh: list[Transaction] = []
         promised: list[Transaction] = []
-        for transaction in await self._judge(transactions, self._crowded_out):
+        judged = await self._judge(transactions, self._mempool.room())
+        now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
+        for transaction in judged:
             if isinstance(transaction, HansaError):
                 outcomes.append(transaction)
                 continue
@@ -76,7 +80,7 @@ class Intake:
                 refusal = self._refusal()
                 if refusal is not None and not self._is_known(transaction):
                     raise refusal
-                added = self._admit(transaction)
+                added = self._admit(transaction, now_ms, time_ms)
             except HansaError as error:
                 outcomes.append(error)
                 continue
@@ -95,18 +99,20 @@ class Intake:
             self._on_work()
         if promised:
             # Also what was known: it may have come from a peer, or its first sync may not have ended yet.
-            await self._threads.write(self._store.put_pending, [(item.tx_id, item.data) for item in promised])
+            await self._journal.put([(item.tx_id, item.data) for item in promised])
         return outcomes
 
     async def from_peer(self, peer: str, transactions: Sequence[bytes]) -> list[Verdict]:
         """Judge raw transactions from a peer; one verdict each, in order."""
         verdicts: list[Verdict] = []
         fresh = False
-        for transaction in await self._judge(transactions, self._crowded_out):
+        judged = await self._judge(transactions, self._mempool.room())
+        now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
+        for transaction in judged:
             try:
                 if isinstance(transaction, HansaError):
                     raise transaction
-                added = self._admit(transaction)
+                added = self._admit(transaction, now_ms, time_ms)
                 fresh = fresh or added in (Added.NEW, Added.MERGED)
                 verdicts.append(Verdict.REFUSED if added is Added.FINAL else Verdict.ACCEPTED)
             except Unavailable:
@@ -126,7 +132,7 @@ class Intake:
         """
         final: list[bytes] = []
         unknowable: list[bytes] = []
-        for transaction in await self._judge(await self._threads.write(self._store.pending), lambda _: None):
+        for transaction in await self._judge(await self._threads.write(self._store.pending), None):
             if isinstance(transaction, HansaError):
                 continue
             if self._settled(transaction) == "final":
@@ -193,12 +199,10 @@ class Intake:
         passed_over = self._store.first_block > max(1, head.height)
         return passed_over and transaction.body.expires_at_ms + self._retention_ms < head.time_ms
 
-    async def _judge(
-        self, transactions: Sequence[bytes], refusal: Callable[[Transaction], HansaError | None]
-    ) -> list[Transaction | HansaError]:
+    async def _judge(self, transactions: Sequence[bytes], room: Room | None) -> list[Transaction | HansaError]:
         """Each transaction decoded and with good signatures, or what is wrong with it.
 
-        `refusal` says why a transaction is not even worth its signatures' verification.
+        What finds no place in `room` is not even worth its signatures' verification; None: all of them are.
         """
         judged: list[Transaction | HansaError] = []
         decoded: list[Transaction] = []
@@ -212,7 +216,7 @@ class Intake:
             if self._mempool.is_waiting(transaction.wire_id):
                 judged.append(transaction)
                 continue
-            refused = refusal(transaction)
+            refused = None if room is None else self._crowded_out(transaction, room)
             judged.append(transaction if refused is None else refused)
             if refused is None:
                 decoded.append(transaction)
@@ -227,13 +231,13 @@ class Intake:
             for item in judged
         ]
 
-    def _crowded_out(self, transaction: Transaction) -> HansaError | None:
-        """Why there is no room for a transaction that neither waits nor is final here; None where there is.
+    def _crowded_out(self, transaction: Transaction, room: Room) -> HansaError | None:
+        """Why there is no place in `room` for a transaction that neither waits nor is final here; None: it has one.
 
         Under overload most are refused. It must cost little, or the refusals would take the time of what is taken.
         """
         body = transaction.body
-        refused = self._mempool.refusal(body.sender, len(transaction.data))
+        refused = room.take(body.sender, len(transaction.data))
         if refused is None or self._mempool.waiting(transaction.tx_id) is not None:
             return None
         try:
@@ -248,9 +252,9 @@ class Intake:
             return True
         return self._executor.admission(transaction, self._clock.time_ms()) is not None
 
-    def _admit(self, transaction: Transaction) -> Added:
+    def _admit(self, transaction: Transaction, now_ms: int, time_ms: int) -> Added:
         """The transaction waits or is final; raise RejectedTransaction or Unavailable."""
-        height = self._executor.admission(transaction, self._clock.time_ms())
+        height = self._executor.admission(transaction, time_ms)
         if height is not None:
             return Added.FINAL
-        return self._mempool.add(transaction, self._clock.now_ms())
+        return self._mempool.add(transaction, now_ms)

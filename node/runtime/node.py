@@ -22,7 +22,6 @@ from consensus.effects import (
     Input,
     Synced,
     Withhold,
-    WorkWaiting,
 )
 from consensus.messages import TwoInstances
 from consensus.replica import Replica
@@ -61,6 +60,7 @@ from node.runtime.service import VERSION, Service
 from node.runtime.snapshots import Snapshots, add_gauges
 from node.runtime.surroundings import Surroundings
 from node.runtime.whereabouts import Whereabouts
+from node.runtime.work import Work
 from node.state import ExecutedBlock
 from node.store import StoreView
 
@@ -85,7 +85,6 @@ class Node:
         self.begins_anew = False
         """After `run`: this process is to make another node on the same directory, and run that."""
         self._failure: BaseException | None = None
-        self._work = WorkWaiting(False, 0)
         self._catching_up: sync.CatchUp
         self._engine = Engine(CONTRACTS)
         self._executor = Executor(network, self._engine, Membership)
@@ -118,6 +117,13 @@ class Node:
             self._on_divergence,
             self._disk.room,
         )
+        self._work = Work(
+            self._bodies,
+            self._executor,
+            self._clock,
+            lambda: self._chain.last_block_transactions,
+            lambda known: self._driver.give(known),
+        )
         self._intake = Intake(
             self._mempool,
             self._executor,
@@ -125,7 +131,7 @@ class Node:
             self._store,
             self._threads,
             self._clock,
-            self._look_for_work,
+            self._work.on_new,
             self._disk.refusal,
             parameters.retention_ms,
         )
@@ -388,21 +394,10 @@ class Node:
 
     # --- work ------------------------------------------------------------------------------------------------
 
-    def _look_for_work(self) -> None:
-        """The replica knows whether a non-empty block could be built now."""
-        work = self._bodies.work()
-        due_ms = self._executor.next_due_ms()
-        due = due_ms is not None and due_ms <= self._clock.time_ms()
-        full = work.waiting and self._bodies.waiting_count() >= self._chain.last_block_transactions
-        known = WorkWaiting(work.waiting or due, work.passed_over, full)
-        if known != self._work:
-            self._work = known
-            self._driver.give(known)
-
     async def _watch_for_work(self) -> None:
         while True:
             await asyncio.sleep(WORK_INTERVAL_MS * 0.001)
-            self._look_for_work()
+            self._work.look()
             self._code.judge()
 
     # --- whether this node may vote --------------------------------------------------------------------------
@@ -451,7 +446,7 @@ class Node:
         if not behind:
             self._joining.on_caught_up()
         self._service.on_applied(executed, view, tuple(ended))
-        self._look_for_work()
+        self._work.look()
 
     # --- what the replica asks for (driver.Performer) --------------------------------------------------------
 
@@ -465,7 +460,7 @@ class Node:
 
     async def decide(self, effect: Decide) -> Input | None:
         """Apply a decided block."""
-        return await self._chain.decide(effect)
+        return await self._work.while_applying(self._chain.decide(effect))
 
     def catch_up(self, effect: CatchUp) -> None:
         """Fetch what the others have decided."""

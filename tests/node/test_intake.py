@@ -8,7 +8,7 @@ import pytest
 from node.client.answers import Submission
 from node.errors import HansaError
 from node.gossip import Verdict
-from node.ledger import Transaction
+from node.ledger import KeySignature, Transaction
 from node.mempool import Mempool
 from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
@@ -96,6 +96,26 @@ async def test_what_finds_no_room_is_refused_before_its_signatures_are_verified(
     assert world.threads.verified == verified
     world.pool.applied(1, world.ledger.now_ms, full[:1], 0, 0)
     assert await world.submit(late) == ["pending"]
+
+
+async def test_one_request_counts_its_own_transactions(world: World) -> None:
+    """Else a request of thousands would have all its signatures verified, to find room for a few of them."""
+    outcomes = await world.submit(*[world.new("bank-a") for _ in range(6)])
+    assert outcomes == ["pending"] * 2 + ["too_many_from_sender"] * 4
+    assert world.threads.verified == 2
+    others = [world.new(bank) for bank in ("bank-b", "bank-c", "bank-d")]
+    verdicts = await world.intake.from_peer("bank-b", [item.data for item in others])
+    assert verdicts == [Verdict.ACCEPTED] * 2 + [Verdict.LATER]
+    assert world.threads.verified == 4
+
+
+async def test_what_is_refused_takes_no_room_from_the_next_request(world: World) -> None:
+    forged = [
+        Transaction.assemble(item.body, [KeySignature(item.signatures[0].key, bytes(64))])
+        for item in (world.new("bank-a") for _ in range(6))
+    ]
+    assert set(await world.submit(*forged)) == {"bad_signature", "too_many_from_sender"}
+    assert await world.submit(world.new("bank-a"), world.new("bank-a")) == ["pending"] * 2
 
 
 async def test_a_greedy_sender_is_refused_where_another_is_taken(world: World) -> None:

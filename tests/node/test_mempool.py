@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -153,6 +153,28 @@ def test_greedy_senders_leave_room_for_whoever_comes(greedy: int) -> None:
         assert (refused.code, refused.details["retry_after_ms"]) == ("too_many_from_sender", RETRY_AFTER_MS)
         for number in range(50 // (greedy + 1)):
             assert pool.add(transaction(f"R-{number:03}", "bank-9"), 0) is Added.NEW
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400)), max_size=60), st.integers(0, 8))
+def test_a_request_finds_the_room_that_the_pool_would_give_it(wanted: list[tuple[int, int]], waiting: int) -> None:
+    """Counted into a room all at once, or added one after the other: the same are refused, for the same reason."""
+    pool = Mempool(20, 4_000)
+    items = [
+        transaction(f"R-{number}", f"bank-{sender}", note="x" * size)
+        for number, (sender, size) in enumerate(wanted)
+    ]
+    for item in items[:waiting]:
+        with contextlib.suppress(Unavailable):
+            pool.add(item, 0)
+    room = pool.room()
+    expected = [room.take(item.body.sender, len(item.data)) for item in items[waiting:]]
+    for item, refused in zip(items[waiting:], expected, strict=True):
+        if refused is None:
+            assert pool.add(item, 0) is Added.NEW
+        else:
+            with pytest.raises(Unavailable) as met:
+                pool.add(item, 0)
+            assert met.value.code == refused.code
 
 
 def test_candidates_are_fair_by_calls_and_oldest_first() -> None:

@@ -115,17 +115,17 @@ def what_is_known_is_not_journalled(patch: pytest.MonkeyPatch) -> None:
     async def submit(self: Intake, transactions: Sequence[bytes]) -> list[Submission | HansaError]:
         known = {Transaction.decode(data).tx_id for data in transactions}
         known = {tx_id for tx_id in known if self._mempool.waiting(tx_id) is not None}
-        store = self._store
-        put = store.put_pending
+        journal = self._journal
+        put = journal.put
 
-        def some(rows: Iterable[tuple[bytes, bytes]]) -> None:
-            put([row for row in rows if row[0] not in known])
+        async def some(rows: Iterable[tuple[bytes, bytes]]) -> None:
+            await put([row for row in rows if row[0] not in known])
 
-        self._store = _With(store, put_pending=some)  # type: ignore[assignment]
+        self._journal = _With(journal, put=some)  # type: ignore[assignment]
         try:
             return await real(self, transactions)
         finally:
-            self._store = store
+            self._journal = journal
 
     patch.setattr(Intake, "submit", submit)
 
