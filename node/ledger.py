@@ -270,9 +270,10 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The RFC 6962 tree hash over `leaves` (raw bytes), with SHA-256."""
     if not leaves:
         return sha256(b"")
-    level = [sha256(b"\x00" + leaf) for leaf in leaves]
+    hashed = hashlib.sha256
+    level = [hashed(b"\x00" + leaf).digest() for leaf in leaves]
     while len(level) > 1:
-        paired = [sha256(b"\x01" + level[i] + level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        paired = [hashed(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             paired.append(level[-1])
         level = paired

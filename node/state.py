@@ -135,17 +135,22 @@ class ValueCache:
             self._older, self._younger = self._younger, {}
         self._younger[key] = (raw, type_, value)
 
-    def advance(self, writes: dict[bytes, bytes | None]) -> "ValueCache":
-        """Return the cache of the state after `writes`; this one is empty then."""
+    def advance(self, writes: WriteSet) -> "ValueCache":
+        """Return the cache of the state after `writes`; this one is empty then.
+
+        A key that had no value before is not kept: most of them (request ids, references) are not asked for again,
+        and would take the room of those that are.
+        """
         following = ValueCache(self._entries_max, self.lacks)
         self.lacks = _unknown
         following._younger, self._younger = self._younger, {}
         following._older, self._older = self._older, {}
-        for key, raw in writes.items():
-            following._younger.pop(key, None)
-            following._older.pop(key, None)
-            if raw is not None:
-                following.put(key, raw, None, None)
+        for (key, raw), old in zip(writes.after.items(), writes.before.values(), strict=True):
+            if old is not None:
+                following._younger.pop(key, None)
+                following._older.pop(key, None)
+                if raw is not None:
+                    following.put(key, raw, None, None)
         return following
 
 
@@ -183,12 +188,15 @@ class Overlay:
                 return value
             return None if value is _DELETED else _decode(encode(value), type_)
         cached = self._cache.get(key)
-        if cached is not None and cached[1] is type_:
+        if cached is None:
+            raw = self._read(key)
+            if raw is None:
+                return None
+        elif cached[1] is type_:
             known: T = cached[2]
             return known
-        raw = self._read(key) if cached is None else cached[0]
-        if raw is None:
-            return None
+        else:
+            raw = cached[0]
         found = _decode(raw, type_)
         self._cache.put(key, raw, type_, found)
         return found
@@ -250,11 +258,15 @@ class Overlay:
         """Return the real changes: keys whose bytes after all the writes differ from those of the base."""
         after: dict[bytes, bytes | None] = {}
         before: dict[bytes, bytes | None] = {}
-        for key in sorted(self._writes):
-            value = self._writes[key]
+        writes, read, known = self._writes, self._before, self._cache.get
+        for key in sorted(writes):
+            value = writes[key]
             raw = None if value is _DELETED else encode(value)
-            cached = self._cache.get(key)
-            old = self._read(key) if cached is None else cached[0]
+            if key in read:
+                old = read[key]
+            else:
+                cached = known(key)
+                old = self._read(key) if cached is None else cached[0]
             if raw != old:
                 after[key], before[key] = raw, old
         return WriteSet(after, before)

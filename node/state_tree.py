@@ -22,6 +22,10 @@ import copy
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import islice
+from operator import itemgetter
+from struct import Struct, unpack
+from typing import Final
 
 import msgspec
 
@@ -38,8 +42,15 @@ _BRANCH = b"\x01"
 _BRANCH_HASHES = 1 + 16 * 4
 _BRANCH_SIZE = _BRANCH_HASHES + 16 * 32
 RECORD_SIZE_MAX = 1 + PAIRS_MAX * _PAIR
+_LEAF_SIZES = frozenset(range(1 + _PAIR, RECORD_SIZE_MAX + 1, _PAIR))
+_PART = 1024
+"""So many stored records are judged together when the tree is rebuilt: 4 MB at most."""
 CACHE_BYTES_MAX = 96 * 1024 * 1024
 """Enough for the buckets of a million keys at 20 bits."""
+_put_node: Final = Struct("32s").pack_into
+"""Writes a node's hash into a level at an offset: on its way into a slice it would be copied once more."""
+_FEW = 8
+"""So many changes are made in a leaf's bytes one by one: taking it apart and joining it costs more."""
 _CACHE_ENTRY_BYTES = 48
 """What a remembered record costs besides its own bytes: its header, its slot and the allocator's rounding."""
 
@@ -94,26 +105,9 @@ class StateTree:
         self._cache_bytes_max = cache_bytes_max
         self._depth = bits // 4
         self._shift = 32 - bits
-        self._levels = empty_levels(self._depth)
-        leaves, remembered, room_bytes = self._levels[-1], self._remembered, cache_bytes_max
-        parents: dict[int, None] = {}
-        for path, record in records:
-            if len(path) == 4:
-                index = int.from_bytes(path, "big")
-                if index >= 2**bits:
-                    raise StoreError("corrupt_state_tree", f"bucket {index} is outside a tree of {bits} bits")
-                leaves[32 * index : 32 * index + 32] = _record_hash(path, record)
-                parents[index >> 4] = None
-                room_bytes -= len(record) + _CACHE_ENTRY_BYTES
-                if room_bytes >= 0:
-                    remembered[index] = record
-                    self._remembered_bytes = cache_bytes_max - room_bytes
-        for level in range(self._depth - 1, -1, -1):
-            below = memoryview(self._levels[level + 1])
-            here = self._levels[level]
-            for index in parents:
-                here[32 * index : 32 * index + 32] = sha256(below[512 * index : 512 * index + 512]).digest()
-            parents = dict.fromkeys(index >> 4 for index in parents)
+        leaves = bytearray(32 * 2**bits)
+        self._take(records, leaves)
+        self._levels = _levels_over(leaves)
         self.root = self._root(bytes(self._levels[0]))
 
     def stage(self, changes: Mapping[bytes, bytes | None]) -> StagedTree:
@@ -127,18 +121,27 @@ class StateTree:
             pairs[key_hash] = None if value is None else key_hash + sha256(value).digest()
         buckets: dict[bytes, bytes | None] = {}
         changed: dict[int, bytes] = {}
-        shift, bucket, part = self._shift, -1, list[bytes]()
+        parts: dict[int, list[bytes]] = {}
+        shift, number_of = self._shift, int.from_bytes
         # Ascending hashes are ascending buckets.
         for key_hash in sorted(pairs):
-            index = int.from_bytes(key_hash[:4], "big") >> shift
-            if index == bucket:
-                part.append(key_hash)
-                continue
-            if part:
-                changed[bucket] = self._update_bucket(bucket, part, pairs, buckets)
-            bucket, part = index, [key_hash]
-        if part:
-            changed[bucket] = self._update_bucket(bucket, part, pairs, buckets)
+            index = number_of(key_hash[:4], "big") >> shift
+            if index in parts:
+                parts[index].append(key_hash)
+            else:
+                parts[index] = [key_hash]
+        remembered, leaves, depth = self._remembered, self._levels[-1], self._depth
+        for index, part in parts.items():
+            path = index.to_bytes(4, "big")
+            record = remembered[index] if remembered else None
+            if record is None:
+                record = self._read(path, bytes(leaves[32 * index : 32 * index + 32]))
+            leaf = _leaf_after(record, part, pairs) if len(part) <= _FEW and record.startswith(_LEAF) else b""
+            if _PAIR < len(leaf) <= RECORD_SIZE_MAX:
+                buckets[path] = leaf
+                changed[index] = sha256(leaf).digest()
+            else:
+                changed[index], _ = self._update(path, depth, record, part, pairs, buckets)
         levels = [changed]
         for level in range(self._depth - 1, -1, -1):
             changed = _parents(self._levels[level + 1], changed)
@@ -152,7 +155,7 @@ class StateTree:
             raise ValueError("the staged tree stands on another root")
         for level, changed in zip(self._levels, staged.levels, strict=True):
             for index, node in changed.items():
-                level[32 * index : 32 * index + 32] = node
+                _put_node(level, 32 * index, node)
         if self._remembered:
             self._remember(staged.buckets)
         self.root = staged.root
@@ -198,6 +201,36 @@ class StateTree:
         copied._cache_bytes_max = 0
         return copied
 
+    def _take(self, records: Iterable[tuple[bytes, bytes]], leaves: bytearray) -> None:
+        """`leaves` holds the hash of every stored bucket; as many `records` as there is room for are remembered.
+
+        No node runs before this is done, for every bucket there is: so what can be said of a thousand records at
+        once is not asked of each.
+        """
+        put, remembered, bound = Struct("32s").pack_into, self._remembered, self._cache_bytes_max
+        rows = iter(records)
+        while part := list(islice(rows, _PART)):
+            # Sub-buckets are proven by the branch above them when they are read.
+            buckets = [row for row in part if len(row[0]) == 4]
+            if not buckets:
+                continue
+            places = unpack(f">{len(buckets)}I", b"".join([path for path, _ in buckets]))
+            if max(places) >= 2**self.bits:
+                text = f"bucket {max(places)} is outside a tree of {self.bits} bits"
+                raise StoreError("corrupt_state_tree", text)
+            found = [record for _, record in buckets]
+            if _LEAF_SIZES.issuperset(map(len, found)) and not any(map(itemgetter(0), found)):
+                for index, record in zip(places, found, strict=True):
+                    put(leaves, 32 * index, sha256(record).digest())
+            else:
+                for index, (path, record) in zip(places, buckets, strict=True):
+                    put(leaves, 32 * index, _record_hash(path, record))
+            used = self._remembered_bytes + sum(map(len, found)) + _CACHE_ENTRY_BYTES * len(found)
+            if used <= bound:
+                self._remembered_bytes = used
+                for index, record in zip(places, found, strict=True):
+                    remembered[index] = record
+
     def _root(self, top: bytes) -> bytes:
         return root_over(self.bits, top)
 
@@ -213,9 +246,10 @@ class StateTree:
     def _remember(self, records: Mapping[bytes, bytes | None]) -> None:
         """The buckets have these `records` now. Beyond the bound others are forgotten in turn, as if at random."""
         remembered, used, hand = self._remembered, self._remembered_bytes, self._hand
+        number_of = int.from_bytes
         for path, record in records.items():
             if len(path) == 4:
-                index = int.from_bytes(path, "big")
+                index = number_of(path, "big")
                 old = remembered[index]
                 remembered[index] = record
                 if old is not None:
@@ -229,16 +263,6 @@ class StateTree:
                 used -= len(old) + _CACHE_ENTRY_BYTES
             hand = (hand + 1) % len(remembered)
         self._remembered_bytes, self._hand = used, hand
-
-    def _update_bucket(
-        self, index: int, part: list[bytes], changes: dict[bytes, bytes | None], buckets: dict[bytes, bytes | None]
-    ) -> bytes:
-        """As `_update`, for bucket `index` of the tree; return its hash."""
-        path = index.to_bytes(4, "big")
-        record = self._remembered[index] if self._remembered else None
-        if record is None:
-            record = self._read(path, bytes(self._levels[-1][32 * index : 32 * index + 32]))
-        return self._update(path, self._depth, record, part, changes, buckets)[0]
 
     def _update(
         self,
@@ -364,18 +388,24 @@ def fold(nodes: bytes | bytearray) -> bytes:
     return bytes(nodes)
 
 
-def empty_levels(depth: int) -> list[bytearray]:
-    """Return the levels, top first, of a tree of 16 ** `depth` empty buckets: 32 bytes a node, joined."""
-    node, levels = EMPTY, [bytearray(32 * 16**depth)]
-    for level in range(depth - 1, -1, -1):
-        node = sha256(16 * node).digest()
-        levels.append(bytearray(node) * 16**level)
-    return levels[::-1]
-
-
 def root_over(bits: int, top: bytes) -> bytes:
     """Return the root of a tree of 2 ** `bits` buckets whose top node is `top`."""
     return sha256(TAG + bytes((bits,)) + top).digest()
+
+
+def _levels_over(leaves: bytearray) -> list[bytearray]:
+    """Return the levels, top first, of the tree over the hashes of all buckets: 32 bytes a node, joined."""
+    levels, empty = [leaves], EMPTY
+    while len(levels[0]) > 32:
+        below, nothing = levels[0], 16 * empty
+        empty = sha256(nothing).digest()
+        here = [
+            empty if children == nothing else sha256(children).digest()
+            for at in range(0, len(below), 512)
+            for children in [below[at : at + 512]]
+        ]
+        levels.insert(0, bytearray().join(here))
+    return levels
 
 
 def _parents(below: bytearray, changed: dict[int, bytes]) -> dict[int, bytes]:
@@ -388,8 +418,7 @@ def _parents(below: bytearray, changed: dict[int, bytes]) -> dict[int, bytes]:
             if children:
                 parents[last] = sha256(children).digest()
             last, children = parent, below[512 * parent : 512 * parent + 512]
-        at = 32 * (index & 15)
-        children[at : at + 32] = node
+        _put_node(children, 32 * (index & 15), node)
     if children:
         parents[last] = sha256(children).digest()
     return parents
@@ -407,6 +436,23 @@ def _nibble(key_hash: bytes, place: int) -> int:
 
 def _pairs(record: bytes) -> list[bytes]:
     return [record[at : at + _PAIR] for at in range(1, len(record), _PAIR)]
+
+
+def _leaf_after(leaf: bytes, part: list[bytes], changes: dict[bytes, bytes | None]) -> bytes:
+    """Return the `leaf` after the `changes` of the key hashes in `part`; it may be empty then, or too long."""
+    for key_hash in part:
+        low, high = 0, len(leaf) // _PAIR
+        while low < high:
+            middle = (low + high) >> 1
+            at = _PAIR * middle + 1
+            if leaf[at : at + 32] < key_hash:
+                low = middle + 1
+            else:
+                high = middle
+        at = _PAIR * low + 1
+        rest = at + _PAIR if leaf.startswith(key_hash, at) else at
+        leaf = leaf[:at] + (changes[key_hash] or b"") + leaf[rest:]
+    return leaf
 
 
 def _pair_count(record: bytes) -> int:

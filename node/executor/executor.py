@@ -93,13 +93,20 @@ class Executor:
         """Stand on `view`, in which `executed`, built or checked on the present head, is applied."""
         if view.head.digest != executed.digest:
             raise ValueError(f"the view's head is not block {executed.height}")
-        cache = self._cache.advance(executed.writes.after)
+        cache = self._cache.advance(executed.writes)
         self._opened_tree().commit(executed.tree)
         self._view = view
         self._admission = Admission(self._rules, view)
         self._cache = cache
         if executed.requests_removed:
             self._requests_from_ms = executed.requests_removed[-1][0]
+
+    def settle(self, view: LedgerView) -> None:
+        """Stand on `view`, which shows the present head from elsewhere; ValueError when it shows another one."""
+        if view.head.digest != self.head.digest:
+            raise ValueError(f"the view's head is not block {self.head.height}")
+        self._view = view
+        self._admission = Admission(self._rules, view)
 
     @property
     def head(self) -> HeadRecord:

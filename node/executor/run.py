@@ -133,6 +133,7 @@ class BlockRun:
         self.overlay = Overlay(view, cache)
         self._session = Session(rules.engine, self.overlay)
         self._senders: dict[str, Sender] = {}
+        self._asked: tuple[Transaction, bytes] | None = None
         self.tx_ids: list[bytes] = []
         self.receipts: list[bytes] = []
         self.topics: dict[str, list[int]] = {}
@@ -176,11 +177,10 @@ class BlockRun:
 
     def obstacle(self, transaction: Transaction) -> str | None:
         """Return why no block may contain `transaction` here and now, or None. Its signatures are verified."""
-        body = transaction.body
-        sender = self._sender(body.sender)
+        sender = self._sender(transaction.body.sender)
         return (
             untimely(self._rules, transaction, self.time_ms)
-            or taken(self.overlay.get(sender.request_key(body.request_id), RequestRecord), transaction)
+            or taken(self.overlay.get(self._request_key(transaction), RequestRecord), transaction)
             or unsatisfied(self._rules.registry.read_policy_at(self.overlay, sender.policy_key), transaction)
         )
 
@@ -190,13 +190,19 @@ class BlockRun:
         env = self._environment(body.sender, transaction.tx_id)
         # A budget for the whole transaction, the same wherever in a block it stands.
         budget = self._rules.parameters.block_operations_max
+        call_max = self._rules.parameters.call_operations_max
+        execute = self._session.execute
+        if len(body.calls) == 1:
+            # Most transactions. A call that failed has left nothing: there is no other to be undone with it.
+            [call] = body.calls
+            outcome = execute(env, call.contract, call.method, call.args, min(call_max, budget))
+            settled_call = Settled(outcome.code, outcome.emitted)
+            return Attempt((settled_call,), outcome.scheduled, outcome.operations, (outcome.detail,))
         savepoint = self.overlay.savepoint()
         settled: list[Settled] = []
         scheduled: list[Scheduled] = []
         details: list[str] = []
         used = 0
-        call_max = self._rules.parameters.call_operations_max
-        execute = self._session.execute
         for position, call in enumerate(body.calls):
             outcome = BUDGET_SPENT
             if used < budget:
@@ -220,7 +226,7 @@ class BlockRun:
     def accept(self, transaction: Transaction, attempt: Attempt) -> None:
         """The transaction is part of the block and its request id is used."""
         body = transaction.body
-        key = self._sender(body.sender).request_key(body.request_id)
+        key = self._request_key(transaction)
         self.overlay.put(key, RequestRecord(transaction.tx_id, self.height, body.expires_at_ms))
         self.requests_added.append((body.expires_at_ms, key))
         self.transactions += 1
@@ -241,12 +247,25 @@ class BlockRun:
             key = SCHEDULE + encode_component(call.at_ms) + encode_component(self._sequence)
             self.overlay.put(key, ScheduledCall(call.contract, call.method, encode(call.args)))
             self._sequence += 1
-        for topic in dict.fromkeys(
-            topic for call in attempt.calls for event in call.events for topic in event.topics
-        ):
-            self.topics.setdefault(topic, []).append(position)
+        topics = self.topics
+        for done in attempt.calls:
+            for event in done.events:
+                for topic in event.topics:
+                    positions = topics.get(topic)
+                    if positions is None:
+                        topics[topic] = [position]
+                    elif positions[-1] != position:
+                        positions.append(position)
         self.tx_ids.append(tx_id)
         self.receipts.append(attempt.receipt(tx_id))
+
+    def _request_key(self, transaction: Transaction) -> bytes:
+        """Where the state remembers the transaction's request id; it is accepted right after it was judged."""
+        asked = self._asked
+        if asked is None or asked[0] is not transaction:
+            body = transaction.body
+            asked = self._asked = (transaction, self._sender(body.sender).request_key(body.request_id))
+        return asked[1]
 
     def _sender(self, principal: str) -> Sender:
         found = self._senders.get(principal)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from node.errors import HansaError, InvalidBlock, RejectedTransaction
 from node.executor import Executor
-from node.gossip import Gossip, wire_id_of
+from node.gossip import Gossip
 from node.ledger import Transaction, transaction_signing_bytes
 from node.mempool import Mempool, Work
 from node.peers import Transport
@@ -109,11 +109,11 @@ class Bodies:
 
         Raise RejectedTransaction for the first that is malformed or has a bad signature.
         """
-        waiting = [self._mempool.get(wire_id_of(item)) for item in data]
-        decoded = await asyncio.to_thread(
-            lambda: [known or Transaction.decode(item) for known, item in zip(waiting, data, strict=True)]
-        )
-        await self.verify([item for known, item in zip(waiting, decoded, strict=True) if known is None])
+        decoded, items = await asyncio.to_thread(_opened, data)
+        # What waits under a transaction's wire id is the very same, for the name covers the signatures.
+        fresh = [item for item in decoded if not self._mempool.is_waiting(item.wire_id)]
+        if len(fresh) < len(decoded) or not all(await self._threads.verify(items)):
+            await self.verify(fresh)
         return decoded
 
     async def verify(self, transactions: Sequence[Transaction]) -> None:
@@ -125,11 +125,7 @@ class Bodies:
 
     async def verdicts(self, transactions: Sequence[Transaction]) -> list[bool]:
         """Whether all signatures of each transaction verify."""
-        items: list[tuple[bytes, bytes, bytes]] = []
-        for transaction in transactions:
-            message = transaction_signing_bytes(transaction.body_bytes)
-            items += [(item.key, message, item.signature) for item in transaction.signatures]
-        good = await self._threads.verify(items)
+        good = await self._threads.verify(_signatures(transactions))
         verdicts: list[bool] = []
         start = 0
         for transaction in transactions:
@@ -137,3 +133,19 @@ class Bodies:
             verdicts.append(all(good[start:end]))
             start = end
         return verdicts
+
+
+def _opened(data: Sequence[bytes]) -> tuple[list[Transaction], list[tuple[bytes, bytes, bytes]]]:
+    """The transactions with these bytes, and what there is to verify of them: for a thread."""
+    decoded = list(map(Transaction.decode, data))
+    return decoded, _signatures(decoded)
+
+
+def _signatures(transactions: Sequence[Transaction]) -> list[tuple[bytes, bytes, bytes]]:
+    """Each signature of `transactions`, in order: (key, message, signature)."""
+    items: list[tuple[bytes, bytes, bytes]] = []
+    for transaction in transactions:
+        message = transaction_signing_bytes(transaction.body_bytes)
+        for item in transaction.signatures:
+            items.append((item.key, message, item.signature))
+    return items

@@ -1,7 +1,8 @@
 """This node's blocks: built, checked, applied, replayed; the head and the bodies at hand.
 
-Invariants: the store's head and the executor's head move together, in one turn; a block that was voted for is at
-hand by its digest until its height is applied; nothing is executed twice while its outcome is at hand.
+Invariants: the store's head and the executor's head move together, in one turn, and are one between two turns; a
+block that was voted for is at hand by its digest until its height is applied; nothing is executed twice while its
+outcome is at hand.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from node.gossip import wire_id_of
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
 from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
+from node.runtime.replaying import ReadyBlock, Replaying
 from node.runtime.threads import Threads
 from node.state import ExecutedBlock
 from node.state_tree import StateTree
@@ -298,28 +300,18 @@ class Chain:
             transactions = await self.verified(block.body.transactions)
             return await self._threads.execute(self._executor.compare, block.body, transactions, claim)
 
-    async def apply_certified(self, block: CertifiedBlock, transactions: Sequence[Transaction]) -> Head:
-        """The certified block is executed, its roots agree, and it is durable; returns the head then.
+    async def replay(self, take: Callable[[], Awaitable[ReadyBlock | None]]) -> None:
+        """The certified blocks that `take` gives, until it gives None, are executed, agree and are durable.
 
-        `transactions` are what `verified` made of its body. Nothing happens when the head has reached its height
-        meanwhile. Raise InvalidBlock when execution gives other roots than the header.
+        While `take` is called the head moves by these blocks alone. They follow it one after the other, their
+        certificates were verified, and their transactions are what `verified` made of their bodies. Raise
+        InvalidBlock for the block above the head then, when execution gives other roots than its header, or what
+        `take` raises. It must not be cancelled.
         """
         await self._room()
         async with self._turn:
-            header = block.body.header
-            if header.height != self._head.height + 1:
-                return self._head
-            executed = self._executed.get(block.certificate.digest)
-            if executed is None:
-                executed = await self._execute_decided(block.body, transactions)
-            # The next height starts no lower than any view that this member voted in at this one.
-            voted = [
-                record.vote.view
-                for record in self._store.memory().records
-                if isinstance(record, VoteRecord) and record.vote.height == header.height
-            ]
-            await self._apply(executed, block.certificate, max([block.certificate.view, *voted]))
-            return self._head
+            replaying = Replaying(self._store, self._executor, self._threads, self._executed.get, self._moved)
+            await replaying.run(take)
 
     async def between_blocks(self, look: Callable[[StoreView, StateTree], T]) -> T:
         """Return what `look` makes of the head's state and tree, while no block is executed or applied.
@@ -332,6 +324,10 @@ class Chain:
     async def _apply(self, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> None:
         record = await self._threads.write(self._store.apply, executed, certificate, start_view)
         view = await self._threads.execute(self._advance, executed)
+        self._moved(executed, record, view)
+
+    def _moved(self, executed: ExecutedBlock, record: HeadRecord, view: StoreView) -> None:
+        """The block is durable: it is the head."""
         self._head = head_of(record, self._head.members)
         digest, begun_ms = self._begun
         count = len(executed.proposal.wire_ids)

@@ -5,6 +5,7 @@ import fcntl
 import re
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +28,10 @@ class Reader(Protocol):
     def get(self, key: bytes, verify: bool = True) -> bytes | None:
         """Return the value under `key` or None, its checksum verified unless the caller has a hash to compare."""
 
-    def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) for start <= key < end, ascending or descending."""
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) for start <= key < end, ascending or descending; read `ahead` rows at a time."""
 
 
 class Database(Reader, Protocol):
@@ -98,26 +101,28 @@ class _Reading:
         finally:
             inside.pop()
 
-    def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) for start <= key < end, ascending or descending."""
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) for start <= key < end, ascending or descending; read `ahead` rows at a time."""
         gate, inside = self._gate, self._gate.inside
         rows: Any = None
         try:
             while True:
-                # Between two rows anybody may close the database: it ends its iterators itself.
+                # Between two reads anybody may close the database: it ends its iterators itself.
                 inside.append(None)
                 try:
                     if not gate.open:
                         raise _closed()
                     if rows is None:
                         rows = self._iterator(start=start, stop=end, reverse=reverse, verify_checksums=True)
-                    row: tuple[bytes, bytes] | None = next(rows, None)
-                    if row is None:
+                    page: list[tuple[bytes, bytes]] = list(islice(rows, ahead))
+                    if not page:
                         rows.close()
                         return
                 finally:
                     inside.pop()
-                yield row
+                yield from page
         except (plyvel.Error, RuntimeError) as error:
             raise _failure(error) from error
         finally:

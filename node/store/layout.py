@@ -49,6 +49,7 @@ META_HELD = b"mheld"
 META_ADOPTING = b"madopting"
 
 TOPIC_SIZE_MAX = 200
+_TOPIC_HEADS = tuple(b"e" + bytes((size,)) for size in range(TOPIC_SIZE_MAX + 1))
 RECORD_SIZE_MAX = 64 * 1024 * 1024
 """No stored value is larger: the largest are bodies and receipts of full blocks."""
 
@@ -116,12 +117,17 @@ def topic_prefix(topic: str) -> bytes:
     text = topic.encode("utf-8")
     if len(text) > TOPIC_SIZE_MAX:
         return b"e\xff" + sha256(text)
-    return b"e" + bytes((len(text),)) + text
+    return _TOPIC_HEADS[len(text)] + text
+
+
+def place(position: int) -> bytes:
+    """Return a position in a block as it stands in index entries."""
+    return position.to_bytes(4, "big")
 
 
 def location(height: int, position: int) -> bytes:
     """Return the index entry of a transaction."""
-    return number(height) + position.to_bytes(4, "big")
+    return number(height) + place(position)
 
 
 def read_location(data: bytes) -> tuple[int, int]:

@@ -28,8 +28,8 @@ from node.store.layout import (
     EvidenceRecord,
     ReceiptsRecord,
     UndoRecord,
-    location,
     number,
+    place,
     record_slot,
     topic_prefix,
 )
@@ -167,10 +167,13 @@ class Store:
         rows.append((b"u" + height, encode(UndoRecord(tuple(executed.writes.before.items())))))
         if header.height > self._history_blocks:
             rows.append((b"u" + number(header.height - self._history_blocks), None))
-        for position, tx_id in enumerate(executed.tx_ids):
-            rows.append((b"x" + tx_id, location(header.height, position)))
-        for topic, positions in executed.topics.items():
-            rows.append((topic_prefix(topic) + height, b"".join([at.to_bytes(4, "big") for at in positions])))
+        places = [place(position) for position in range(len(executed.tx_ids))]
+        # An entry of `x` is what layout.location says; the height's bytes are made once.
+        rows += [(b"x" + tx_id, height + at) for tx_id, at in zip(executed.tx_ids, places, strict=True)]
+        rows += [
+            (topic_prefix(topic) + height, b"".join([places[position] for position in positions]))
+            for topic, positions in executed.topics.items()
+        ]
         final = [tx_id for tx_id in executed.tx_ids if tx_id in self._journaled]
         rows += [(b"p" + tx_id, None) for tx_id in final]
         pruned = [key for key in self._records if key[1:9] <= height]

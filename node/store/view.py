@@ -22,6 +22,8 @@ from node.store.reading import (
 PAST_BLOCKS_MAX = 10_000
 PAST_CHANGES_MAX = 500_000
 EVENTS_MAX = 10_000
+BUCKETS_AHEAD = 256
+"""So many records of the state tree are read at a time: 1 MB at most."""
 
 
 class StoreView:
@@ -53,7 +55,7 @@ class StoreView:
 
     def buckets(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every (path, record) of the state tree."""
-        for key, record in self._reader.scan(b"t", b"u"):
+        for key, record in self._reader.scan(b"t", b"u", ahead=BUCKETS_AHEAD):
             yield key[1:], record
 
     def requests_due(self, from_ms: int, before_ms: int, limit: int) -> list[tuple[int, bytes]]:

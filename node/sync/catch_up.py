@@ -1,19 +1,19 @@
 """Brings this node from its head up to a target height with certified blocks from peers.
 
-Ranges come from several peers at once (fetching.py); their blocks are applied here, one after the other. A peer
-that answers late, with nothing, or with what does not prove itself is put aside with a back-off and others are
-asked for its part; so one honest peer with the blocks is enough.
+Ranges come from several peers at once (fetching.py); their blocks are decoded and verified ahead (preparing.py) and
+handed on in stretches (stretch.py), in which the next block executes while the last one is written. A peer that
+answers late, with nothing, or with what does not prove itself is put aside with a back-off and others are asked for
+its part; so one honest peer with the blocks is enough.
 
 Invariant: a block is applied only on this node's own head, with a quorum of the members of its height, and it is
-durable before the head is told to anybody or the next one is begun. Why not one sync for several blocks: LevelDB
-starts a new log now and then, and a synced write to the new one does not sync what was left unsynced in the old
-one; after a power cut later rows (a vote, a head) could be there without earlier ones.
+durable before the head is told to anybody.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -26,15 +26,19 @@ from node.sync.ending import to_its_end
 from node.sync.fetching import Fetching
 from node.sync.preparing import Preparing
 from node.sync.progress import Pace, Progress
-from node.sync.proof import Candidate, Verify, prove_again, require_proof
+from node.sync.proof import Candidate, Verify, prove_again
 from node.sync.ranges import Range
 from node.sync.sources import FAULT_ASIDE_S, Sources
+from node.sync.stretch import Stretch
 
 PAUSE_S_MAX = 0.25
 TELL_S = 0.2
 """The head is told to consensus so often while blocks are applied."""
 UNSERVABLE_S = 10.0
 """How often it is said again that nobody serves the next block."""
+
+ReadyBlock: TypeAlias = tuple[CertifiedBlock, Sequence[Transaction]]
+"""A certified block and its transactions, decoded, their signatures verified."""
 
 
 class Chain(Protocol):
@@ -47,12 +51,12 @@ class Chain(Protocol):
     async def verified(self, data: Sequence[bytes]) -> list[Transaction]:
         """The transactions of a block, decoded, their signatures verified; raise InvalidBlock for a bad one."""
 
-    async def apply_certified(self, block: CertifiedBlock, transactions: Sequence[Transaction]) -> Head:
-        """The block is executed, its roots agree, and it is durable; returns the head then.
+    async def replay(self, take: Callable[[], Awaitable[ReadyBlock | None]]) -> None:
+        """The blocks that `take` gives, until it gives None, are executed, their roots agree, and they are durable.
 
-        The block follows the head, its certificate was verified, and `transactions` are what `verified` made of
-        it; when the head has reached its height meanwhile nothing happens. Raise InvalidBlock when execution gives
-        other roots than the header.
+        They follow the head one after the other: when `take` is called first, and while it is called, nobody else
+        moves the head. Raise InvalidBlock when execution of the block above the head gives other roots than its
+        header, or what `take` raises: the blocks given before that one are applied then, none after it is.
         """
 
 
@@ -100,7 +104,7 @@ class CatchUp:
         self._refusals: dict[str, bytes] = {}
         self._from_height = 0
         self._started_s = self._elapsed_s = self._waited_s = 0.0
-        self._told_s = float("-inf")
+        self._told, self._told_s = 0, float("-inf")
         self._unservable, self._unservable_told_s = 0, float("-inf")
         self._faults = 0
         self._log = structlog.get_logger("sync")
@@ -224,45 +228,57 @@ class CatchUp:
             self._on_unservable(height, first)
 
     async def _apply(self, due: Range) -> bool:
-        """Apply the range's blocks above the head; False when one of them was no good."""
-        told, candidate = self._chain.head.height, due.candidates[0]
+        """Apply blocks of the range above the head; False when one of them was no good."""
+        head = self._chain.head
+        self._told = head.height
+        candidate = due.block(head.height + 1)
+        if candidate is not None and candidate.proven_by != head.members:
+            # The members have changed, or the block is forged: judged off the loop, too.
+            await self._judge_again(due, candidate, head)
+        stretch = Stretch(due, head, self._preparing)
+        applied = self._pace.blocks
         try:
-            # Consensus may decide blocks meanwhile: the head alone says which one is next.
-            while (found := due.block(self._chain.head.height + 1)) is not None:
-                candidate, head = found, self._chain.head
-                if candidate.proven_by != head.members:
-                    # The members have changed, or the block is forged: judged off the loop, too.
-                    candidate = await self._judged_again(due, candidate, head)
-                if self._chain.head == head:
-                    require_proof(candidate, head.digest, head.members)
-                    await self._apply_one(candidate)
-                    told = self._tell(told, at_once=False)
+            await to_its_end(self._chain.replay(partial(self._next, stretch)))
         except InvalidFrame as error:
-            self._fault(due.peer, error)
+            self._passed(stretch)
+            self._fault(stretch.peer, error)
             return False
         except InvalidBlock as error:
-            self._refused(due.peer, candidate, error)
+            self._passed(stretch)
+            refused = stretch.give_up()
+            assert refused is not None
+            self._refused(stretch.peer, refused, error)
             return False
         finally:
-            self._tell(told, at_once=True)
-        self._sources.helped(due.peer)
+            self._passed(stretch)
+            stretch.give_up()
+            self._tell(at_once=True)
+        if self._pace.blocks > applied:
+            self._sources.helped(stretch.peer)
         return True
 
-    async def _judged_again(self, due: Range, candidate: Candidate, head: Head) -> Candidate:
-        """The candidate, and behind it the rest of its range, judged by the members of the head."""
+    async def _judge_again(self, due: Range, candidate: Candidate, head: Head) -> None:
+        """The candidate, and behind it the rest of its range, are judged by the members of the head."""
         start = candidate.height - due.first
         judged = await asyncio.to_thread(prove_again, due.candidates[start:], head.members, self._verify)
         if due.candidates:
             due.candidates[start:] = judged
-        return judged[0]
 
-    async def _apply_one(self, candidate: Candidate) -> None:
-        transactions = await self._preparing.take(candidate)
-        self._preparing.work_ahead(self._due_after(candidate.height))
-        await to_its_end(self._chain.apply_certified(candidate.block, transactions))
-        self._pace.note(self._now_s(), len(transactions))
-        self._refusals.clear()
+    async def _next(self, stretch: Stretch) -> ReadyBlock | None:
+        """The next block of the stretch; None when it ends, or this run is to."""
+        self._passed(stretch)
+        self._tell(at_once=False)
+        if self._stopping:
+            return None
         self._fetching.work(self._target)
+        self._preparing.work_ahead(self._due_after(self._chain.head.height))
+        return await stretch.next(self._chain.head)
+
+    def _passed(self, stretch: Stretch) -> None:
+        """What was applied meanwhile is counted."""
+        for transactions in stretch.passed(self._chain.head.height):
+            self._pace.note(self._now_s(), transactions)
+            self._refusals.clear()
 
     def _due_after(self, height: int) -> Iterator[Candidate]:
         """The blocks behind `height` that are at hand without a gap and decided by the members known."""
@@ -276,14 +292,12 @@ class CatchUp:
                         return
                     yield candidate
 
-    def _tell(self, told: int, *, at_once: bool) -> int:
-        """Consensus knows the head, unless `told` is its height or it was told a moment ago; the height told."""
+    def _tell(self, *, at_once: bool) -> None:
+        """Consensus knows the head, unless it was told a moment ago."""
         head, now_s = self._chain.head, self._now_s()
-        if head.height <= told or not (at_once or now_s - self._told_s >= TELL_S):
-            return told
-        self._told_s = now_s
-        self._on_synced(head)
-        return head.height
+        if head.height > self._told and (at_once or now_s - self._told_s >= TELL_S):
+            self._told, self._told_s = head.height, now_s
+            self._on_synced(head)
 
     def _refused(self, peer: str, candidate: Candidate, error: InvalidBlock) -> None:
         """Judge who is wrong about a certified block that gives other roots here: its sender, or this node.

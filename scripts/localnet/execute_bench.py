@@ -181,7 +181,7 @@ class Bench:
         certificate = Certificate(VoteKind.COMMIT, 0, block.height, block.digest, ((0, bytes(64)),))
         self._store.apply(block, certificate, start_view=0)
         self._executor.advance(block, self._store.snapshot())
-        self._cache = self._cache.advance(block.writes.after)
+        self._cache = self._cache.advance(block.writes)
 
     def _step_by_step(self, block: ExecutedBlock, data: Sequence[bytes]) -> tuple[float, ...]:
         """The microseconds of each step, as `Steps` names them."""

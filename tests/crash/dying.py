@@ -69,9 +69,11 @@ class DyingDatabase:
         """As LevelDatabase."""
         return self._database.get(key, verify)
 
-    def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
+    ) -> Iterator[tuple[bytes, bytes]]:
         """As LevelDatabase."""
-        return self._database.scan(start, end, reverse)
+        return self._database.scan(start, end, reverse, ahead)
 
     def snapshot(self) -> Reader:
         """As LevelDatabase."""

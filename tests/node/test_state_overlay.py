@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from consensus.codec import CodecError, encode
-from node.state import Overlay, ValueCache
+from node.state import Overlay, ValueCache, WriteSet
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -90,7 +90,7 @@ class OverlayMachine(RuleBasedStateMachine):
             self.base.values.pop(key, None)
             if raw is not None:
                 self.base.values[key] = raw
-        stale, self.cache = self.cache, self.cache.advance(writes.after)
+        stale, self.cache = self.cache, self.cache.advance(writes)
         late = Overlay(Base({key_of(number): 99 for number in range(13)}), stale)
         for number in range(13):
             late.get(key_of(number), int)  # an overlay of the old height that is still at work
@@ -135,13 +135,13 @@ def test_hot_keys_are_read_and_decoded_once_while_nobody_writes_them() -> None:
 
 def test_a_written_value_is_decoded_from_its_bytes_in_the_next_block() -> None:
     """What a contract sees must not depend on whether its node was restarted."""
-    base = Base()
+    base = Base({b"a": Account("bank-a", 0)})
     cache = ValueCache()
     overlay = Overlay(base, cache)
     put = Account("bank-a", 1)
     overlay.put(b"a", put)
     assert overlay.get(b"a", Account) is put
-    following = Overlay(base, cache.advance(overlay.write_set().after))
+    following = Overlay(base, cache.advance(overlay.write_set()))
     again = following.get(b"a", Account)
     assert again == put
     assert again is not put
@@ -153,7 +153,7 @@ def test_a_key_known_to_be_lacking_is_not_looked_up_until_the_state_moves_on() -
     overlay = Overlay(base, cache)
     assert (overlay.get(b"a", int), overlay.get(b"b", int)) == (1, None)
     assert base.reads == [b"a"]
-    following = cache.advance({b"b": encode(2)})
+    following = cache.advance(WriteSet({b"b": encode(2)}, {b"b": None}))
     late = Overlay(base, cache)
     assert late.get(b"b", int) is None
     assert base.reads == [b"a", b"b"], "who stands on the old state must not ask what belongs to the new one"
@@ -172,3 +172,22 @@ def test_the_cache_stays_within_its_bound() -> None:
 def test_none_is_no_value() -> None:
     with pytest.raises(TypeError):
         Overlay(Base()).put(b"a", None)
+
+
+def test_what_had_no_value_before_is_not_kept_and_what_changed_is_never_stale() -> None:
+    base = Base({b"a": 1, b"gone": 5})
+    cache = ValueCache()
+    overlay = Overlay(base, cache)
+    assert (overlay.get(b"a", int), overlay.get(b"gone", int), overlay.get(b"new", int)) == (1, 5, None)
+    overlay.put(b"a", 2)
+    overlay.put(b"new", 3)
+    overlay.delete(b"gone")
+    writes = overlay.write_set()
+    following = cache.advance(writes)
+    assert [following.get(key) for key in (b"a", b"new", b"gone")] == [(encode(2), None, None), None, None]
+    base.values.update({b"a": encode(2), b"new": encode(3)})
+    del base.values[b"gone"]
+    base.reads.clear()
+    late = Overlay(base, following)
+    assert [late.get(key, int) for key in (b"a", b"new", b"gone")] == [2, 3, None]
+    assert base.reads == [b"new", b"gone"]

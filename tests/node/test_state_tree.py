@@ -161,6 +161,67 @@ def test_records_outside_the_tree_are_refused_at_start() -> None:
         StateTree(4, nothing, [((16).to_bytes(4, "big"), b"\x00" + bytes(64))])
 
 
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_a_tree_stands_again_over_many_records_whole_and_parted_buckets_among_them(order: str) -> None:
+    disk = Disk(8)
+    disk.apply({b"key%d" % number: b"v" for number in range(PAIRS_MAX * 2**8)})
+    records = sorted(disk.records.items(), reverse=order == "descending")
+    kinds = {(len(path), record[:1]) for path, record in records}
+    assert kinds == {(4, b"\x00"), (4, b"\x01"), (5, b"\x00")}, "whole, parted, parts"
+    again = StateTree(8, disk.records.get, records)
+    assert again.root == disk.tree.root
+    changes: dict[bytes, bytes | None] = {b"key%d" % number: b"w" for number in range(0, 16_000, 97)}
+    changes |= {b"key5": None, b"new": b"1"}
+    assert again.stage(changes) == disk.tree.stage(changes), "every level is as it was"
+
+
+def test_what_was_read_at_the_start_is_not_read_again_as_far_as_there_is_room() -> None:
+    disk = Disk(12)
+    keys = [b"key%d" % number for number in range(3_000)]
+    disk.apply(dict.fromkeys(keys, b"v"))
+    size = sum(len(record) for record in disk.records.values())
+    for bound, all_there in ((10 * size, True), (size // 2, False)):
+        read: list[bytes] = []
+
+        def reading(path: bytes, read: list[bytes] = read) -> bytes | None:
+            read.append(path)
+            return disk.records.get(path)
+
+        tree = StateTree(12, reading, sorted(disk.records.items()), bound)
+        assert not read
+        assert not any(tree.lacks(key) for key in keys)
+        tree.stage(dict.fromkeys(keys, b"w"))
+        assert len(read) == (0 if all_there else len(set(read)))
+        if not all_there:
+            kept = [record for path, record in disk.records.items() if path not in set(read)]
+            assert 0 < sum(len(record) for record in kept) <= bound
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\x00", b"\x07" + bytes(64), b"\x00" + bytes(63), b"\x00" + bytes(65 * 64)]
+)
+def test_a_record_that_can_be_none_is_refused_at_start_among_many(damage: bytes) -> None:
+    disk = Disk(12)
+    disk.apply({b"key%d" % number: b"v" for number in range(3_000)})
+    records = sorted(disk.records.items())
+    records[1_500] = (records[1_500][0], damage)
+    with pytest.raises(StoreError, match=f"bucket {records[1_500][0].hex()} is neither leaf nor branch"):
+        StateTree(12, disk.records.get, records)
+
+
+def test_another_record_leads_to_another_root() -> None:
+    disk = Disk(12)
+    disk.apply({b"key%d" % number: b"v" for number in range(3_000)})
+    records = sorted(disk.records.items())
+    for at in (0, 1_023, 1_024, len(records) - 1):
+        path, record = records[at]
+        altered = [*records[:at], (path, record[:-1] + bytes((record[-1] ^ 1,))), *records[at + 1 :]]
+        missing = [*records[:at], *records[at + 1 :]]
+        roots = {StateTree(12, disk.records.get, rows).root for rows in (records, altered, missing)}
+        assert len(roots) == 3
+        assert disk.tree.root in roots
+
+
 @pytest.mark.parametrize("bits", [0, 3, 5, 28])
 def test_the_number_of_bits_has_bounds(bits: int) -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
@@ -253,3 +314,23 @@ def test_a_proof_of_a_damaged_bucket_is_never_made() -> None:
     disk.records[path] = record[:-1] + bytes((record[-1] ^ 1,))
     with pytest.raises(StoreError, match="corrupt_state_tree"):
         disk.tree.prove(b"key")
+
+
+@pytest.mark.parametrize("cache_bytes_max", [0, 10**6])
+def test_changes_one_by_one_leave_the_records_that_they_leave_together(cache_bytes_max: int) -> None:
+    """Few changes in a leaf are made in its bytes, many by taking it apart: from empty to over full and back."""
+    one_by_one, together = Disk(4, cache_bytes_max), Disk(4)
+    for step in (
+        {b"key%d" % number: b"v" for number in range(200)},
+        {b"key%d" % number: None if number % 3 else b"w" for number in range(0, 260, 2)},
+        {b"more%d" % number: b"v" for number in range(1_000)},
+        {b"more%d" % number: None for number in range(990)},
+        {b"key%d" % number: None for number in range(260)},
+        {b"more%d" % number: None for number in range(1_000)},
+    ):
+        changes: dict[bytes, bytes | None] = dict(step)
+        for key, value in changes.items():
+            one_by_one.apply({key: value})
+        together.apply(changes)
+        assert (one_by_one.tree.root, one_by_one.records) == (together.tree.root, together.records)
+    assert not together.records

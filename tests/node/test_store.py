@@ -553,6 +553,32 @@ def test_a_store_that_is_closed_waits_for_reads_in_other_threads_and_refuses_mor
     database.close()
 
 
+@pytest.mark.parametrize("ahead", [1, 2, 3, 100])
+def test_rows_that_are_read_ahead_are_the_same_rows(tmp_path: Path, ahead: int) -> None:
+    database = LevelDatabase(tmp_path / "data")
+    rows: list[tuple[bytes, bytes | None]] = [(b"key%d" % number, b"value%d" % number) for number in range(7)]
+    database.write([(b"a", b""), *rows, (b"z", b"")])
+    snapshot = database.snapshot()
+    database.write([(key, None) for key, _ in rows[:3]])
+    for source, expected in ((snapshot, rows), (database, rows[3:])):
+        assert list(source.scan(b"key", b"z", ahead=ahead)) == expected
+        assert list(source.scan(b"key", b"z", reverse=True, ahead=ahead)) == expected[::-1]
+        assert list(source.scan(b"x", b"y", ahead=ahead)) == []
+    begun = snapshot.scan(b"key", b"z", ahead=ahead)
+    taken = [next(begun) for _ in range(2)]
+    database.close()
+
+    def take_the_rest() -> None:
+        for row in begun:
+            taken.append(row)
+
+    # What was read before it was closed may still come, and nothing after it.
+    with pytest.raises(StoreError, match="store_closed"):
+        take_the_rest()
+    assert taken == rows[: len(taken)]
+    assert len(taken) <= max(2, ahead + 1)
+
+
 def test_a_closed_store_says_so(ledger: Ledger) -> None:
     view = ledger.store.snapshot()
     ledger.close()

@@ -277,20 +277,58 @@ class Preparable(OwnChain):
         return []
 
 
-async def test_the_transactions_of_the_next_blocks_are_verified_while_one_executes_and_each_once() -> None:
+async def test_the_transactions_of_the_next_blocks_are_verified_while_one_executes_and_each_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preparing, "AHEAD_BLOCKS_MAX", 8)
     chain = Preparable()
     async with running(chain) as node:
         node.net.peers["m1"] = serving(CHAIN)
         chain.gate.clear()
         node.sync.catch_up(80, ["m1"])
-        await until(lambda: len(chain.verified_first) > preparing.AHEAD_BLOCKS_MAX)
+        await until(lambda: len(chain.verified_first) >= 8)
         for _ in range(20):
             await asyncio.sleep(0)
         assert node.chain.head.height == 0
-        assert len(chain.verified_first) == 1 + preparing.AHEAD_BLOCKS_MAX, "so many ahead and no more"
+        assert len(chain.verified_first) == 8, "so many ahead, the one in hand among them, and no more"
         chain.gate.set()
         await until(lambda: node.chain.head.height == 80)
         assert chain.verified_first == [b"%d" % height for height in range(1, 81)]
+
+
+async def test_what_is_prepared_and_what_is_in_hand_is_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    due = candidates(1, 30)
+    size_bytes = sum(map(len, due[0].block.body.transactions))
+    monkeypatch.setattr(preparing, "AHEAD_BYTES_MAX", 6 * size_bytes)
+    begun: list[bytes] = []
+
+    async def verified(data: Sequence[bytes]) -> list[Transaction]:
+        begun.append(data[0])
+        return []
+
+    ahead = preparing.Preparing(verified)
+    ahead.work_ahead(due)
+    assert 5 * size_bytes < ahead.held_bytes <= 6 * size_bytes
+    held = ahead.held_bytes
+    await ahead.take(due[0])
+    ahead.work_ahead(due)
+    assert ahead.held_bytes == held, "what was taken counts until it was applied"
+    assert not ahead.has_room(due[29])
+    ahead.passed(2)
+    assert ahead.held_bytes < held
+    ahead.work_ahead(due[2:])
+    assert held - size_bytes < ahead.held_bytes <= 6 * size_bytes
+    ahead.give_up(due[2].digest)
+    await ahead.take(due[2])
+    await ahead.clear()
+    assert ahead.held_bytes == 0
+    big = candidates(12, 1)
+    monkeypatch.setattr(preparing, "AHEAD_BYTES_MAX", 1)
+    ahead.work_ahead(big)
+    assert ahead.held_bytes > 1, "one block, whatever its size"
+    assert not ahead.has_room(due[0])
+    await ahead.clear()
+    assert len(begun) == len(set(begun)) + 1, "only what was given up was verified again"
 
 
 async def test_nothing_is_verified_that_no_quorum_signed() -> None:
@@ -340,7 +378,8 @@ def test_rates_are_those_of_the_last_seconds_and_totals_go_on() -> None:
 
 def candidates(first: int, count: int) -> list[Candidate]:
     members = Members((Validator("m0", bytes(32)),))
-    return [Candidate(block, b"", members) for block in LONG[first - 1 : first - 1 + count]]
+    blocks = LONG[first - 1 : first - 1 + count]
+    return [Candidate(block, block.body.header.digest, members) for block in blocks]
 
 
 def spans(ranges: Ranges) -> list[tuple[int, int, bool]]:

@@ -1,13 +1,12 @@
 """Catch-up is to rest while a block is being applied: the block comes to its end, and what it raises is told."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from consensus.effects import Head
 from node.errors import InvalidBlock
-from node.ledger import CertifiedBlock, Transaction
+from node.sync.catch_up import ReadyBlock
 from tests.node.test_sync import CHAIN, Node, hurried, running, serving, until
 
 __all__ = ["hurried"]
@@ -61,11 +60,12 @@ async def test_whoever_closes_and_is_cancelled_does_not_tear_the_block_either() 
 def failing(node: Node, error: Callable[[], Exception]) -> None:
     """Blocks are refused from now on, when the gate opens."""
 
-    async def refused(block: CertifiedBlock, transactions: Sequence[Transaction]) -> Head:
+    async def refused(take: Callable[[], Awaitable[ReadyBlock | None]]) -> None:
+        await take()
         await node.chain.gate.wait()
         raise error()
 
-    node.chain.apply_certified = refused  # type: ignore[method-assign]
+    node.chain.replay = refused  # type: ignore[method-assign]
 
 
 async def test_a_disk_that_breaks_while_catch_up_is_to_rest_ends_the_node() -> None:

@@ -45,7 +45,9 @@ class Contents:
         """The value under `key`, or None."""
         return self.values.get(key)
 
-    def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
+    ) -> Iterator[tuple[bytes, bytes]]:
         """The rows with start <= key < end, as they are when this is called."""
         keys = self.keys[bisect_left(self.keys, start) : bisect_left(self.keys, end)]
         return iter([(key, self.values[key]) for key in (reversed(keys) if reverse else keys)])
@@ -150,7 +152,9 @@ class MemoryDatabase:
         """The value under `key`, or None."""
         return self._open().contents.get(key)
 
-    def scan(self, start: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
+    ) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) for start <= key < end."""
         return self._open().contents.scan(start, end, reverse)
 
