@@ -61,6 +61,8 @@ def remove_begun(directory: Path) -> None:
     """
     if not (directory / NAME).exists():
         with contextlib.suppress(OSError):
+            # Without the mark it would be a stranger's, and the directory refused from then on.
+            (directory / _MANIFEST_PARTIAL).unlink(missing_ok=True)
             for part in PARTS:
                 if (directory / part).exists():
                     (directory / part).rmdir()

@@ -89,24 +89,32 @@ class Executor:
                 "corrupt_state_tree", f"the state's root differs from that of block {view.head.height}"
             )
 
-    def advance(self, executed: ExecutedBlock, view: LedgerView) -> None:
-        """Stand on `view`, in which `executed`, built or checked on the present head, is applied."""
+    def advance(self, executed: ExecutedBlock, view: LedgerView, *, shown: bool = True) -> None:
+        """Stand on `view`, in which `executed`, built or checked on the present head, is applied.
+
+        Unless it is `shown`, transactions go on being admitted and tried on the view before.
+        """
         if view.head.digest != executed.digest:
             raise ValueError(f"the view's head is not block {executed.height}")
         cache = self._cache.advance(executed.writes)
         self._opened_tree().commit(executed.tree)
         self._view = view
-        self._admission = Admission(self._rules, view)
+        if shown:
+            self.show(view)
         self._cache = cache
         if executed.requests_removed:
             self._requests_from_ms = executed.requests_removed[-1][0]
+
+    def show(self, view: LedgerView) -> None:
+        """Transactions are admitted and tried on `view`: that of the head, or of a block before it."""
+        self._admission = Admission(self._rules, view)
 
     def settle(self, view: LedgerView) -> None:
         """Stand on `view`, which shows the present head from elsewhere; ValueError when it shows another one."""
         if view.head.digest != self.head.digest:
             raise ValueError(f"the view's head is not block {self.head.height}")
         self._view = view
-        self._admission = Admission(self._rules, view)
+        self.show(view)
 
     @property
     def head(self) -> HeadRecord:

@@ -12,8 +12,8 @@ Invariants:
   ahead, in memory; what a crash takes of that is fetched and executed again.
 - The executor stands at most AHEAD_MAX blocks above what is on disk, on a view (node.executor.AheadView) that shows
   what the disk will show. When `run` ends it stands on the disk's own head again, unless the disk failed.
-- Nobody is told of a block that is not durable. In what view the next height starts is read in the writing thread,
-  behind every record of a vote that was put before.
+- Nobody is told of a block that is not durable, nor is a transaction judged by one when it comes in. In what view
+  the next height starts is read in the writing thread, behind every record of a vote that was put before.
 
 Why a sync for every block although the network still has it: LevelDB starts a new log now and then, and a synced
 write to the new one does not sync what was left unsynced in the old one; after a power cut a later row (a vote, a
@@ -115,6 +115,7 @@ class Replaying:
             if before.exception() is not None:
                 raise _Stopped
         record, view = await self._threads.write(self.apply, executed, block.certificate)
+        self._executor.show(view)
         self._applied(executed, record, view)
 
     def _execute(self, block: CertifiedBlock, transactions: Sequence[Transaction]) -> ExecutedBlock:
@@ -130,7 +131,7 @@ class Replaying:
             durable = self._durable
             begun = [item for item in self._executed if item.height > durable.head.height]
             self._executed = [*begun, executed]
-            self._executor.advance(executed, AheadView(durable, self._executed, certificate))
+            self._executor.advance(executed, AheadView(durable, self._executed, certificate), shown=False)
             return executed
         except BaseException:
             self._stopped = True

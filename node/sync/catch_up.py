@@ -11,6 +11,7 @@ durable before the head is told to anybody.
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -238,7 +239,10 @@ class CatchUp:
         stretch = Stretch(due, head, self._preparing)
         applied = self._pace.blocks
         try:
-            await to_its_end(self._chain.replay(partial(self._next, stretch)))
+            # Whoever decides a block waits while others are replayed: its signatures are verified before.
+            first = await stretch.next()
+            if first is not None:
+                await to_its_end(self._chain.replay(partial(self._next, stretch, deque([first]))))
         except InvalidFrame as error:
             self._passed(stretch)
             self._fault(stretch.peer, error)
@@ -246,9 +250,10 @@ class CatchUp:
         except InvalidBlock as error:
             self._passed(stretch)
             refused = stretch.give_up()
-            assert refused is not None
-            self._refused(stretch.peer, refused, error)
-            return False
+            # None: consensus has applied that very block meanwhile.
+            if refused is not None:
+                self._refused(stretch.peer, refused, error)
+            return refused is None
         finally:
             self._passed(stretch)
             stretch.give_up()
@@ -264,15 +269,19 @@ class CatchUp:
         if due.candidates:
             due.candidates[start:] = judged
 
-    async def _next(self, stretch: Stretch) -> ReadyBlock | None:
-        """The next block of the stretch; None when it ends, or this run is to."""
+    async def _next(self, stretch: Stretch, first: deque[ReadyBlock]) -> ReadyBlock | None:
+        """The next block of the stretch, the `first` one to begin with; None when it ends, or this run is to."""
         self._passed(stretch)
         self._tell(at_once=False)
         if self._stopping:
             return None
         self._fetching.work(self._target)
         self._preparing.work_ahead(self._due_after(self._chain.head.height))
-        return await stretch.next(self._chain.head)
+        if first:
+            # Consensus may have decided it, and more, before it was its turn.
+            block = first.popleft()
+            return block if stretch.stands_on(self._chain.head) else None
+        return await stretch.next()
 
     def _passed(self, stretch: Stretch) -> None:
         """What was applied meanwhile is counted."""

@@ -35,12 +35,16 @@ class Stretch:
         self._ended = False
         self._begun: deque[Candidate] = deque()
 
-    async def next(self, head: Head) -> tuple[CertifiedBlock, Sequence[Transaction]] | None:
-        """The next block, decoded and verified; None when the stretch ends. `head` is this node's own.
+    def stands_on(self, head: Head) -> bool:
+        """Whether the stretch begins right above `head`."""
+        return head == self._head
+
+    async def next(self) -> tuple[CertifiedBlock, Sequence[Transaction]] | None:
+        """The next block, decoded and verified; None when the stretch ends.
 
         Raise InvalidFrame for one that was not decided in its place, InvalidBlock for a bad signature in it.
         """
-        candidate = self._candidate(head)
+        candidate = self._candidate()
         if candidate is None:
             self._ended = True
             return None
@@ -52,10 +56,10 @@ class Stretch:
         self._ended = candidate.block.body.header.members_hash != self._members_hash
         return candidate.block, transactions
 
-    def _candidate(self, head: Head) -> Candidate | None:
+    def _candidate(self) -> Candidate | None:
         """The next block, if it belongs to this stretch."""
         first = self._height == self._head.height
-        if self._ended or self._due.peer != self.peer or (first and head != self._head):
+        if self._ended or self._due.peer != self.peer:
             return None
         candidate = self._due.block(self._height + 1)
         if candidate is None or first:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from node.backup.beginning import BEGUN
-from node.errors import ConfigError, StoreError
+from node.client.answers import BackupStatus
+from node.errors import ConfigError, StoreError, Unavailable
 from tests.node.backup_world import World, world
 from tests.node.test_backup_broken_off import refuse_manifests, require_whole
 
@@ -112,6 +113,25 @@ def test_a_first_run_that_fails_leaves_an_empty_folder_empty(world: World, monke
     with pytest.raises(StoreError, match="disk_full"):
         world.backup()
     assert contents(world.backup_directory) == {}
+
+
+def test_a_run_that_fails_after_a_killed_one_leaves_no_half_manifest_that_makes_the_folder_a_strangers(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The mark went and `backup.partial` stayed: every later run refused the folder."""
+    world.backup_directory = image = fullest(images_of_a_first_run(world, monkeypatch, tmp_path / "images"))
+    (image / "backup.partial").write_bytes(b'{"format": "hansa/ba')
+    with monkeypatch.context() as patch:
+
+        def away() -> BackupStatus:
+            raise Unavailable("node_unreachable", "the node does not answer")
+
+        patch.setattr(world.node, "backup_status", away)
+        with pytest.raises(Unavailable, match="does not answer"):
+            world.backup()
+    assert contents(image) == {}
+    assert world.backup().height == 3
+    require_whole(world)
 
 
 def test_a_mark_beside_a_manifest_says_nothing_and_goes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

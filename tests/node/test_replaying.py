@@ -106,8 +106,8 @@ async def test_the_next_block_executes_while_the_last_one_is_written_and_no_more
     giving = decided.giving(1, LENGTH)
     advance = replayer.executor.advance
 
-    def advanced(executed: ExecutedBlock, view: LedgerView) -> None:
-        advance(executed, view)
+    def advanced(executed: ExecutedBlock, view: LedgerView, *, shown: bool = True) -> None:
+        advance(executed, view, shown=shown)
         if executed.height == replaying.AHEAD_MAX:
             # All that may be begun was executed before the first write came to its end.
             assert replayer.store.head.height == 0
@@ -126,6 +126,27 @@ async def test_the_next_block_executes_while_the_last_one_is_written_and_no_more
     assert taken == list(range(1, LENGTH + 1))
     replayer.stands_whole_at(LENGTH)
     replayer.close()
+
+
+async def test_a_transaction_is_not_called_final_while_its_block_is_being_written(
+    decided: Decided, replayer: Replayer
+) -> None:
+    """Admission stood on the executed blocks: "final" was answered for what the store did not know yet."""
+    write, told = replayer.threads.write, list[int | None]()
+
+    def admitted(executed: ExecutedBlock) -> int | None:
+        return replayer.executor.admission(executed.transactions[0], executed.header.time_ms)
+
+    async def asking(function: Callable[..., Any], *arguments: Any) -> Any:
+        executed = arguments[0]
+        assert replayer.executor.head.height >= executed.height
+        told.append(admitted(executed))
+        return await write(function, *arguments)
+
+    replayer.threads.write = asking  # type: ignore[method-assign, assignment]
+    await replayer.chain.replay(decided.giving(1, LENGTH))
+    assert told == [None] * LENGTH
+    assert admitted(decided.executed[-1]) == LENGTH
 
 
 def forged(block: CertifiedBlock) -> CertifiedBlock:

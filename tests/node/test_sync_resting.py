@@ -17,8 +17,7 @@ async def applying(node: Node) -> None:
     node.net.peers["m1"] = serving(CHAIN)
     node.chain.gate.clear()
     node.sync.catch_up(80, ["m1"])
-    # The second question is put while the first range is being applied.
-    await until(lambda: len(node.net.asked) == 2)
+    await until(lambda: node.chain.at_gate)
 
 
 async def turns() -> None:
@@ -62,6 +61,7 @@ def failing(node: Node, error: Callable[[], Exception]) -> None:
 
     async def refused(take: Callable[[], Awaitable[ReadyBlock | None]]) -> None:
         await take()
+        node.chain.at_gate = True
         await node.chain.gate.wait()
         raise error()
 
