@@ -4,7 +4,9 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
@@ -13,7 +15,7 @@ from consensus.messages import Vote, VoteKind
 from node import keys
 from node.errors import InvalidFrame
 from node.keys import SigningKey
-from node.peers import PeerInfo, Peers, listener
+from node.peers import PeerInfo, Peers, Timing, listener
 from node.wire import (
     ConsensusMessage,
     Ping,
@@ -25,22 +27,29 @@ from node.wire import (
     WireMessage,
     encode_frame,
 )
-from tests.node.mesh_kit import WAIT_S, Intruder, Mesh, until
+from tests.node.mesh_kit import QUICK, WAIT_S, Intruder, Mesh, until
 
 IDS = TransactionIds((b"h" * 32,))
 VOTE = ConsensusMessage(Vote(VoteKind.COMMIT, 1, 9, b"d" * 32, 3, b"s" * 64))
 
 
-@pytest.fixture
-async def pair() -> AsyncIterator[Mesh]:
+@asynccontextmanager
+async def talking(timing: Timing = QUICK) -> AsyncIterator[Mesh]:
     """bank-a and bank-b run and talk; insurer-a is pinned by both and is the test's to play."""
-    mesh = Mesh(("bank-a", "bank-b", "insurer-a"))
+    mesh = Mesh(("bank-a", "bank-b", "insurer-a"), timing)
     await mesh.start("bank-a")
     await mesh.start("bank-b")
     await until(lambda: mesh.nodes["bank-a"].connected == ("bank-b",))
     yield mesh
     await assert_untouched(mesh)
     await mesh.close()
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Mesh]:
+    """As `talking`."""
+    async with talking() as mesh:
+        yield mesh
 
 
 async def assert_untouched(mesh: Mesh) -> None:
@@ -101,16 +110,17 @@ async def test_bytes_that_are_no_tls_are_refused(pair: Mesh) -> None:
     del reader
 
 
-async def test_a_connection_that_says_nothing_is_given_up(pair: Mesh) -> None:
-    host, port = pair.nodes["bank-a"].address.rsplit(":", 1)
-    _, silent = await asyncio.open_connection(host, int(port))
-    dumb = await pair.intruder("bank-a", pair.tls_keys["insurer-a"])
-    refusal = await dumb.receive()
-    assert isinstance(refusal, Refusal)
-    assert refusal.code == "greeting_timeout"
-    assert await dumb.ended()
-    await until(lambda: pair.nodes["bank-a"].refusals().get("handshake_failed") == 1)
-    silent.close()
+async def test_a_connection_that_says_nothing_is_given_up() -> None:
+    async with talking(msgspec.structs.replace(QUICK, greeting_s=1.0)) as pair:
+        host, port = pair.nodes["bank-a"].address.rsplit(":", 1)
+        _, silent = await asyncio.open_connection(host, int(port))
+        dumb = await pair.intruder("bank-a", pair.tls_keys["insurer-a"])
+        refusal = await dumb.receive()
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "greeting_timeout"
+        assert await dumb.ended()
+        await until(lambda: pair.nodes["bank-a"].refusals().get("handshake_failed") == 1)
+        silent.close()
 
 
 @pytest.mark.parametrize(
