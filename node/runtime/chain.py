@@ -1,8 +1,8 @@
 """This node's blocks: built, checked, applied, replayed; the head and the bodies at hand.
 
-Invariants: the store's head and the executor's head move together, in one turn, and are one between two turns; a
-block that was voted for is at hand by its digest until its height is applied; nothing is executed twice while its
-outcome is at hand.
+Invariants: the store's head and the executor's head move together, in one turn, and are one between two turns,
+unless the disk failed; a block that was voted for is at hand by its digest until its height is applied; nothing is
+executed twice while its outcome is at hand.
 """
 
 import asyncio
@@ -35,11 +35,12 @@ from node.gossip import wire_id_of
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
 from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
-from node.runtime.replaying import ReadyBlock, Replaying
+from node.runtime.replaying import Replaying
 from node.runtime.threads import Threads
 from node.state import ExecutedBlock
 from node.state_tree import StateTree
 from node.store import Store, StoreView
+from node.sync import ReadyBlock
 
 T = TypeVar("T")
 

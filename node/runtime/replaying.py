@@ -23,7 +23,6 @@ head) could be there without an earlier one. And it costs only the writing threa
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
 
 from consensus.effects import VoteRecord
 from consensus.messages import Certificate
@@ -32,11 +31,10 @@ from node.ledger import CertifiedBlock, HeadRecord, Proposal, Transaction
 from node.runtime.threads import Threads
 from node.state import ExecutedBlock
 from node.store import Store, StoreView
+from node.sync import ReadyBlock
 
 AHEAD_MAX = 3
 """Blocks that are begun and not yet durable: one is written, one executed, one waits for its turn to be."""
-
-ReadyBlock: TypeAlias = tuple[CertifiedBlock, Sequence[Transaction]]
 
 
 class _Stopped(Exception):

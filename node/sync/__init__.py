@@ -11,6 +11,7 @@ from node.sync.payloads import fetch_payload
 from node.sync.progress import PeerAside, PeerAtWork, Progress
 from node.sync.server import Archive, BlockServer
 from node.sync.snapshot_server import SnapshotServer
+from node.sync.stretch import ReadyBlock
 
 __all__ = [
     "Archive",
@@ -20,6 +21,7 @@ __all__ = [
     "PeerAside",
     "PeerAtWork",
     "Progress",
+    "ReadyBlock",
     "SnapshotServer",
     "Transport",
     "fetch_execution",

@@ -14,7 +14,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import structlog
 
@@ -30,16 +30,13 @@ from node.sync.progress import Pace, Progress
 from node.sync.proof import Candidate, Verify, prove_again
 from node.sync.ranges import Range
 from node.sync.sources import FAULT_ASIDE_S, Sources
-from node.sync.stretch import Stretch
+from node.sync.stretch import ReadyBlock, Stretch
 
 PAUSE_S_MAX = 0.25
 TELL_S = 0.2
 """The head is told to consensus so often while blocks are applied."""
 UNSERVABLE_S = 10.0
 """How often it is said again that nobody serves the next block."""
-
-ReadyBlock: TypeAlias = tuple[CertifiedBlock, Sequence[Transaction]]
-"""A certified block and its transactions, decoded, their signatures verified."""
 
 
 class Chain(Protocol):

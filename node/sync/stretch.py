@@ -7,12 +7,16 @@ ends: who they are is known once it was executed. Blocks of another peer than th
 
 from collections import deque
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from consensus.effects import Head
 from node.ledger import CertifiedBlock, Transaction, members_hash
 from node.sync.preparing import Preparing
 from node.sync.proof import Candidate, require_proof
 from node.sync.ranges import Range
+
+ReadyBlock: TypeAlias = tuple[CertifiedBlock, Sequence[Transaction]]
+"""A certified block and its transactions, decoded, their signatures verified."""
 
 STRETCH_BLOCKS_MAX = 64
 STRETCH_BYTES_MAX = 1024 * 1024
@@ -39,7 +43,7 @@ class Stretch:
         """Whether the stretch begins right above `head`."""
         return head == self._head
 
-    async def next(self) -> tuple[CertifiedBlock, Sequence[Transaction]] | None:
+    async def next(self) -> ReadyBlock | None:
         """The next block, decoded and verified; None when the stretch ends.
 
         Raise InvalidFrame for one that was not decided in its place, InvalidBlock for a bad signature in it.

@@ -22,6 +22,7 @@ from node.ledger import (
     Transaction,
     content_root,
 )
+from node.runtime.clock import Clock
 from node.state import ExecutedBlock
 from node.store import Store
 from node.store.view import PAST_BLOCKS_MAX
@@ -190,3 +191,13 @@ def certificate(executed: ExecutedBlock) -> Certificate:
 def decoded(body: BlockBody) -> list[Transaction]:
     """The transactions of a body."""
     return [Transaction.decode(data) for data in body.transactions]
+
+
+class LedgerClock(Clock):
+    """The wall clock stands where the ledger does."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def time_ms(self) -> int:
+        return self._ledger.now_ms

@@ -11,10 +11,10 @@ from node.executor import Executor
 from node.ledger import Call, CertifiedBlock, HeadRecord, Transaction
 from node.runtime.chain import Chain
 from node.runtime.clock import Clock
-from node.runtime.replaying import ReadyBlock
 from node.runtime.threads import WorkerThreads
 from node.state import ExecutedBlock
 from node.store import Database, LevelDatabase, Store, StoreView
+from node.sync import ReadyBlock
 from tests.node.ledger_world import ENGINE, Ledger, transfer, uetr
 from tests.node.signed_ledger import certified, signed, signed_network
 

@@ -11,10 +11,9 @@ from node.gossip import Verdict
 from node.ledger import KeySignature, Transaction
 from node.mempool import Mempool
 from node.runtime.bodies import Bodies
-from node.runtime.clock import Clock
 from node.runtime.intake import Intake
 from node.runtime.threads import WorkerThreads
-from tests.node.ledger_world import Ledger
+from tests.node.ledger_world import Ledger, LedgerClock
 from tests.node.signed_ledger import certified, signed, signed_network
 
 POOL = 4
@@ -30,16 +29,6 @@ class Counting(WorkerThreads):
     async def verify(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
         self.verified += len(items)
         return await super().verify(items)
-
-
-class LedgerClock(Clock):
-    """The wall clock stands where the ledger does."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    def time_ms(self) -> int:
-        return self._ledger.now_ms
 
 
 class World:

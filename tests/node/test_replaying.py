@@ -18,10 +18,9 @@ from node.executor import AheadView
 from node.keys import verify
 from node.ledger import BlockBody, CertifiedBlock
 from node.runtime import replaying
-from node.runtime.replaying import ReadyBlock
 from node.state import ExecutedBlock, LedgerView
 from node.store import Database, LevelDatabase
-from node.sync import CatchUp
+from node.sync import CatchUp, ReadyBlock
 from node.wire import Blocks, FetchBlocks
 from tests.crash.dying import DyingDatabase, PowerCut
 from tests.crash.test_points import Through

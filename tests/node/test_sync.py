@@ -1,4 +1,7 @@
-"""Catch-up over in-memory links: real blocks, real certificates, hostile peers."""
+"""Catch-up over in-memory links: real blocks, real certificates, hostile peers.
+
+More than 500 lines because the network of in-memory peers stands beside what it is for.
+"""
 
 import asyncio
 import threading
@@ -30,6 +33,7 @@ from node.ledger import (
 from node.sync import (
     BlockServer,
     CatchUp,
+    ReadyBlock,
     catch_up,
     executions,
     fetch_execution,
@@ -38,7 +42,6 @@ from node.sync import (
     server,
     sources,
 )
-from node.sync.catch_up import ReadyBlock
 from node.wire import (
     BLOCK_SIZE_MAX,
     ROWS_MAX,

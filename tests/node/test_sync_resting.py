@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from node.errors import InvalidBlock
-from node.sync.catch_up import ReadyBlock
+from node.sync import ReadyBlock
 from tests.node.test_sync import CHAIN, Node, hurried, running, serving, until
 
 __all__ = ["hurried"]

@@ -7,21 +7,10 @@ from typing import cast
 from consensus.effects import WorkWaiting
 from node.mempool import Mempool
 from node.runtime.bodies import Bodies
-from node.runtime.clock import Clock
 from node.runtime.threads import Threads
 from node.runtime.work import Work
-from tests.node.ledger_world import Ledger
+from tests.node.ledger_world import Ledger, LedgerClock
 from tests.node.signed_ledger import signed, signed_network
-
-
-class LedgerClock(Clock):
-    """The wall clock stands where the ledger does."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    def time_ms(self) -> int:
-        return self._ledger.now_ms
 
 
 class World:
