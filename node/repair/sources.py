@@ -120,15 +120,16 @@ class PeerSource:
         self._peers: Peers | None = None
         self._asked: dict[str, str] = {}
         self._ahead: dict[str, dict[int, bytes]] = {}
-        self._wanted = self._range = 0
+        self._following = self._range = 0
+        """The height after the one last asked for (0: none was), and how many were asked for at once."""
 
     def blocks(self, height: int) -> Iterable[CertifiedBlock]:
         """Yield the block at `height` of one member after the other; the next is only asked when it is wanted.
 
         Each time that the next height is asked for, twice as many blocks are fetched at once.
         """
-        self._range = min(2 * self._range, RANGE_MAX) if height == self._wanted + 1 else 1
-        self._wanted = height
+        self._range = min(2 * self._range, RANGE_MAX) if height == self._following else 1
+        self._following = height + 1
         return self._ask(lambda peers, peer: self._block(peers, peer, height))
 
     async def _block(self, peers: Peers, peer: str, height: int) -> CertifiedBlock:

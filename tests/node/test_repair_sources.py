@@ -128,6 +128,16 @@ def test_blocks_that_are_missing_one_after_the_other_are_asked_for_in_ranges(
     assert Links.ranges[-1] == ("bank-b", 500, 500)
 
 
+def test_block_1_is_asked_for_when_it_is_the_first_that_is_missing(
+    source: PeerSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for the one that follows block 0, of none that had been asked for: peers end such a link."""
+    monkeypatch.setattr(Links, "holders", frozenset({"bank-b"}))
+    for height in (1, 2):
+        assert next(iter(source.blocks(height))) == Links.block
+    assert Links.ranges == [("bank-b", 1, 1), ("bank-b", 2, 3)]
+
+
 def test_what_came_along_is_bounded_and_a_shorter_answer_is_one(
     source: PeerSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
