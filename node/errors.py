@@ -435,6 +435,11 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "A stored part of the state tree differs from its hash.",
         "Check the disk, keep a copy of the data directory, then run `hansa repair`.",
     ),
+    "snapshot_not_cut": ErrorEntry(
+        "The process that cuts a snapshot ended before it was done, or could not be started.",
+        "The next one is made at its height, and a backup asks again; look whether the machine lacks memory.",
+        retryable=True,
+    ),
     "ledger_differs": ErrorEntry(
         "What this node stores is not what its blocks lead to.",
         "Keep a copy of the data directory, then let `hansa repair` fetch and rebuild what is wrong.",

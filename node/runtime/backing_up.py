@@ -19,6 +19,7 @@ from node.runtime.disk_space import DiskSpace
 from node.runtime.snapshots import while_room
 from node.runtime.threads import Threads
 from node.snapshot import (
+    Cut,
     SnapshotTooLarge,
     finished_heights,
     make_snapshot,
@@ -31,13 +32,16 @@ from node.store import Store
 class BackingUp:
     """Implements node.api.Backups. Runs on the event loop."""
 
-    def __init__(self, root: Path, network: NetworkConfig, store: Store, threads: Threads, disk: DiskSpace) -> None:
+    def __init__(
+        self, root: Path, network: NetworkConfig, store: Store, threads: Threads, disk: DiskSpace, cut: Cut
+    ) -> None:
         """The snapshot for a backup lies in `root`."""
         self._root = root
         self._network = network
         self._store = store
         self._threads = threads
         self._disk = disk
+        self._cut = cut
         self._task: asyncio.Task[None] | None = None
         self._making_height = 0
         self._failed = ""
@@ -96,7 +100,7 @@ class BackingUp:
         bits = network.parameters.state_tree_bits
         try:
             await asyncio.to_thread(self._clear)
-            steps = make_snapshot(view, network.network_id, network.genesis_hash, bits, self._root)
+            steps = make_snapshot(view, network.network_id, network.genesis_hash, bits, self._root, self._cut)
             await self._threads.background(while_room(steps, lambda: self._disk.low))
             self._log.info("snapshot made for a backup", height=view.head.height)
         except (HansaError, SnapshotTooLarge) as error:

@@ -164,9 +164,17 @@ class Node:
         )
         self._block_server = sync.BlockServer(self._peers, ServedBlocks(self._store, self._chain), self._fail)
         self._snapshots = Snapshots(
-            config.snapshots_dir, config.snapshots.keep, network, self._threads, self._clock, lambda: self._disk.low
+            config.snapshots_dir,
+            config.snapshots.keep,
+            network,
+            self._threads,
+            self._clock,
+            lambda: self._disk.low,
+            outside.cut_snapshot,
         )
-        self._backing_up = BackingUp(config.backup_dir, network, self._store, self._threads, self._disk)
+        self._backing_up = BackingUp(
+            config.backup_dir, network, self._store, self._threads, self._disk, outside.cut_snapshot
+        )
         self._snapshot_server = sync.SnapshotServer(self._peers, self._snapshots, self._fail)
         self._retention = Retention(config.retention, network, self._store, self._threads)
         self._recorder = Recorder()

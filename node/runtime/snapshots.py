@@ -1,8 +1,8 @@
 """This node's own snapshots: made in the background at governed heights, kept on disk, offered to others.
 
-Making one takes a thread of its own, in small steps with pauses between them (threads.py): no commit waits for
-it. What it reads is the store as it was at that height. If it is still at work when the next one is due, that
-one is left out.
+Its rows are read by a thread of its own, in small steps with pauses between them (threads.py), and cut into chunks
+by a process of its own: no commit waits for them. What is read is the store as it was at that height. If it is
+still at work when the next one is due, that one is left out.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from node.errors import HansaError, StoreError, Unavailable
 from node.runtime.clock import Clock
 from node.runtime.threads import Threads
 from node.snapshot import (
+    Cut,
     SnapshotFolder,
     SnapshotTooLarge,
     finished_heights,
@@ -41,6 +42,7 @@ class Snapshots:
         threads: Threads,
         clock: Clock,
         disk_low: Callable[[], bool],
+        cut: Cut,
     ) -> None:
         """They lie in `root`, the newest `keep` of them; with none to be kept none is made.
 
@@ -53,6 +55,7 @@ class Snapshots:
         self._threads = threads
         self._clock = clock
         self._disk_low = disk_low
+        self._cut = cut
         self._task: asyncio.Task[None] | None = None
         self._newest: tuple[int, bytes, bytes] | None = None
         self._newest_bytes = 0
@@ -139,7 +142,12 @@ class Snapshots:
         height, started_ms = view.head.height, self._clock.now_ms()
         network = self._network
         steps = make_snapshot(
-            view, network.network_id, network.genesis_hash, network.parameters.state_tree_bits, self._root
+            view,
+            network.network_id,
+            network.genesis_hash,
+            network.parameters.state_tree_bits,
+            self._root,
+            self._cut,
         )
         try:
             folder = await self._threads.background(while_room(steps, self._disk_low))

@@ -19,6 +19,7 @@ from node.peers import PeerHandler, Peers, Transport
 from node.runtime.clock import Clock
 from node.runtime.service import VERSION
 from node.runtime.threads import Threads, WorkerThreads
+from node.snapshot import Cut, cut, cut_apart
 from node.store import Database, LevelDatabase
 from node.store.room import free_bytes
 
@@ -46,6 +47,7 @@ class Surroundings:
 
     `open_transport` gets whom to tell and the contracts' hash; its links begin with `start`. `sign` makes this
     member's votes; `verify` (key, message, signature) judges everybody's and may be called from threads.
+    `cut_snapshot` makes chunks of the rows that were set aside for a snapshot.
     `disk_free` tells how many bytes are left for a directory (None: nobody can tell).
     `instance` tells this process from others with the same key: 16 bytes drawn at its start (empty: nothing does).
     """
@@ -59,6 +61,7 @@ class Surroundings:
     verify: Verify
     instance: bytes = b""
     disk_free: Callable[[Path], int | None] = free_bytes
+    cut_snapshot: Cut = cut
 
 
 def this_machine(
@@ -99,4 +102,5 @@ def this_machine(
         sign=voting_key.sign,
         verify=verify,
         instance=instance,
+        cut_snapshot=cut_apart,
     )

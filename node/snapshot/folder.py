@@ -18,6 +18,9 @@ from node.errors import StoreError
 from node.snapshot.manifest import CHUNK_FILE_BYTES_MAX, MANIFEST_BYTES_MAX
 
 MANIFEST = "manifest"
+DRAFT = "draft"
+FAILURE = "failure"
+FAILURE_BYTES_MAX = 4096
 UNFINISHED = ".unfinished"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,6 +58,27 @@ class SnapshotFolder:
     def write_manifest(self, data: bytes) -> None:
         """The manifest is durable."""
         self._write(MANIFEST, data)
+
+    def draft_bytes(self) -> bytes:
+        """Return what was noted for whoever cuts the chunks; b"" where nothing was. Raise StoreError."""
+        return _read(self.path / DRAFT, MANIFEST_BYTES_MAX) or b""
+
+    def write_draft(self, data: bytes) -> None:
+        """It is noted for whoever cuts the chunks."""
+        self._write(DRAFT, data)
+
+    def drop_draft(self) -> None:
+        """Nothing is noted for whoever cuts the chunks."""
+        with _told(self.path):
+            (self.path / DRAFT).unlink(missing_ok=True)
+
+    def failure_bytes(self) -> bytes:
+        """Return why no snapshot could be made here; b"" where nobody said. Raise StoreError."""
+        return _read(self.path / FAILURE, FAILURE_BYTES_MAX) or b""
+
+    def write_failure(self, data: bytes) -> None:
+        """It is said why no snapshot could be made here."""
+        self._write(FAILURE, data)
 
     def chunk(self, index: int) -> bytes | None:
         """Return the chunk's file, compressed as it is, or None. Raise StoreError."""

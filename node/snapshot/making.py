@@ -1,56 +1,26 @@
 """Makes a snapshot of a view of the store, in small steps, so that whoever runs it can let others work in between.
 
 Invariant: a directory gets its final name only when every file in it is synced and the hashes computed from the
-values themselves fold to the state root that the block's certificate covers. So a damaged state is never offered.
+values themselves fold to the state root that the block's certificate covers (cutting.py).
 
-The state is read once, in key order, and its rows are set aside by the first byte of their keys' hashes
-(spill.py); then part after part is sorted and cut into subtrees and chunks. A subtree that outgrows a chunk while
-its rows come is parted into its children (frontier.py), so that no more than a chunk is held, whatever the keys
-are. Each step is well below a millisecond of interpreter time: fifty rows, one subtree's folding, or work that
-lets go of the interpreter lock (hashing, compressing, syncing).
+The state is read once, in key order, and its rows are set aside by the first byte of their keys' hashes (spill.py).
+That is all that needs the store; what takes most of the time, cutting the rows into chunks, does not.
 """
 
 import hashlib
-import zlib
 from collections.abc import Generator
 from pathlib import Path
 
-from consensus.codec import CodecError, decode, encode
-from node.errors import StoreError
-from node.ledger import Header
-from node.snapshot.chunks import COMPRESSION, content_head, row_bytes
+from consensus.codec import encode
+from node.snapshot.cutting import ROWS_A_STEP, Cut, Draft, SnapshotTooLarge, cut
 from node.snapshot.folder import SnapshotFolder, snapshot_at, unfinished_at
-from node.snapshot.frontier import first_node, level_hashes, next_node, nodes_of
-from node.snapshot.manifest import (
-    CHANGES_MAX,
-    CHUNK_BYTES_MAX,
-    CHUNK_BYTES_TARGET,
-    CHUNK_ROWS_MAX,
-    FORMAT,
-    MANIFEST_BYTES_MAX,
-    SPLITS_MAX,
-    ChunkEntry,
-    Content,
-    Manifest,
-    MemberChange,
-    level_of,
-)
+from node.snapshot.manifest import CHANGES_MAX, MemberChange, level_of
 from node.snapshot.spill import Spill
-from node.state_tree import PAIRS_MAX, bucket_of, build_bucket, build_subtree, fold, root_over
 from node.store import StoreView
-
-ROWS_A_STEP = 50
-COMPRESSED_A_STEP = 64 * 1024
-
-Steps = Generator[None, None, None]
-
-
-class SnapshotTooLarge(Exception):
-    """The format has no room for this ledger (manifest.py says what that takes): no snapshot of it can be made."""
 
 
 def make_snapshot(
-    view: StoreView, network: str, genesis_hash: bytes, tree_bits: int, root: Path
+    view: StoreView, network: str, genesis_hash: bytes, tree_bits: int, root: Path, cut: Cut = cut
 ) -> Generator[None, None, SnapshotFolder]:
     """Return the finished snapshot of the view's head in `root`; every step but the last yields None.
 
@@ -62,230 +32,47 @@ def make_snapshot(
     folder.remove()
     folder.create()
     try:
-        maker = _Maker(view, tree_bits, folder)
-        yield from maker.gather()
-        yield from maker.cut()
-        hashes = level_hashes(b"".join(maker.hashes), nodes_of(maker.level, maker.parted), maker.parted)
-        if root_over(tree_bits, fold(hashes)) != view.head.state_root:
-            raise StoreError(
-                "corrupt_state_tree", f"the state's root differs from that of block {view.head.height}"
-            )
-        folder.write_manifest(_readable(encode(_manifest(maker, view, network, genesis_hash, tree_bits))))
-        yield
+        keys, size_bytes = yield from _set_aside(view, folder)
+        draft = _draft(view, network, genesis_hash, tree_bits, keys, size_bytes)
+        folder.write_draft(encode(draft))
+        yield from cut(folder)
         return folder.rename(snapshot_at(root, view.head.height).path)
     except BaseException:
         folder.remove()
         raise
 
 
-def _manifest(maker: "_Maker", view: StoreView, network: str, genesis_hash: bytes, tree_bits: int) -> Manifest:
+def _set_aside(view: StoreView, folder: SnapshotFolder) -> Generator[None, None, tuple[int, int]]:
+    """Return how many rows the state has, and their bytes; all of them lie in the directory's scratch files."""
+    spill = Spill(folder.path)
+    keys = size_bytes = 0
+    for key, value in view.scan(b"", b"\xff"):
+        keys += 1
+        size_bytes += len(key) + len(value)
+        if spill.add(hashlib.sha256(key).digest(), key, value):
+            yield from spill.flush()
+        if keys % ROWS_A_STEP == 0:
+            yield
+    yield from spill.flush()
+    return keys, size_bytes
+
+
+def _draft(view: StoreView, network: str, genesis_hash: bytes, tree_bits: int, keys: int, size_bytes: int) -> Draft:
     head = view.head
     heights = [height for height in view.member_changes() if height < head.height]
     if len(heights) > CHANGES_MAX:
         raise SnapshotTooLarge(f"the members changed {len(heights)} times; {CHANGES_MAX} fit")
     before = [view.head_at(height) for height in heights]
-    changes = [MemberChange(_header(view, record.height), record.validators) for record in before]
+    changes = [MemberChange(view.header(record.height), record.validators) for record in before]
     certificates = [record.certificate for record in (*before, head) if record.certificate is not None]
-    content = Content(
-        format=FORMAT,
+    return Draft(
         network=network,
         genesis_hash=genesis_hash,
-        header=_header(view, head.height),
+        header=view.header(head.height),
         validators=head.validators,
         changes=tuple(changes),
         tree_bits=tree_bits,
-        level=maker.level,
-        parted=tuple(maker.parted),
-        subtrees=b"".join(maker.hashes),
-        chunks=tuple(maker.chunks),
-        keys=maker.keys,
+        level=level_of(tree_bits, size_bytes),
+        keys=keys,
+        certificates=tuple(certificates),
     )
-    return Manifest(content, tuple(certificates))
-
-
-def _readable(data: bytes) -> bytes:
-    """Return the manifest as it is; raise SnapshotTooLarge when it exceeds what a reader takes."""
-    try:
-        decode(data, Manifest, size_max=MANIFEST_BYTES_MAX)
-    except CodecError as error:
-        raise SnapshotTooLarge(f"the manifest has {len(data)} bytes and cannot be offered: {error}") from error
-    return data
-
-
-def _header(view: StoreView, height: int) -> Header:
-    return view.header(height)
-
-
-class _Maker:
-    """One snapshot in the making: `gather`, then `cut`."""
-
-    def __init__(self, view: StoreView, tree_bits: int, folder: SnapshotFolder) -> None:
-        self._view = view
-        self._tree_bits = tree_bits
-        self._folder = folder
-        self._spill = Spill(folder.path)
-        self._chunk = _Chunk()
-        self._subtree = _Subtree()
-        self._node = ""
-        """The subtree in work."""
-        self.level = 0
-        self.keys = 0
-        self.hashes: list[bytes] = []
-        self.parted: list[str] = []
-        self.chunks: list[ChunkEntry] = []
-
-    def gather(self) -> Steps:
-        """Every row of the state is set aside, and the level is known."""
-        size_bytes = 0
-        for key, value in self._view.scan(b"", b"\xff"):
-            self.keys += 1
-            size_bytes += len(key) + len(value)
-            if self._spill.add(hashlib.sha256(key).digest(), key, value):
-                yield from self._spill.flush()
-            if self.keys % ROWS_A_STEP == 0:
-                yield
-        self.level = level_of(self._tree_bits, size_bytes)
-
-    def cut(self) -> Steps:
-        """Every chunk is on disk, and `hashes`, `parted` and `chunks` tell of all of them."""
-        self._node, done = first_node(self.level), 0
-        for key_hash, key, value in self._spill.sorted():
-            if key_hash:
-                digits = key_hash.hex()
-                while not digits.startswith(self._node):
-                    yield from self._end_subtree()
-                self._subtree.add(key_hash + hashlib.sha256(value).digest(), row_bytes(key, value))
-                while self._subtree.is_too_large:
-                    yield from self._part()
-                done += 1
-                if done % ROWS_A_STEP:
-                    continue
-            yield
-        while self._node:
-            yield from self._end_subtree()
-        if self._chunk.subtrees:
-            yield from self._end_chunk()
-
-    def _part(self) -> Steps:
-        """The subtree in work holds more than a chunk may: its children are named in its place.
-
-        Its rows go to them; the last row's child is in work now, and those before it are done.
-        """
-        subtree = self._subtree
-        # A leaf fits always (manifest.py), so what outgrew a chunk has more keys than one.
-        is_leaf = len(self._node) >= self._tree_bits // 4 and len(subtree.pairs) <= PAIRS_MAX
-        if is_leaf or len(self.parted) == SPLITS_MAX:
-            raise SnapshotTooLarge(
-                f"subtree {self._node} holds {len(subtree.pairs)} keys in {subtree.size_bytes} bytes,"
-                f" and {len(self.parted)} subtrees are parted already"
-            )
-        self.parted.append(self._node)
-        self._node, self._subtree = self._node + "0", _Subtree()
-        for count, (pair, row) in enumerate(zip(subtree.pairs, subtree.rows, strict=True)):
-            digits = pair[:32].hex()
-            while not digits.startswith(self._node):
-                yield from self._end_subtree()
-            self._subtree.add(pair, row)
-            if count % ROWS_A_STEP == 0:
-                yield
-
-    def _end_subtree(self) -> Steps:
-        """The subtree in work is hashed and belongs to a chunk; the next one is in work."""
-        subtree, chunk = self._subtree, self._chunk
-        full = (
-            chunk.size_bytes + subtree.size_bytes > CHUNK_BYTES_TARGET
-            or chunk.rows + len(subtree.pairs) > CHUNK_ROWS_MAX
-        )
-        if chunk.subtrees and full:
-            yield from self._end_chunk()
-            chunk = self._chunk
-        yield from self._hash()
-        chunk.take(subtree)
-        self._node, self._subtree = next_node(self._node, self.level), _Subtree()
-        yield
-
-    def _hash(self) -> Steps:
-        """The hash of the subtree in work is the last of `hashes`; a step for some of its buckets."""
-        node, pairs, bits = self._node, self._subtree.pairs, self._tree_bits
-        unused: dict[bytes, bytes | None] = {}
-        depth = bits // 4
-        if not pairs or len(node) >= depth:
-            yield
-            self.hashes.append(build_subtree(node, bits, pairs, unused))
-            return
-        grouped: dict[int, list[bytes]] = {}
-        for pair in pairs:
-            grouped.setdefault(bucket_of(pair, bits), []).append(pair)
-        width = 16 ** (depth - len(node))
-        leaves: list[bytes] = []
-        for bucket in range(int(node, 16) * width, (int(node, 16) + 1) * width):
-            leaves.append(build_bucket(bucket, bits, grouped.get(bucket, []), unused))
-            if bucket % ROWS_A_STEP == 0:
-                yield
-        yield
-        self.hashes.append(fold(b"".join(leaves)))
-
-    def _end_chunk(self) -> Steps:
-        """The chunk in work is on disk."""
-        chunk, self._chunk = self._chunk, _Chunk()
-        content = content_head(chunk.rows) + bytes(chunk.data)
-        yield
-        packing = zlib.compressobj(COMPRESSION)
-        packed: list[bytes] = []
-        for at in range(0, len(content), COMPRESSED_A_STEP):
-            packed.append(packing.compress(memoryview(content)[at : at + COMPRESSED_A_STEP]))
-            yield
-        packed.append(packing.flush())
-        self._folder.write_chunk(len(self.chunks), b"".join(packed))
-        yield
-        self.chunks.append(ChunkEntry(chunk.subtrees, len(content), hashlib.sha256(content).digest()))
-        yield
-
-
-class _Subtree:
-    """The rows of one subtree, encoded, with their pairs in the tree, in the order of their key hashes."""
-
-    __slots__ = ("pairs", "rows", "size_rows")
-
-    def __init__(self) -> None:
-        self.pairs: list[bytes] = []
-        self.rows: list[bytes] = []
-        self.size_rows = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of a chunk of these rows alone, before compression."""
-        return len(content_head(len(self.rows))) + self.size_rows
-
-    @property
-    def is_too_large(self) -> bool:
-        """Whether no chunk may hold it."""
-        return len(self.rows) > CHUNK_ROWS_MAX or self.size_bytes > CHUNK_BYTES_MAX
-
-    def add(self, pair: bytes, row: bytes) -> None:
-        """The row is the last one."""
-        self.pairs.append(pair)
-        self.rows.append(row)
-        self.size_rows += len(row)
-
-
-class _Chunk:
-    """The subtrees of the chunk in work."""
-
-    __slots__ = ("data", "rows", "subtrees")
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.rows = 0
-        self.subtrees = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the content, before compression."""
-        return len(content_head(self.rows)) + len(self.data)
-
-    def take(self, subtree: _Subtree) -> None:
-        """The subtree's rows are the last ones."""
-        self.data += b"".join(subtree.rows)
-        self.rows += len(subtree.rows)
-        self.subtrees += 1

@@ -17,7 +17,7 @@ from node.keys import write_key_file
 from node.runtime.backing_up import BackingUp
 from node.runtime.disk_space import DiskSpace
 from node.runtime.threads import WorkerThreads
-from node.snapshot import finished_heights
+from node.snapshot import cut, finished_heights
 from node.store.room import resume_bytes
 from node.verification import verify_archives, verify_snapshot_directory
 from tests.node.backup_world import RunningNode, World, prune, world
@@ -248,7 +248,7 @@ async def test_a_node_whose_disk_is_low_begins_no_snapshot_for_a_backup(world: W
     node, room = world.node, [10**12]
     threads = WorkerThreads(1)
     disk = DiskSpace(DiskSettings(), lambda: room[0], threads, lambda: None)
-    making_it = BackingUp(tmp_path / "backup-snapshot", node.ledger.network, node.store, threads, disk)
+    making_it = BackingUp(tmp_path / "backup-snapshot", node.ledger.network, node.store, threads, disk, cut)
     for free in (DiskSettings().low_bytes - 1, resume_bytes(DiskSettings()) - 1):
         disk._take(free)
         room[0] = free

@@ -26,9 +26,9 @@ from node.snapshot import (
     Manifest,
     SnapshotFolder,
     SnapshotTooLarge,
+    cutting,
     finished_heights,
     make_snapshot,
-    making,
     open_chunk,
     pending_adoption,
     read_manifest,
@@ -146,7 +146,7 @@ def test_two_makers_make_the_same_whatever_the_memory_and_the_compression(
     ledger: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = read_manifest(made(ledger, tmp_path / "one").manifest_bytes())
-    monkeypatch.setattr(making, "COMPRESSION", 9)
+    monkeypatch.setattr(cutting, "COMPRESSION", 9)
     monkeypatch.setattr(spill.Spill.__init__, "__defaults__", (200, 0, "part"))
     second = read_manifest(made(ledger, tmp_path / "two").manifest_bytes())
     assert first.content.digest == second.content.digest
@@ -157,7 +157,7 @@ def test_a_larger_state_is_cut_into_more_chunks_of_about_the_target(
     ledger: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_BYTES_TARGET", 300)
-    monkeypatch.setattr(making, "CHUNK_BYTES_TARGET", 300)
+    monkeypatch.setattr(cutting, "CHUNK_BYTES_TARGET", 300)
     folder = made(ledger, tmp_path / "snapshots")
     judged(folder, ledger)
     content = read_manifest(folder.manifest_bytes()).content
@@ -184,8 +184,8 @@ def test_a_state_that_is_not_the_certified_one_is_never_offered(ledger: SignedLe
 def test_a_subtree_that_no_chunk_can_hold_makes_none(
     ledger: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "CHUNK_ROWS_MAX", 1)
-    monkeypatch.setattr(making, "SPLITS_MAX", 0)
+    monkeypatch.setattr(cutting, "CHUNK_ROWS_MAX", 1)
+    monkeypatch.setattr(cutting, "SPLITS_MAX", 0)
     with pytest.raises(SnapshotTooLarge):
         made(ledger, tmp_path / "snapshots")
     assert list((tmp_path / "snapshots").iterdir()) == []
@@ -374,7 +374,7 @@ def test_a_chunk_with_other_rows_is_refused_even_under_a_manifest_that_names_it(
 def test_chunks_that_are_torn_bombs_or_others_are_refused_before_they_cost_memory(
     ledger: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "CHUNK_BYTES_TARGET", 300)
+    monkeypatch.setattr(cutting, "CHUNK_BYTES_TARGET", 300)
     folder = made(ledger, tmp_path / "snapshots")
     content = read_manifest(folder.manifest_bytes()).content
     data = folder.chunk(0) or b""
@@ -463,7 +463,7 @@ def state_of(store: Store) -> tuple[object, ...]:
 def test_an_adoption_that_dies_at_any_write_is_finished_at_the_next_start(
     ledger: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "CHUNK_BYTES_TARGET", 600)
+    monkeypatch.setattr(cutting, "CHUNK_BYTES_TARGET", 600)
     monkeypatch.setattr("node.snapshot.adoption.ROWS_A_BATCH", 7)
     config = ledger.network
     joining = made(ledger, tmp_path / "snapshots").path

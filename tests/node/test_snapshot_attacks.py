@@ -27,6 +27,7 @@ from node.runtime.threads import WorkerThreads
 from node.snapshot import (
     Manifest,
     SnapshotFolder,
+    cut,
     open_chunk,
     read_manifest,
     require_own_past,
@@ -190,7 +191,7 @@ async def test_a_disk_that_fills_up_ends_a_snapshot_and_leaves_nothing_of_it(
         return asked > 5
 
     threads = WorkerThreads(1)
-    snapshots = Snapshots(root, 2, config, threads, Clock(), disk_low)
+    snapshots = Snapshots(root, 2, config, threads, Clock(), disk_low, cut)
     with structlog.testing.capture_logs() as log:
         snapshots.on_applied(ledger.store.snapshot(), 0)
         assert snapshots._task is not None

@@ -152,7 +152,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     path = tmp_path_factory.mktemp("snapshots")
     opened = SignedLedger(path / "data", signed_network())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("node.snapshot.making.CHUNK_BYTES_TARGET", 400)
+        patch.setattr("node.snapshot.cutting.CHUNK_BYTES_TARGET", 400)
         opened.open_accounts("A", "B", funds=1_000)
         opened.settle(opened.transaction("bank-a", transfer("A", "B", 10, 1)))
         old = Offered(made(opened, path / "old"))

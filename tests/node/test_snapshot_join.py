@@ -27,7 +27,7 @@ BLOCKS = 4
 
 @pytest.fixture
 async def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LiveNetwork]:
-    monkeypatch.setattr("node.snapshot.making.CHUNK_BYTES_TARGET", 300)
+    monkeypatch.setattr("node.snapshot.cutting.CHUNK_BYTES_TARGET", 300)
     monkeypatch.setattr("node.runtime.threads.BACKGROUND_REST", 0)
     network = LiveNetwork(tmp_path, snapshot_blocks=BLOCKS, empty_block_interval_ms=60_000)
     network.sync = SyncSettings(join_blocks_min=6)

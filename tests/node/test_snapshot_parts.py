@@ -18,7 +18,7 @@ from node.snapshot import (
     Manifest,
     SnapshotFolder,
     SnapshotTooLarge,
-    making,
+    cutting,
     open_chunk,
     read_manifest,
     spill,
@@ -59,7 +59,7 @@ def stuffed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SignedLedger]:
 @pytest.fixture
 def parted(stuffed: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SnapshotFolder:
     """Its snapshot, in chunks of so few rows that the stuffed bucket needs several."""
-    monkeypatch.setattr(making, "CHUNK_ROWS_MAX", ROWS_MAX)
+    monkeypatch.setattr(cutting, "CHUNK_ROWS_MAX", ROWS_MAX)
     return made(stuffed, tmp_path / "snapshots")
 
 
@@ -96,8 +96,8 @@ def test_two_makers_part_alike_whatever_their_memory(
 def test_a_state_of_too_many_bytes_parts_as_one_of_too_many_keys(
     stuffed: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "CHUNK_BYTES_MAX", 5_000)
-    monkeypatch.setattr(making, "CHUNK_BYTES_TARGET", 5_000)
+    monkeypatch.setattr(cutting, "CHUNK_BYTES_MAX", 5_000)
+    monkeypatch.setattr(cutting, "CHUNK_BYTES_TARGET", 5_000)
     folder = made(stuffed, tmp_path / "snapshots")
     judged(folder, stuffed)
     content = read_manifest(folder.manifest_bytes()).content
@@ -109,12 +109,12 @@ def test_a_state_of_too_many_bytes_parts_as_one_of_too_many_keys(
 def test_beyond_the_bounds_of_the_format_none_is_made_and_it_is_said(
     stuffed: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "CHUNK_ROWS_MAX", ROWS_MAX)
-    monkeypatch.setattr(making, "SPLITS_MAX", 1)
+    monkeypatch.setattr(cutting, "CHUNK_ROWS_MAX", ROWS_MAX)
+    monkeypatch.setattr(cutting, "SPLITS_MAX", 1)
     with pytest.raises(SnapshotTooLarge, match="1 subtrees are parted already"):
         made(stuffed, tmp_path / "snapshots")
-    monkeypatch.setattr(making, "SPLITS_MAX", 1024)
-    monkeypatch.setattr(making, "MANIFEST_BYTES_MAX", 1_000)
+    monkeypatch.setattr(cutting, "SPLITS_MAX", 1024)
+    monkeypatch.setattr(cutting, "MANIFEST_BYTES_MAX", 1_000)
     with pytest.raises(SnapshotTooLarge, match="cannot be offered"):
         made(stuffed, tmp_path / "snapshots")
     assert list((tmp_path / "snapshots").iterdir()) == []
@@ -122,7 +122,7 @@ def test_beyond_the_bounds_of_the_format_none_is_made_and_it_is_said(
 
 def test_a_leaf_is_never_parted(stuffed: SignedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has one hash. What it may hold fits into a chunk always; only a smaller limit shows this."""
-    monkeypatch.setattr(making, "CHUNK_ROWS_MAX", 1)
+    monkeypatch.setattr(cutting, "CHUNK_ROWS_MAX", 1)
     with pytest.raises(SnapshotTooLarge):
         made(stuffed, tmp_path / "snapshots")
 

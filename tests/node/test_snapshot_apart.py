@@ -1,0 +1,145 @@
+"""A snapshot cut by another process is the same, and nothing is left of one that fails or of its process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.errors import StoreError
+from node.snapshot import Cut, SnapshotFolder, SnapshotTooLarge, apart, cut, cut_apart, make_snapshot, read_manifest
+from tests.node.ledger_world import transfer
+from tests.node.test_snapshot import SignedLedger, judged, signed_network
+
+CUT = [sys.executable, "-P", "-m", "node.snapshot"]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SignedLedger]:
+    opened = SignedLedger(tmp_path / "data", signed_network())
+    opened.open_accounts("A", "B", funds=1_000)
+    opened.settle(opened.transaction("bank-a", transfer("A", "B", 10, 1)))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Those that were started to cut."""
+    started: list[subprocess.Popen[bytes]] = []
+    popen: Any = subprocess.Popen
+
+    def start(command: list[str], **options: bool | int) -> subprocess.Popen[bytes]:
+        started.append(popen(command, **options))
+        return started[-1]
+
+    monkeypatch.setattr("node.snapshot.apart.subprocess.Popen", start)
+    return started
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> SnapshotFolder:
+    """A directory whose draft cannot be read to its end: whoever cuts it never comes further."""
+    folder = SnapshotFolder(tmp_path / "stuck")
+    folder.create()
+    os.mkfifo(folder.path / "draft")
+    return folder
+
+
+def made(ledger: SignedLedger, root: Path, cut: Cut) -> SnapshotFolder:
+    config = ledger.network
+    steps = make_snapshot(ledger.store.snapshot(), config.network_id, config.genesis_hash, 8, root, cut)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            folder: SnapshotFolder = end.value
+            return folder
+
+
+def test_another_process_makes_the_same_snapshot_and_leaves_nothing_else(
+    ledger: SignedLedger, tmp_path: Path
+) -> None:
+    here = made(ledger, tmp_path / "here", cut)
+    there = made(ledger, tmp_path / "there", cut_apart)
+    judged(there, ledger)
+    contents = [read_manifest(folder.manifest_bytes()).content for folder in (here, there)]
+    assert contents[0].digest == contents[1].digest
+    for folder in (here, there):
+        assert {path.name for path in folder.path.iterdir()} == {"0000.chunk", "manifest"}
+
+
+def test_what_the_process_refuses_is_told_with_its_reason(ledger: SignedLedger, tmp_path: Path) -> None:
+    ledger.store._database.write([(b"s" + b"\x02stray\x00\x00", b"\x01")])
+    with pytest.raises(StoreError, match="corrupt_state_tree: the state's root differs from that of block 2"):
+        made(ledger, tmp_path / "snapshots", cut_apart)
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        (b'{"code": "", "message": "10001 changes"}', SnapshotTooLarge, "10001 changes"),
+        (b'{"code": "disk_full", "message": "no room"}', StoreError, "disk_full: no room"),
+        (b'{"code": "made_up", "message": "what?"}', StoreError, "snapshot_not_cut: what?"),
+        (b'{"code"', StoreError, "snapshot_not_cut: .* cannot be read"),
+    ],
+)
+def test_what_the_process_says_is_read_with_care(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, error: type[Exception], words: str
+) -> None:
+    folder = SnapshotFolder(tmp_path / "one")
+    folder.create()
+    folder.write_failure(said)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(apart, "TOLD", 1)
+    with pytest.raises(error, match=words):
+        list(cut_apart(folder))
+
+
+def test_a_process_that_cannot_be_started_is_an_error_of_its_own(
+    stuck: SnapshotFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(stuck.path / "nobody"))
+    with pytest.raises(StoreError, match="snapshot_not_cut: no process can be started: No such file"):
+        list(cut_apart(stuck))
+
+
+def test_a_process_that_is_killed_makes_no_snapshot(
+    stuck: SnapshotFolder, processes: list[subprocess.Popen[bytes]]
+) -> None:
+    steps = cut_apart(stuck)
+    next(steps)
+    os.kill(processes[0].pid, signal.SIGKILL)
+    with pytest.raises(StoreError, match=r"snapshot_not_cut: .* ended by signal 9"):
+        list(steps)
+
+
+def test_whoever_gives_up_leaves_no_process(
+    stuck: SnapshotFolder, processes: list[subprocess.Popen[bytes]]
+) -> None:
+    steps = cut_apart(stuck)
+    next(steps)
+    assert processes[0].poll() is None
+    steps.close()
+    assert processes[0].returncode == -signal.SIGKILL
+
+
+def test_the_process_ends_when_the_node_is_killed(stuck: SnapshotFolder) -> None:
+    """As when the node's end of the pipe closes, however that comes about."""
+    with subprocess.Popen([*CUT, str(stuck.path)], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 1
+
+
+def test_the_process_lets_everybody_else_go_first(stuck: SnapshotFolder) -> None:
+    with subprocess.Popen([*CUT, str(stuck.path)], stdin=subprocess.PIPE) as process:
+        # It reads the draft once its priority is lowered.
+        with (stuck.path / "draft").open("wb"):
+            assert os.getpriority(os.PRIO_PROCESS, process.pid) == apart.LOWEST_PRIORITY
+        process.kill()
