@@ -254,8 +254,10 @@ class Peers:
 
     async def _dial_late(self, member: MemberConfig) -> None:
         """Dial `member`, whose turn it is to dial, when there was no link for a while."""
+        patience_s = self._timing.fallback_first_s
         while True:
-            await asyncio.sleep(self._timing.fallback_s * random.uniform(0.75, 1.25))
+            await asyncio.sleep(patience_s * random.uniform(0.75, 1.25))
+            patience_s = self._timing.fallback_s
             if member.id not in self._links:
                 link = await self._connect(member)
                 if link is not None:

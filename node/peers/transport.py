@@ -86,8 +86,9 @@ class Timing(msgspec.Struct, frozen=True):
     """The clocks of the links, in seconds.
 
     A dialler retries after `retry_first_s`, doubling to `retry_cap_s`, each with jitter; it begins anew after a
-    link that stood for `stable_s`. Who should be dialled and is not for about `fallback_s` dials itself. Links are
-    pinged every `ping_s`, and given up when nothing came for `silence_s`, or nothing could be written for as long.
+    link that stood for `stable_s`. Who should be dialled and is not for about `fallback_s` dials itself, for
+    the first time `fallback_first_s` after its start: its peers, which saw it go, may be between attempts. Links
+    are pinged every `ping_s`, and given up when nothing came for `silence_s`, or nothing could be written for as long.
     """
 
     connect_s: float = 5.0
@@ -95,6 +96,7 @@ class Timing(msgspec.Struct, frozen=True):
     retry_first_s: float = 0.05
     retry_cap_s: float = 2.0
     stable_s: float = 5.0
+    fallback_first_s: float = 0.25
     fallback_s: float = 5.0
     ping_s: float = 2.0
     silence_s: float = 10.0

@@ -6,7 +6,8 @@ executed twice while its outcome is at hand.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
@@ -29,7 +30,7 @@ from consensus.effects import (
 )
 from consensus.members import Members
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
-from node.errors import InvalidBlock, NotFound, RejectedTransaction
+from node.errors import InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor import Claim, Difference, Executor
 from node.gossip import wire_id_of
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
@@ -103,6 +104,17 @@ class Chain:
         """The last applied block."""
         return self._head
 
+    @contextlib.asynccontextmanager
+    async def _at_head(self) -> AsyncIterator[None]:
+        """It is this caller's turn, and the executor stands on the head; raise StoreError where a write has failed.
+
+        Then the executor is ahead of the disk: whatever it said of a block would be said of another state.
+        """
+        async with self._turn:
+            if self._executor.head.digest != self._head.digest:
+                raise StoreError("disk_failed", f"block {self._head.height + 1} could not be written")
+            yield
+
     # --- building and checking -------------------------------------------------------------------------------
 
     async def build(self, effect: BuildPayload) -> PayloadBuilt:
@@ -110,7 +122,7 @@ class Chain:
         pause_ms = self._gather_until_ms - self._clock.now_ms()
         if pause_ms > 0 and self._bodies.waiting_count() < self._gather_for:
             await asyncio.sleep(pause_ms * 0.001)
-        async with self._turn:
+        async with self._at_head():
             nothing = PayloadBuilt(effect.height, effect.view, None, None)
             if (effect.height, effect.parent) != (self._head.height + 1, self._head.digest):
                 return nothing
@@ -144,7 +156,7 @@ class Chain:
                 transactions = await self._transactions(proposal, effect)
                 if transactions is None:
                     return self._checked(effect, None, None, "nobody sent the transactions")
-                async with self._turn:
+                async with self._at_head():
                     if effect.height != self._head.height + 1:
                         return self._checked(effect, None, None, "the height is over")
                     started_ms = self._clock.now_ms()
@@ -265,7 +277,7 @@ class Chain:
     async def decide(self, effect: Decide) -> Input | None:
         """The decided block is durable: Applied; or what catch-up made of the height meanwhile."""
         await self._room()
-        async with self._turn:
+        async with self._at_head():
             if effect.height == self._head.height + 1:
                 executed = self._executed.get(effect.digest)
                 if executed is None:
@@ -297,7 +309,7 @@ class Chain:
         Raise InvalidFrame when `claim` is not what the header commits to, InvalidBlock when this node's rules
         forbid the block altogether.
         """
-        async with self._turn:
+        async with self._at_head():
             transactions = await self.verified(block.body.transactions)
             return await self._threads.execute(self._executor.compare, block.body, transactions, claim)
 
@@ -310,7 +322,7 @@ class Chain:
         `take` raises. It must not be cancelled.
         """
         await self._room()
-        async with self._turn:
+        async with self._at_head():
             replaying = Replaying(self._store, self._executor, self._threads, self._executed.get, self._moved)
             await replaying.run(take)
 
@@ -319,7 +331,7 @@ class Chain:
 
         Blocks wait meanwhile, so it takes milliseconds at most; of the tree it keeps no more than a copy.
         """
-        async with self._turn:
+        async with self._at_head():
             return await self._threads.execute(lambda: look(self._store.snapshot(), self._executor.tree))
 
     async def _apply(self, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> None:

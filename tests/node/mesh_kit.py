@@ -29,6 +29,7 @@ QUICK = Timing(
     greeting_s=5.0,
     retry_first_s=0.01,
     retry_cap_s=0.05,
+    fallback_first_s=5.0,
     stable_s=0.5,
     ping_s=0.1,
     silence_s=1.2,

@@ -216,7 +216,7 @@ def test_the_queue_gives_the_urgent_first_and_keeps_its_bound() -> None:
 
 
 async def test_who_is_not_dialled_dials_itself() -> None:
-    mesh = Mesh(("bank-a", "bank-b"), timing=msgspec.structs.replace(QUICK, fallback_s=0.05))
+    mesh = Mesh(("bank-a", "bank-b"), timing=msgspec.structs.replace(QUICK, fallback_first_s=0.05, fallback_s=0.05))
     # bank-b, the higher id, has a wrong address of bank-a in its file.
     first, second = mesh.network.members
     astray = msgspec.structs.replace(first, address=f"127.0.0.1:{free_port()}")
@@ -227,8 +227,22 @@ async def test_who_is_not_dialled_dials_itself() -> None:
     await mesh.close()
 
 
+async def test_who_comes_back_does_not_wait_to_be_dialled() -> None:
+    """Its peers, which saw it go, may be between two attempts."""
+    long = {"retry_first_s": 3600.0, "retry_cap_s": 3600.0, "fallback_s": 3600.0}
+    patient = msgspec.structs.replace(QUICK, fallback_first_s=0.01, **long)
+    mesh = Mesh(("bank-a", "bank-b"), timing=patient)
+    await mesh.start("bank-b")
+    await until(lambda: mesh.nodes["bank-b"].refusals().get("unreachable") == 1)
+    await mesh.start("bank-a")
+    await until(lambda: mesh.nodes["bank-a"].connected == ("bank-b",))
+    await mesh.close()
+
+
 async def test_two_that_dial_one_another_keep_one_link() -> None:
-    mesh = Mesh(("bank-a", "bank-b"), timing=msgspec.structs.replace(QUICK, fallback_s=0.001))
+    mesh = Mesh(
+        ("bank-a", "bank-b"), timing=msgspec.structs.replace(QUICK, fallback_first_s=0.001, fallback_s=0.001)
+    )
     await mesh.start_all()
     for _ in range(20):
         for member in ("bank-a", "bank-b"):

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from consensus.codec import encode
-from consensus.effects import VoteRecord
+from consensus.effects import Decide, VoteRecord
 from consensus.messages import Vote, VoteKind, vote_bytes
 from node.errors import InvalidBlock, StoreError
 from node.executor import AheadView
@@ -311,6 +311,10 @@ async def test_a_disk_that_breaks_ends_it_at_the_last_durable_block(decided: Dec
         await replayer.chain.replay(decided.giving(1, LENGTH))
     assert replayer.applied == [1, 2, 3]
     assert replayer.store.head.height == replayer.chain.head.height == 3
+    # The executor is ahead of the disk now: it must not be asked, or its answer would look like a divergence.
+    certificate = decided.blocks[3].certificate
+    with pytest.raises(StoreError, match="block 4 could not be written"):
+        await replayer.chain.decide(Decide(4, certificate.digest, certificate, 0))
     replayer.close()
 
 
