@@ -16,6 +16,8 @@ from node.ledger import SIGNATURES_MAX, Ending, Transaction
 
 VARIANTS_MAX = 4
 ENDINGS_MAX = 20_000
+EXPIRIES_SPARE = 4_096
+"""So many expiries of what waits no longer are kept besides as many as wait: then they are swept out."""
 RECENT_BYTES_MAX = 8 * 1024 * 1024
 RETRY_AFTER_MS = 1_000
 """A full pool empties block by block; a second later there is room for a second's worth."""
@@ -240,6 +242,10 @@ class Mempool:
             if tx_id in self._entries:
                 self._remove(tx_id)
                 ended[tx_id] = Ending("expired", "expired", height)
+        if len(self._expiries) > 2 * len(self._entries) + EXPIRIES_SPARE:
+            # What became final would stay among them for as long as its client let it live.
+            self._expiries = [(entry.best.body.expires_at_ms, tx_id) for tx_id, entry in self._entries.items()]
+            heapq.heapify(self._expiries)
         self.remember(ended)
         oldest = None if self._oldest is None else self._entries.get(self._oldest)
         # What came while the block was in the making may not have reached the proposer.

@@ -87,8 +87,9 @@ class Timing(msgspec.Struct, frozen=True):
 
     A dialler retries after `retry_first_s`, doubling to `retry_cap_s`, each with jitter; it begins anew after a
     link that stood for `stable_s`. Who should be dialled and is not for about `fallback_s` dials itself, for
-    the first time `fallback_first_s` after its start: its peers, which saw it go, may be between attempts. Links
-    are pinged every `ping_s`, and given up when nothing came for `silence_s`, or nothing could be written for as long.
+    the first time `fallback_first_s` after its start: its peers, which saw it go, may be between two attempts.
+    Links are pinged every `ping_s`, and given up when nothing came for `silence_s`, or nothing could be written for
+    as long.
     """
 
     connect_s: float = 5.0

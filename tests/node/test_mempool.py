@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from node import mempool
 from node.errors import RejectedTransaction, Unavailable
 from node.ledger import Body, Call, Ending, KeySignature, Transaction
 from node.mempool import JUDGED_MAX, RETRY_AFTER_MS, VARIANTS_MAX, Added, Mempool
@@ -97,6 +98,21 @@ def test_only_a_decided_time_lets_transactions_expire() -> None:
     assert pool.applied(1, 99, [], *ROOM) == {}
     assert pool.applied(2, 100, [], *ROOM) == {early.tx_id: Ending("expired", "expired", 2)}
     assert pool.candidates(10) == [late]
+
+
+def test_what_became_final_is_not_kept_until_it_would_have_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node under load grew by two hundred bytes a transaction, as long as clients let transactions live."""
+    monkeypatch.setattr(mempool, "EXPIRIES_SPARE", 10)
+    waits = [transaction(f"W-{number}", expires_at_ms=500 + number) for number in range(5)]
+    pool = filled(*waits)
+    for number in range(100):
+        item = transaction(f"R-{number}", expires_at_ms=100_000)
+        pool.add(item, 0)
+        assert pool.applied(number, number, [item], *ROOM) == {}
+        assert len(pool._expiries) <= 2 * len(pool) + 10
+    for number, item in enumerate(waits):
+        assert set(pool.applied(100 + number, 500 + number, [], *ROOM)) == {item.tx_id}
+    assert not pool
 
 
 def test_a_full_pool_refuses_and_forgets_nothing() -> None:
