@@ -25,6 +25,7 @@ from scripts.localnet import (
     long_chain,
     memory_bench,
     plots,
+    processes,
     pruning_bench,
     slow_primary,
     snapshot_join,
@@ -74,7 +75,7 @@ def _own_load(measure: Callable[[Layout, Nodes, Console], Coroutine[Any, Any, ob
 
 
 SCENES: dict[str, Scene] = {
-    "memory": Scene(memory_bench.measure),
+    "memory": Scene(memory_bench.measure, memory_bench.parameters),
     "state-size": Scene(filling.measure, filling.parameters),
     "kill": Scene(_own_load(failover.kill_primaries)),
     "quorum-loss": Scene(_own_load(failover.lose_quorum)),
@@ -304,6 +305,7 @@ def _directory() -> Iterator[Path]:
 
 def main() -> int:
     """Run one command line; every expected failure is one line on stderr."""
+    processes.end_on_sigterm()
     try:
         cli.main(prog_name="scripts/bench", standalone_mode=False)
     except TestnetError as error:

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 
 from node.errors import HansaError
-from scripts.localnet import show
+from scripts.localnet import processes, show
 from scripts.localnet.faults import Schedule, draw
 from scripts.localnet.founding import found
 from scripts.localnet.layout import ROOT, Layout, TestnetError, member_names
@@ -167,6 +167,7 @@ async def _perform(
 
 def main() -> int:
     """Run one command line; every expected failure is one line on stderr."""
+    processes.end_on_sigterm()
     try:
         cli.main(prog_name="scripts/chaos", standalone_mode=False)
     except TestnetError as error:

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from node.errors import HansaError
+from scripts.localnet import processes
 from scripts.localnet.founding import found
 from scripts.localnet.full_disk import DiskFiller, DiskReport, SmallDisk, use_small_disk
 from scripts.localnet.kills import Killer, KillsReport
@@ -209,6 +210,7 @@ def _losses(done: PointsReport | None, killed: KillsReport | None, filled: DiskR
 
 def main() -> int:
     """Run one command line; every expected failure is one line on stderr."""
+    processes.end_on_sigterm()
     try:
         cli.main(prog_name="scripts/crash", standalone_mode=False)
     except TestnetError as error:

@@ -21,6 +21,7 @@ from node.client import Client
 from node.config import load_node
 from node.errors import HansaError
 from node.verification import verify_directory
+from scripts.localnet import processes
 from scripts.localnet.exercise import Exercise, Recovery
 from scripts.localnet.founding import found
 from scripts.localnet.layout import ROOT, Layout, Member, TestnetError
@@ -267,6 +268,7 @@ def markdown(report: DrillReport) -> str:
 
 def main() -> int:
     """Run one command line; every expected failure is one line on stderr."""
+    processes.end_on_sigterm()
     try:
         cli.main(prog_name="scripts/drill", standalone_mode=False)
     except TestnetError as error:

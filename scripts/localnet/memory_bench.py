@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from node.config import Parameters
 from scripts.localnet import processes
 from scripts.localnet.figures import Percentiles, medians
 from scripts.localnet.layout import Layout, TestnetError
@@ -22,6 +23,11 @@ ROUND_S = 60.0
 """What is sent in the next minute is signed in this one: an hour's load takes no hour's files."""
 SAMPLES = 600
 LIMIT_MB = 300.0
+EXPIRES_MS = 5 * 60 * 1000
+RETENTION_MS = 60 * 1000
+"""So request ids are forgotten after six minutes, as many as come: the state has its size by the second half, and
+what still grows is the node's own. With the usual day the ledger would grow, by 64 bytes a transaction in memory.
+"""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -49,16 +55,21 @@ class Memory(msgspec.Struct, frozen=True):
     samples: tuple[Sample, ...]
 
 
+def parameters() -> Parameters:
+    """A network that soon forgets request ids."""
+    return Parameters(retention_ms=RETENTION_MS)
+
+
 async def measure(layout: Layout, nodes: Nodes, console: Console, shape: Shape) -> Memory:
     """Memory of the nodes over --seconds of a steady load, growth of the second half; with --out a plot."""
     session = Session(layout, nodes, console)
-    traffic = await session.prepare_traffic()
+    traffic = await session.prepare_traffic(EXPIRES_MS)
     part = msgspec.structs.replace(shape, seconds=min(ROUND_S, shape.seconds))
     reports: list[LoadReport] = []
     with tempfile.TemporaryDirectory(prefix="load-", dir=layout.directory) as scratch:
 
         async def sign_next() -> Signed:
-            return await sign(Path(scratch), traffic, traffic.payments, part)
+            return await sign(Path(scratch), traffic, traffic.payments, part, expires_in_ms=EXPIRES_MS)
 
         began = time.monotonic()
         sampler = asyncio.create_task(_sample(nodes, began, max(0.1, shape.seconds / SAMPLES)))

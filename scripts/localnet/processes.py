@@ -62,6 +62,11 @@ def interrupt(pid: int | None, started_ticks: int | None) -> None:
     tell(pid, started_ticks, signal.SIGTERM)
 
 
+def end_on_sigterm() -> None:
+    """SIGTERM ends this process as Ctrl-C does: what it has started ends with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def tell(pid: int | None, started_ticks: int | None, number: signal.Signals) -> None:
     """The process (pid, ticks), if it runs, has been sent the signal; nobody waits for what it does."""
     _signal(pid, started_ticks, number, wait_s=0.0)
