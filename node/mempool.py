@@ -8,6 +8,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import islice
 
 import msgspec
 
@@ -147,10 +148,18 @@ class Mempool:
         """Whether this very variant waits."""
         return wire_id in self._wires
 
-    def wire_ids(self, now_ms: int, age_ms_min: int) -> list[bytes]:
-        """Return the best variant's wire id of all that have waited at least `age_ms_min`, oldest first."""
+    def missing(self, wire_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of `wire_ids` that do not wait, in their order."""
+        waiting = self._wires
+        return [wire_id for wire_id in wire_ids if wire_id not in waiting]
+
+    def wire_ids(self, now_ms: int, age_ms_min: int, first: int, limit: int) -> list[bytes]:
+        """Return the best variant's wire id of those that have waited at least `age_ms_min`, oldest first.
+
+        The `first` oldest are left out; at most `limit` are returned.
+        """
         found: list[bytes] = []
-        for entry in self._entries.values():
+        for entry in islice(self._entries.values(), first, first + limit):
             if now_ms - entry.received_ms < age_ms_min:
                 break
             found.append(entry.best.wire_id)

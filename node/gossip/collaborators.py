@@ -27,11 +27,11 @@ class Pool(Protocol):
     def body(self, wire_id: bytes) -> bytes | None:
         """The raw bytes of a transaction at hand, waiting or recently final."""
 
-    def is_waiting(self, wire_id: bytes) -> bool:
-        """Whether the transaction waits for a block."""
+    def missing(self, wire_ids: Sequence[bytes]) -> list[bytes]:
+        """Those of `wire_ids` that do not wait for a block, in their order."""
 
-    def waiting(self, age_ms_min: int) -> Sequence[bytes]:
-        """The wire ids of all transactions that have waited at least so long."""
+    def waiting(self, age_ms_min: int, first: int, limit: int) -> Sequence[bytes]:
+        """The wire ids of transactions that have waited at least so long: `limit` from the `first` oldest on."""
 
 
 class Transport(Protocol):

@@ -174,8 +174,12 @@ class Gossip:
         if faults is not None and max(faults.muted_until_s, faults.unnamed_until_s) > now_s:
             return
         wanted = self._wanted.get(peer)
-        for wire_id in message.wire_ids[:IDS_MAX]:
-            self._note_holder(wire_id, peer)
+        wire_ids = message.wire_ids[:IDS_MAX]
+        for wire_id in wire_ids:
+            if wire_id in self._known_to:
+                self._note_holder(wire_id, peer)
+        # Nearly all that is ever named waits here already: so much is asked of the pool at once, not name by name.
+        for wire_id in self._pool.missing(wire_ids):
             if wire_id in self._asked or self._is_known(wire_id, now_s) or self._pool.body(wire_id) is not None:
                 continue
             if len(self._asked) >= WANTED_MAX:
@@ -188,8 +192,7 @@ class Gossip:
 
     def on_connected(self, peer: str) -> None:
         """`peer` is told the names of what waits here: it may have been away."""
-        waiting = self._pool.waiting(0)[:CONNECT_IDS_MAX]
-        self._send_ids(peer, waiting)
+        self._send_ids(peer, self._pool.waiting(0, 0, CONNECT_IDS_MAX))
 
     def _take(self, peer: str, transactions: Sequence[bytes]) -> None:
         now_s = self._now_s()
@@ -297,12 +300,14 @@ class Gossip:
             # The jitter lets one of a full mesh speak first; the others hear it and need not repeat it.
             await asyncio.sleep(RELAY_DELAY_S * random.uniform(0.5, 1.0))
             now_s = self._now_s()
-            due: list[tuple[bytes, tuple[str, ...]]] = []
+            named: list[bytes] = []
             while self._relays and self._relays[0][0] <= now_s:
-                wire_id = self._relays.popleft()[1]
-                known_to = self._known_to.pop(wire_id, ())
-                if self._pool.is_waiting(wire_id):
-                    due.append((wire_id, known_to))
+                named.append(self._relays.popleft()[1])
+            gone = frozenset(self._pool.missing(named))
+            holders = [self._known_to.pop(wire_id, ()) for wire_id in named]
+            due = [
+                (wire_id, known_to) for wire_id, known_to in zip(named, holders, strict=True) if wire_id not in gone
+            ]
             if not self._relays:
                 self._relay_due.clear()
             for peer in tuple(self._transport.connected):
@@ -314,10 +319,10 @@ class Gossip:
         """Name what waits for long, a bounded slice a round; the slice moves on, so that all get their turn."""
         while True:
             await asyncio.sleep(REPAIR_INTERVAL_S * random.uniform(0.75, 1.25))
-            waiting = self._pool.waiting(REPAIR_AGE_MS)
-            if self._repair_from >= len(waiting):
+            named = self._pool.waiting(REPAIR_AGE_MS, self._repair_from, REPAIR_IDS_MAX)
+            if not named:
                 self._repair_from = 0
-            named = waiting[self._repair_from : self._repair_from + REPAIR_IDS_MAX]
+                named = self._pool.waiting(REPAIR_AGE_MS, 0, REPAIR_IDS_MAX)
             self._repair_from += REPAIR_IDS_MAX
             for peer in tuple(self._transport.connected):
                 self._send_ids(peer, named)

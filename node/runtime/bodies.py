@@ -52,13 +52,13 @@ class Bodies:
             data = self._chain_body(wire_id)
         return data
 
-    def is_waiting(self, wire_id: bytes) -> bool:
-        """Whether the transaction waits for a block."""
-        return self._mempool.is_waiting(wire_id)
+    def missing(self, wire_ids: Sequence[bytes]) -> list[bytes]:
+        """Those of `wire_ids` that do not wait for a block, in their order."""
+        return self._mempool.missing(wire_ids)
 
-    def waiting(self, age_ms_min: int) -> Sequence[bytes]:
-        """The wire ids of all transactions that have waited at least so long."""
-        return self._mempool.wire_ids(self._clock.now_ms(), age_ms_min)
+    def waiting(self, age_ms_min: int, first: int, limit: int) -> Sequence[bytes]:
+        """The wire ids of transactions that have waited at least so long: `limit` from the `first` oldest on."""
+        return self._mempool.wire_ids(self._clock.now_ms(), age_ms_min, first, limit)
 
     # --- what the chain needs --------------------------------------------------------------------------------
 

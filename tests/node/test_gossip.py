@@ -14,7 +14,7 @@ from node.errors import HansaError, RejectedTransaction, Unavailable
 from node.gossip import Gossip, Verdict, wire_id_of
 from node.gossip.bodies import IDS_MAX, REPLY_SIZE_BYTES_MAX
 from node.gossip.intake_queue import QUEUE_SIZE_BYTES_MAX
-from node.gossip.spread import BATCH_SIZE_BYTES_MAX, BATCH_TRANSACTIONS_MAX, FAULTS_MAX
+from node.gossip.spread import BATCH_SIZE_BYTES_MAX, BATCH_TRANSACTIONS_MAX, FAULTS_MAX, REPAIR_IDS_MAX
 from node.ledger import (
     TRANSACTION_SIZE_MAX,
     Body,
@@ -96,12 +96,12 @@ class Site:
     def body(self, wire_id: bytes) -> bytes | None:
         return self.bodies.get(wire_id)
 
-    def is_waiting(self, wire_id: bytes) -> bool:
-        return wire_id in self.since
+    def missing(self, wire_ids: Sequence[bytes]) -> list[bytes]:
+        return [wire_id for wire_id in wire_ids if wire_id not in self.since]
 
-    def waiting(self, age_ms_min: int) -> Sequence[bytes]:
+    def waiting(self, age_ms_min: int, first: int, limit: int) -> Sequence[bytes]:
         before = asyncio.get_running_loop().time() - age_ms_min / 1000
-        return [wire_id for wire_id, since in self.since.items() if since <= before]
+        return [wire_id for wire_id, since in self.since.items() if since <= before][first : first + limit]
 
 
 class Link:
@@ -362,6 +362,17 @@ async def test_partition_is_healed_by_repair() -> None:
         net.lossy.clear()
         await until(lambda: all(len(site.bodies) == 40 for site in net.sites.values()))
         assert all(count == 1 for site in net.sites.values() for count in Counter(site.judged).values())
+
+
+async def test_repair_names_a_slice_a_round_and_comes_round_again() -> None:
+    async with running("ab", ("ab",)) as net:
+        net.lossy |= net.links
+        items = [transaction(number) for number in range(REPAIR_IDS_MAX + 5)]
+        net["a"].submit(items)
+        lost = net.count(TransactionIds)
+        await until(lambda: net.count(TransactionIds) == lost + 2)
+        net.lossy.clear()
+        await until(lambda: len(net["b"].bodies) == len(items))
 
 
 async def test_connecting_brings_what_waits() -> None:

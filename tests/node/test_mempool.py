@@ -253,9 +253,21 @@ def test_ids_for_repair_are_those_that_have_waited() -> None:
     old, young = transaction("R-1"), transaction("R-2")
     pool.add(old, 0)
     pool.add(young, 90)
-    assert pool.wire_ids(100, 50) == [old.wire_id]
-    assert pool.wire_ids(100, 0) == [old.wire_id, young.wire_id]
+    assert pool.wire_ids(100, 50, 0, 10) == [old.wire_id]
+    assert pool.wire_ids(100, 0, 0, 10) == [old.wire_id, young.wire_id]
+    assert pool.wire_ids(100, 0, 0, 1) == [old.wire_id]
+    assert pool.wire_ids(100, 0, 1, 10) == [young.wire_id]
+    assert pool.wire_ids(100, 50, 1, 10) == pool.wire_ids(100, 0, 2, 10) == []
     assert pool.tx_ids(1) == [young.tx_id]
+
+
+def test_missing_is_what_does_not_wait() -> None:
+    pool = Mempool(10, 10**6)
+    here, final, other = transaction("R-1"), transaction("R-2"), transaction("R-3")
+    for item in (here, final):
+        pool.add(item, 0)
+    pool.applied(1, 1, [final], *ROOM)
+    assert pool.missing([other.wire_id, here.wire_id, final.wire_id]) == [other.wire_id, final.wire_id]
 
 
 requests = st.sampled_from([f"R-{number}" for number in range(4)])

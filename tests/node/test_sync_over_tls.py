@@ -78,11 +78,11 @@ class Member:
     def body(self, wire_id: bytes) -> bytes | None:
         return self.bodies.get(wire_id)
 
-    def is_waiting(self, wire_id: bytes) -> bool:
-        return wire_id in self.bodies
+    def missing(self, wire_ids: Sequence[bytes]) -> list[bytes]:
+        return [wire_id for wire_id in wire_ids if wire_id not in self.bodies]
 
-    def waiting(self, age_ms_min: int) -> Sequence[bytes]:
-        return list(self.bodies)
+    def waiting(self, age_ms_min: int, first: int, limit: int) -> Sequence[bytes]:
+        return list(self.bodies)[first : first + limit]
 
     async def close(self) -> None:
         await self.gossip.close()
