@@ -24,9 +24,13 @@ STANDARD_ERROR: Final = 2
 SWITCH_INTERVAL_S = 0.001
 """How long a busy thread may keep the event loop from running: votes come before executions."""
 
-GC_THRESHOLDS = (50_000, 20, 200)
+GC_THRESHOLDS = (500_000, 20, 200)
 """Almost everything here dies by its reference count; walks for the rare cycle are rare, and full ones very rare:
 a full walk over a loaded node's memory holds up votes for a good part of a second.
+
+The first number is more than what a full mempool and the largest block are made of, some fifteen objects for each
+transaction. With less, every few thousand transactions that come and go start a walk over those that wait, which
+finds nothing and holds up everything for 50 ms.
 """
 
 
