@@ -191,7 +191,13 @@ class DiskFiller:
         if stopped_s is None:
             problems.append(f"it neither ended nor stopped voting within {STOPS_S_MAX:g} s")
         elif ended is None:
-            problems += await self._still_serves()
+            try:
+                problems += await self._still_serves()
+            except httpx.TransportError:
+                # On a full disk a write that was under way fails after the node has stopped voting.
+                ended = await self._end()
+                if kind == "reserve" or ended != STORE_EXIT:
+                    problems.append(f"it stopped voting and then ended with {ended}")
         elif ended != STORE_EXIT or "disk_full" not in reason:
             problems.append(f"it ended with {ended}: {reason}")
         elif self._chance.random() < 0.3:
@@ -215,6 +221,15 @@ class DiskFiller:
                 return None, "; ".join(status.reasons)
             await asyncio.sleep(0.05)
         return None, ""
+
+    async def _end(self) -> int | None:
+        """The exit code of a node that answers no more; None when it runs on all the same."""
+        deadline = time.monotonic() + STOPS_S_MAX
+        while (ended := exit_code(self._nodes.network.member(self._member))) is None:
+            if time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(0.05)
+        return ended
 
     async def _last_word(self) -> str:
         """Why the node stopped, by its report at another member: its own log had no room left."""
