@@ -230,6 +230,16 @@ async def test_relay_says_nothing_of_what_became_final() -> None:
         assert named == {transaction(2).wire_id}
 
 
+async def test_relay_names_nothing_to_those_who_named_it() -> None:
+    async with running("abc", ("ac", "bc")) as net:
+        named, other = transaction(1), transaction(2)
+        net["c"].gossip.on_batch("a", TransactionBatch((named.data, other.data)))
+        net["c"].gossip.on_ids("b", TransactionIds((named.wire_id,)))
+        await until(lambda: net["c"].gossip.status().relayed > 0)
+        told = [message for sender, _, message in net.sent if sender == "c" and isinstance(message, TransactionIds)]
+        assert told == [TransactionIds((other.wire_id,))]
+
+
 async def test_relay_crosses_a_line_of_nodes() -> None:
     async with running("abcd", ("ab", "bc", "cd")) as net:
         sent = [transaction(number) for number in range(50)]

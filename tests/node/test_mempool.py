@@ -256,7 +256,7 @@ def test_ids_for_repair_are_those_that_have_waited() -> None:
     assert pool.wire_ids(100, 50, 0, 10) == [old.wire_id]
     assert pool.wire_ids(100, 0, 0, 10) == [old.wire_id, young.wire_id]
     assert pool.wire_ids(100, 0, 0, 1) == [old.wire_id]
-    assert pool.wire_ids(100, 0, 1, 10) == [young.wire_id]
+    assert pool.wire_ids(100, 0, 1, 1) == pool.wire_ids(100, 0, 1, 10) == [young.wire_id]
     assert pool.wire_ids(100, 50, 1, 10) == pool.wire_ids(100, 0, 2, 10) == []
     assert pool.tx_ids(1) == [young.tx_id]
 
