@@ -267,7 +267,7 @@ class Node:
         self._add_gauges()
 
     def _add_gauges(self) -> None:
-        gauge, status = self._metrics.gauge, self._driver.status
+        gauge, status, server, join = self._metrics.gauge, self._driver.status, self._snapshot_server, self._joining
         gauge("hansa_height", "Height of the last applied block", lambda: self._chain.head.height)
         gauge("hansa_view", "View of the height in work", lambda: status().view)
         gauge("hansa_ready", "1 when ready, else 0", lambda: int(self._health.ready()[0]))
@@ -281,8 +281,7 @@ class Node:
         gauge("hansa_mempool_transactions", "Transactions that wait", lambda: len(self._mempool))
         gauge("hansa_mempool_bytes", "Bytes of waiting transactions", lambda: self._mempool.size_bytes)
         add_sync_gauges(gauge, self._catching_up.progress)
-        serving, joining = self._snapshot_server, self._joining
-        add_gauges(gauge, self._snapshots, lambda: serving.bytes_served, joining.status, lambda: joining.replays)
+        add_gauges(gauge, self._snapshots, lambda: server.bytes_served, join.status, lambda: join.replays)
         self._retention.add_gauges(gauge)
         gauge("hansa_peer_sent_bytes", "Bytes sent to peers since the start", self._sent_bytes)
         gauge("hansa_synced_writes", "Writes that waited for the disk", lambda: self._store.synced_writes)
