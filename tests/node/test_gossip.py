@@ -195,7 +195,7 @@ async def running(names: str, links: Iterable[str]) -> AsyncIterator[Net]:
         assert asyncio.all_tasks() == before, "close leaves no task behind"
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 (the condition spans several nodes)
             await asyncio.sleep(0.002)

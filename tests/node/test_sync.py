@@ -272,7 +272,7 @@ class Node:
         self.synced.append(head.height)
         self.after(head.height)
 
-    async def reach(self, target: int, peers: Sequence[str] = (), timeout_s: float = 5.0) -> None:
+    async def reach(self, target: int, peers: Sequence[str] = (), timeout_s: float = 30.0) -> None:
         self.sync.catch_up(target, peers)
         await until(lambda: self.chain.head.height >= target and not self.sync.progress().running, timeout_s)
 
@@ -286,7 +286,7 @@ async def running(chain: OwnChain | None = None) -> AsyncIterator[Node]:
     await until(lambda: asyncio.all_tasks() == before)
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 (the condition spans several nodes)
             await asyncio.sleep(0.002)

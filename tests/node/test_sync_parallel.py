@@ -16,7 +16,10 @@ from node.sync.progress import Pace
 from node.sync.proof import Candidate
 from node.sync.ranges import Range, Ranges
 from node.wire import Blocks, FetchBlocks
+from tests.node.idle_clock import idle_clock
 from tests.node.test_sync import CHAIN, FORGERIES, OwnChain, Question, Serve, make_chain, running, serving, until
+
+__all__ = ["idle_clock"]
 
 LONG = make_chain(200)
 
@@ -220,6 +223,7 @@ async def test_a_peer_is_not_asked_for_what_it_has_pruned_and_helps_with_the_res
         assert node.unservable == []
 
 
+@pytest.mark.usefixtures("idle_clock")
 async def test_when_nobody_serves_the_next_block_any_more_it_says_so_until_somebody_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
