@@ -8,6 +8,7 @@ from rich.console import Console
 
 from scripts.localnet.filling import Size
 from scripts.localnet.memory_bench import Memory
+from scripts.localnet.pruning_bench import PruningBench
 from scripts.localnet.studies import Sweep
 
 INCHES = (8.0, 5.0)
@@ -15,7 +16,7 @@ INCHES = (8.0, 5.0)
 
 def draw(reports: Mapping[str, Any], out: Path, console: Console) -> list[Path]:
     """A PNG file for each of the reports that have one, named after `out`; without matplotlib none, and a hint."""
-    wanted = {name: reports[name] for name in ("sweep", "memory", "state_size") if name in reports}
+    wanted = {name: reports[name] for name in ("sweep", "memory", "state_size", "pruning") if name in reports}
     if not wanted:
         return []
     try:
@@ -50,6 +51,11 @@ def _draw(found: Any, path: Path) -> None:
             axes.plot(seconds, [sample.rss_mb[node] for sample in found.samples], label=f"node {node + 1}")
         axes.axhline(found.limit_mb, linestyle="--", color="gray", label="limit")
         axes.set(xlabel="seconds", ylabel="resident memory, MB", ylim=(0, None))
+    elif isinstance(found, PruningBench):
+        seconds = [sample.seconds for sample in found.samples]
+        axes.plot(seconds, [sample.data_mb for sample in found.samples], label="data of all nodes")
+        axes.plot(seconds, [sample.archive_mb for sample in found.samples], label="archives of all nodes")
+        axes.set(xlabel="seconds", ylabel="bytes on disk, MB", ylim=(0, None))
     else:
         sizes: list[Size] = found
         costs = [size.cpu_us_per_transaction for size in sizes]
