@@ -97,15 +97,17 @@ class BackingUp:
 
     async def _make(self) -> None:
         view, network = self._store.snapshot(), self._network
-        bits = network.parameters.state_tree_bits
+        height, bits = view.head.height, network.parameters.state_tree_bits
+        steps = make_snapshot(view, network.network_id, network.genesis_hash, bits, self._root, self._cut)
+        # The steps let go of it once its rows are read.
+        del view
         try:
             await asyncio.to_thread(self._clear)
-            steps = make_snapshot(view, network.network_id, network.genesis_hash, bits, self._root, self._cut)
             await self._threads.background(while_room(steps, lambda: self._disk.low))
-            self._log.info("snapshot made for a backup", height=view.head.height)
+            self._log.info("snapshot made for a backup", height=height)
         except (HansaError, SnapshotTooLarge) as error:
             self._failed = str(error)
-            self._log.error("no snapshot was made for a backup", height=view.head.height, reason=str(error))
+            self._log.error("no snapshot was made for a backup", height=height, reason=str(error))
         finally:
             self._making_height, self._task = 0, None
 

@@ -149,6 +149,8 @@ class Snapshots:
             self._root,
             self._cut,
         )
+        # The steps let go of it once its rows are read.
+        del view
         try:
             folder = await self._threads.background(while_room(steps, self._disk_low))
             await asyncio.to_thread(self._settle)

@@ -1,4 +1,4 @@
-"""Cutting in a process of its own, at the lowest priority: it takes what nobody else wants of the machine.
+"""Cutting in a process of its own, at the lowest priority and with rests.
 
 Why: to cut a row costs some twenty microseconds of interpreter time, and all members make a snapshot at the same
 height. In a thread of the node that time would be missing from its blocks and hold the interpreter lock, and a
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,11 @@ from node.snapshot.folder import SnapshotFolder
 POLL_S = 0.01
 """So long a step waits for the process; whoever runs the steps gently rests after it."""
 LOWEST_PRIORITY = 19
+REST = 9
+"""After a step it rests so many times as long as the step took, waiting for a processor included: so it works a
+tenth of the time on an idle machine, and hardly at all while the nodes are busy. The lowest priority alone is not
+enough: it filled every gap that they left, and who wakes waits for who runs.
+"""
 TOLD: Final = 3
 """The exit code of a process that has said why it failed."""
 TOO_LARGE = ""
@@ -82,9 +88,11 @@ def run(directory: str, node: int) -> int:
     _step_back()
     threading.Thread(target=_end_with, args=(node,), name="end with the node", daemon=True).start()
     folder = SnapshotFolder(Path(directory))
+    began_s = time.perf_counter()
     try:
         for _ in cut(folder):
-            pass
+            time.sleep(REST * (time.perf_counter() - began_s))
+            began_s = time.perf_counter()
     except StoreError as error:
         failure = _Failure(error.code, error.message)
     except SnapshotTooLarge as error:

@@ -28,15 +28,17 @@ def make_snapshot(
     SnapshotTooLarge for one that does not fit the format. What was begun is removed then, as when the generator
     is closed.
     """
-    folder = unfinished_at(root, view.head.height)
+    folder, height = unfinished_at(root, view.head.height), view.head.height
     folder.remove()
     folder.create()
     try:
         keys, size_bytes = yield from _set_aside(view, folder)
         draft = _draft(view, network, genesis_hash, tree_bits, keys, size_bytes)
         folder.write_draft(encode(draft))
+        # LevelDB cannot let go of what a view may still show, and cutting takes several times as long as reading.
+        del view
         yield from cut(folder)
-        return folder.rename(snapshot_at(root, view.head.height).path)
+        return folder.rename(snapshot_at(root, height).path)
     except BaseException:
         folder.remove()
         raise
