@@ -15,7 +15,7 @@ from node.errors import NotFound, StoreError
 from node.ledger import Transaction
 from node.runtime.served_blocks import ServedBlocks
 from node.runtime.snapshots import Snapshots
-from node.snapshot import SnapshotFolder, finished_heights
+from node.snapshot import SnapshotFolder, cut, finished_heights
 from node.store import LevelDatabase, Store
 from node.store.layout import META_ADOPTING
 from tests.node.live_network import LiveNetwork
@@ -28,6 +28,8 @@ BLOCKS = 4
 @pytest.fixture
 async def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LiveNetwork]:
     monkeypatch.setattr("node.snapshot.cutting.CHUNK_BYTES_TARGET", 300)
+    # A process of its own would cut a state as small as this into one chunk.
+    monkeypatch.setattr("node.runtime.surroundings.cut_apart", cut)
     monkeypatch.setattr("node.runtime.threads.BACKGROUND_REST", 0)
     network = LiveNetwork(tmp_path, snapshot_blocks=BLOCKS, empty_block_interval_ms=60_000)
     network.sync = SyncSettings(join_blocks_min=6)
