@@ -5,7 +5,8 @@ height. In a thread of the node that time would be missing from its blocks and h
 priority could not be lowered: a thread that is put off while it holds the lock holds up the votes with it.
 
 The process reads and writes in the snapshot's directory alone, and ends when the node does: the node's end of a
-pipe closes with it, however it ends. Whether a snapshot is finished, the node says: it gives it its final name.
+pipe closes with it, however it ends. Why it failed it says over another pipe, for its disk may be full. Whether a
+snapshot is finished, the node says: it gives it its final name.
 """
 
 import contextlib
@@ -28,11 +29,13 @@ POLL_S = 0.01
 LOWEST_PRIORITY = 19
 REST = 9
 """After a step it rests so many times as long as the step took, waiting for a processor included: so it works a
-tenth of the time on an idle machine, and hardly at all while the nodes are busy. The lowest priority alone is not
-enough: it filled every gap that they left, and who wakes waits for who runs.
+tenth of the time on an idle machine, and less while the nodes are busy. Why not by its priority alone: it would
+fill every gap that they leave, and who wakes waits for who runs.
 """
 TOLD: Final = 3
 """The exit code of a process that has said why it failed."""
+FAILURE_BYTES_MAX: Final = 4096
+"""More is not read of what it says. A pipe holds as much without a reader."""
 TOO_LARGE = ""
 """In the place of an error's code: the format has no room."""
 
@@ -53,9 +56,7 @@ def cut_apart(folder: SnapshotFolder) -> Steps:
     command = [sys.executable, "-P", "-m", "node.snapshot", str(folder.path.resolve())]
     try:
         # In a session of its own: what an operator types is for the node, and Linux shares out time by session.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     except OSError as error:
         raise StoreError("snapshot_not_cut", f"no process can be started: {error.strerror}") from error
     with process:
@@ -64,18 +65,20 @@ def cut_apart(folder: SnapshotFolder) -> Steps:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_S)
                 yield
+            assert process.stdout is not None
+            said = process.stdout.read(FAILURE_BYTES_MAX)
         finally:
             process.kill()
     if process.returncode == TOLD:
-        raise _failure(folder)
+        raise _failure(said)
     if process.returncode:
         how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
         raise StoreError("snapshot_not_cut", f"the process that cut it ended by {how}")
 
 
-def _failure(folder: SnapshotFolder) -> Exception:
+def _failure(said: bytes) -> Exception:
     try:
-        failure = msgspec.json.decode(folder.failure_bytes(), type=_Failure)
+        failure = msgspec.json.decode(said, type=_Failure)
     except msgspec.MsgspecError as error:
         return StoreError("snapshot_not_cut", f"the process that cut it failed, and why cannot be read: {error}")
     if failure.code == TOO_LARGE:
@@ -87,10 +90,9 @@ def run(directory: str, node: int) -> int:
     """Cut what lies in `directory`; return the exit code, or end when `node` (a handle of its pipe) closes."""
     _step_back()
     threading.Thread(target=_end_with, args=(node,), name="end with the node", daemon=True).start()
-    folder = SnapshotFolder(Path(directory))
     began_s = time.perf_counter()
     try:
-        for _ in cut(folder):
+        for _ in cut(SnapshotFolder(Path(directory))):
             time.sleep(REST * (time.perf_counter() - began_s))
             began_s = time.perf_counter()
     except StoreError as error:
@@ -99,7 +101,7 @@ def run(directory: str, node: int) -> int:
         failure = _Failure(TOO_LARGE, str(error))
     else:
         return 0
-    folder.write_failure(msgspec.json.encode(failure))
+    sys.stdout.buffer.write(msgspec.json.encode(failure))
     return TOLD
 
 

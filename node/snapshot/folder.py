@@ -19,8 +19,6 @@ from node.snapshot.manifest import CHUNK_FILE_BYTES_MAX, MANIFEST_BYTES_MAX
 
 MANIFEST = "manifest"
 DRAFT = "draft"
-FAILURE = "failure"
-FAILURE_BYTES_MAX = 4096
 UNFINISHED = ".unfinished"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -71,14 +69,6 @@ class SnapshotFolder:
         """Nothing is noted for whoever cuts the chunks."""
         with _told(self.path):
             (self.path / DRAFT).unlink(missing_ok=True)
-
-    def failure_bytes(self) -> bytes:
-        """Return why no snapshot could be made here; b"" where nobody said. Raise StoreError."""
-        return _read(self.path / FAILURE, FAILURE_BYTES_MAX) or b""
-
-    def write_failure(self, data: bytes) -> None:
-        """It is said why no snapshot could be made here."""
-        self._write(FAILURE, data)
 
     def chunk(self, index: int) -> bytes | None:
         """Return the chunk's file, compressed as it is, or None. Raise StoreError."""

@@ -23,9 +23,11 @@ from node.ledger import HeadRecord, members_hash, sha256
 from node.runtime.chain import deciders
 from node.snapshot import (
     Adoption,
+    Cut,
     Manifest,
     SnapshotFolder,
     SnapshotTooLarge,
+    cut,
     cutting,
     finished_heights,
     make_snapshot,
@@ -77,12 +79,11 @@ class SignedLedger(Ledger):
         return head
 
 
-def made(ledger: Ledger, root: Path) -> SnapshotFolder:
+def made(ledger: Ledger, root: Path, cut: Cut = cut) -> SnapshotFolder:
     """A snapshot of the ledger's head, made without pauses."""
     config = ledger.network
-    steps = make_snapshot(
-        ledger.store.snapshot(), config.network_id, config.genesis_hash, config.parameters.state_tree_bits, root
-    )
+    bits = config.parameters.state_tree_bits
+    steps = make_snapshot(ledger.store.snapshot(), config.network_id, config.genesis_hash, bits, root, cut)
     while True:
         try:
             next(steps)

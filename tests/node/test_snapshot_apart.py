@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from node.errors import StoreError
-from node.snapshot import Cut, SnapshotFolder, SnapshotTooLarge, apart, cut, cut_apart, make_snapshot, read_manifest
+from node.snapshot import SnapshotFolder, SnapshotTooLarge, apart, cut, cut_apart, make_snapshot, read_manifest
 from node.snapshot.cutting import Steps
 from tests.node.ledger_world import transfer
-from tests.node.test_snapshot import SignedLedger, judged, signed_network
+from tests.node.test_snapshot import SignedLedger, judged, made, signed_network
 
 CUT = [sys.executable, "-P", "-m", "node.snapshot"]
 
@@ -52,17 +52,6 @@ def stuck(tmp_path: Path) -> SnapshotFolder:
     return folder
 
 
-def made(ledger: SignedLedger, root: Path, cut: Cut) -> SnapshotFolder:
-    config = ledger.network
-    steps = make_snapshot(ledger.store.snapshot(), config.network_id, config.genesis_hash, 8, root, cut)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            folder: SnapshotFolder = end.value
-            return folder
-
-
 def test_another_process_makes_the_same_snapshot_and_leaves_nothing_else(
     ledger: SignedLedger, tmp_path: Path
 ) -> None:
@@ -76,7 +65,7 @@ def test_another_process_makes_the_same_snapshot_and_leaves_nothing_else(
 
 
 def test_nothing_keeps_the_view_while_the_rows_are_cut(ledger: SignedLedger, tmp_path: Path) -> None:
-    """LevelDB kept every value that was overwritten meanwhile: commits took three times as long at worst."""
+    """LevelDB keeps every value that is overwritten for as long as a view may show it."""
     config, views = ledger.network, [ledger.store.snapshot()]
     kept = weakref.ref(views[0])
 
@@ -98,22 +87,22 @@ def test_what_the_process_refuses_is_told_with_its_reason(ledger: SignedLedger, 
 @pytest.mark.parametrize(
     ("said", "error", "words"),
     [
-        (b'{"code": "", "message": "10001 changes"}', SnapshotTooLarge, "10001 changes"),
-        (b'{"code": "disk_full", "message": "no room"}', StoreError, "disk_full: no room"),
-        (b'{"code": "made_up", "message": "what?"}', StoreError, "snapshot_not_cut: what?"),
-        (b'{"code"', StoreError, "snapshot_not_cut: .* cannot be read"),
+        ('{"code": "", "message": "10001 changes"}', SnapshotTooLarge, "10001 changes"),
+        ('{"code": "disk_full", "message": "no room"}', StoreError, "disk_full: no room"),
+        ('{"code": "made_up", "message": "what?"}', StoreError, "snapshot_not_cut: what?"),
+        ('{"code"', StoreError, "snapshot_not_cut: .* cannot be read"),
     ],
 )
 def test_what_the_process_says_is_read_with_care(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, error: type[Exception], words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[Exception], words: str
 ) -> None:
-    folder = SnapshotFolder(tmp_path / "one")
-    folder.create()
-    folder.write_failure(said)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    monkeypatch.setattr(apart, "TOLD", 1)
+    """It comes over a pipe: on a full disk there is no room for a file that says so."""
+    speaker = tmp_path / "speaker"
+    speaker.write_text(f"#!/bin/sh\nprintf %s '{said}'\nexit {apart.TOLD}\n")
+    speaker.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(speaker))
     with pytest.raises(error, match=words):
-        list(cut_apart(folder))
+        list(cut_apart(SnapshotFolder(tmp_path / "one")))
 
 
 def test_a_process_that_cannot_be_started_is_an_error_of_its_own(
