@@ -231,7 +231,7 @@ async def test_blocks_rest_while_a_snapshot_comes_and_go_on_when_it_does_not() -
         node.net.peers["m1"] = serving(CHAIN)
         node.chain.gate.clear()
         node.sync.catch_up(80, ["m1"])
-        await until(lambda: len(node.net.asked) == 2)
+        await until(lambda: node.chain.at_gate and len(node.net.asked) == 2)
         node.sync.rest(True)
         node.chain.gate.set()
         await until(lambda: not node.sync.progress().running)
