@@ -9,9 +9,10 @@ from contracts.loader import install
 install()
 
 from contracts.claims import Claims  # noqa: E402 - the finder comes first
+from contracts.governance import Governance  # noqa: E402
 from contracts.membership import Membership  # noqa: E402
 from contracts.settlement import Settlement  # noqa: E402
 
-CONTRACTS = (Membership, Settlement, Claims)
+CONTRACTS = (Membership, Settlement, Claims, Governance)
 
 __all__ = ["CONTRACTS"]

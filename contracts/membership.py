@@ -2,6 +2,11 @@
 
 A member's root principal carries the member's id ("bank-a") and acts for all that stand below it
 ("bank-a/treasury"). A policy says how many of which keys must sign what a principal sends.
+
+"bank-a/node" is the member's node itself: it signs with the voting key, so it has no policy of its own that anybody
+could set. While a rotation of the voting key is expected, it signs with the new key, which proves that it has it.
+
+Members change by decisions of the contract `governance` alone.
 """
 
 from typing import Annotated, Literal
@@ -21,6 +26,7 @@ from contracts.sdk import (
     genesis,
     invariant,
     query,
+    replace,
     require,
 )
 
@@ -28,7 +34,10 @@ MemberId = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Keys = Annotated[tuple[Key, ...], Meta(max_length=64)]
 Role = Literal["validator", "observer", "regulator"]
+Standing = Literal["active", "suspended", "removed"]
 
+GOVERNANCE = "@governance"
+NODE = "/node"
 KEYS_MAX = 16
 MEMBERS_MAX = 1_000
 PAGE_MAX = 500
@@ -52,12 +61,18 @@ class NewPrincipal(Argument):
 
 
 class Member(Value):
-    """An institution. `position` is its place in the network definition, which orders the validators."""
+    """An institution. `position` is its place in the network definition, which orders the validators.
+
+    Only an active validator has a vote. A suspended member follows the network and may come back; a removed one does
+    not. `next_voting_key` is the key that a decided rotation waits for, or empty.
+    """
 
     position: int
     role: Role
     voting_key: bytes
     tls_key: bytes
+    standing: Standing = "active"
+    next_voting_key: bytes = b""
 
 
 class Policy(Value):
@@ -68,12 +83,14 @@ class Policy(Value):
 
 
 class MemberRow(Value):
-    """A member in a list."""
+    """A member in a list; `votes` says whether it stands in the list that decides blocks."""
 
     id: str
     role: Role
     voting_key: bytes
     tls_key: bytes
+    standing: Standing
+    votes: bool
 
 
 class PrincipalRow(Value):
@@ -82,6 +99,16 @@ class PrincipalRow(Value):
     id: str
     threshold: int
     keys: tuple[bytes, ...]
+
+
+class MemberChanged(Event):
+    """From the next height on, the member has this standing and this voting key."""
+
+    member: str
+    standing: Standing
+    voting_key: bytes
+
+    topics = ("member/{member}",)
 
 
 class PrincipalAdded(Event):
@@ -125,6 +152,8 @@ class Membership(Contract):
         Code("principal_not_found", "No principal has that id."),
         Code("principal_exists", "The principal is there already: change it with set_policy."),
         Code("root_principal", "A member's root principal cannot be removed."),
+        Code("reserved_principal", "A member's node signs with the voting key: nobody sets a policy for it."),
+        Code("no_validator_left", "A network has at least one active validator."),
         Code("too_many_members", "A network has at most 1,000 members."),
         Code("threshold_out_of_range", "The threshold lies between 1 and the number of keys."),
         Code("keys_out_of_range", "A policy has 1 to 16 keys."),
@@ -151,6 +180,7 @@ class Membership(Contract):
             self.registered[item.id] = Member(position, item.role, item.voting_key, item.tls_key)
         for principal in principals:
             place = _place(principal.id)
+            require(place[1] != NODE, "reserved_principal", principal.id)
             require(place[0] in self.registered, "member_not_found", principal.id)
             require(place not in self.policies, "principal_exists", principal.id)
             self.policies[place] = _policy(principal.threshold, principal.keys)
@@ -185,21 +215,49 @@ class Membership(Contract):
     def _managed(self, ctx: Context, principal: str) -> tuple[str, str]:
         """Where the principal's policy lies; revert unless its member's root principal sends this."""
         place = _place(principal)
+        require(place[1] != NODE, "reserved_principal", principal)
         ctx.authorize(place[0])
         require(place[0] in self.registered, "member_not_found", place[0])
         return place
+
+    @call
+    def roster(self, ctx: Context) -> tuple[MemberRow, ...]:
+        """Return all members in their order; for the contract `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        return self.members()
+
+    @call
+    def change_member(self, ctx: Context, member: MemberId, standing: Standing, voting_key: Key) -> None:
+        """Give the member this standing and voting key from the next height on; for `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        known = self.registered[member]
+        self.registered[member] = replace(known, standing=standing, voting_key=voting_key, next_voting_key=b"")
+        rows = self.members()
+        require(any([row.votes for row in rows]), "no_validator_left", member)
+        same = [row for row in rows if row.role == "validator" and row.voting_key == voting_key]
+        require(len(same) <= 1, "keys_not_distinct", member)
+        ctx.emit(MemberChanged(member, standing, voting_key))
+
+    @call
+    def expect_key(self, ctx: Context, member: MemberId, voting_key: Key | None = None) -> None:
+        """Let the member's node sign with this key, to show that it has it; without one, with its voting key again.
+
+        For the contract `governance` alone.
+        """
+        ctx.authorize(GOVERNANCE)
+        expected = b"" if voting_key is None else voting_key
+        self.registered[member] = replace(self.registered[member], next_voting_key=expected)
 
     @query
     def members(self) -> tuple[MemberRow, ...]:
         """All members in the order of the network definition."""
         found = self.registered.scan(limit=MEMBERS_MAX)
-        return tuple([MemberRow(key, item.role, item.voting_key, item.tls_key) for key, item in _ordered(found)])
+        return tuple([_row(key, item) for key, item in _ordered(found)])
 
     @query
     def member(self, member: MemberId) -> MemberRow:
         """One member."""
-        found = self.registered[member]
-        return MemberRow(member, found.role, found.voting_key, found.tls_key)
+        return _row(member, self.registered[member])
 
     @query
     def principals(
@@ -224,23 +282,40 @@ class Membership(Contract):
     @staticmethod
     def read_policy(state: State, principal: str) -> Policy | None:
         """Return the policy by which a principal's signatures are judged; None for an unknown principal."""
-        return Membership.policies.read_from(state, _place(principal))
+        return Membership.read_policy_at(state, Membership.policy_key(principal))
 
     @staticmethod
     def policy_key(principal: str) -> bytes:
-        """Return the state key under which a principal's policy lies."""
-        return Membership.policies.key(_place(principal))
+        """Return the state key under which a principal's policy lies; a node's is its member's record."""
+        member, rest = _place(principal)
+        return Membership.registered.key(member) if rest == NODE else Membership.policies.key((member, rest))
 
     @staticmethod
     def read_policy_at(state: State, key: bytes) -> Policy | None:
         """Return what `read_policy` does, for a host that has the key already."""
-        return Membership.policies.read_at(state, key)
+        if not key.startswith(Membership.registered.prefix):
+            return Membership.policies.read_at(state, key)
+        member = Membership.registered.read_at(state, key)
+        if member is None or member.standing == "removed":
+            return None
+        return Policy(1, (member.next_voting_key or member.voting_key,))
+
+    @staticmethod
+    def read_members(state: State) -> tuple[tuple[str, Member], ...]:
+        """Return every member with its id, in the order of the network definition."""
+        return _ordered(Membership.registered.scan_from(state, MEMBERS_MAX))
 
     @staticmethod
     def read_validators(state: State) -> tuple[tuple[str, bytes], ...]:
-        """Return (id, voting key) of the validators in the order of the network definition."""
-        found = _ordered(Membership.registered.scan_from(state, MEMBERS_MAX))
-        return tuple([(key, member.voting_key) for key, member in found if member.role == "validator"])
+        """Return (id, voting key) of the active validators in the order of the network definition."""
+        return tuple([(key, member.voting_key) for key, member in Membership.read_members(state) if _votes(member)])
+
+    @invariant
+    def somebody_decides(self) -> bool:
+        """There is an active validator, and no two validators share a voting key."""
+        found = [member for _, member in self.registered.scan(limit=None) if member.role == "validator"]
+        keys = sorted([member.voting_key for member in found])
+        return _ascending(tuple(keys)) and (not found or any([_votes(member) for member in found]))
 
     @invariant
     def policies_can_be_satisfied(self) -> bool:
@@ -254,6 +329,15 @@ class Membership(Contract):
     def principals_have_a_member(self) -> bool:
         """Nobody acts for an institution that is no member."""
         return all(place[0] in self.registered for place, _ in self.policies.scan(limit=None))
+
+
+def _row(member: str, found: Member) -> MemberRow:
+    return MemberRow(member, found.role, found.voting_key, found.tls_key, found.standing, _votes(found))
+
+
+def _votes(member: Member) -> bool:
+    """Whether the member stands in the list that decides blocks."""
+    return member.role == "validator" and member.standing == "active"
 
 
 def _place(principal: str) -> tuple[str, str]:

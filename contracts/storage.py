@@ -294,6 +294,10 @@ class Item(_Field, Generic[V]):
         """Set the value."""
         self._access.put(self.prefix, value, self.decoder)
 
+    def read_from(self, state: State) -> V | None:
+        """Return the value in `state`, or None, for a host that reads outside any call."""
+        return cast("V | None", state.get(self.prefix, self.value_type))
+
     def clear(self) -> None:
         """Remove the value."""
         self._access.delete(self.prefix)
