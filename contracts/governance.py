@@ -1,4 +1,4 @@
-"""How the members govern their network: proposals, votes, and a guard that lets no change make a set that stands still.
+"""How the members govern their network: proposals, votes, and a guard against changes after which it stands still.
 
 A proposal moves
 
@@ -27,7 +27,6 @@ from contracts.sdk import (
     Item,
     Map,
     Meta,
-    PrincipalId,
     State,
     TimeMs,
     Value,
@@ -83,8 +82,8 @@ class Facts(Value):
 class Proposal(Value):
     """A change that was proposed: the member's record as it was then, and as it would be.
 
-    `decided_height` is where it had enough votes and `ended_height` where it ended, 0 before; `ended_code` says why a
-    void proposal could not take effect.
+    `decided_height` is where it had enough votes and `ended_height` where it ended, 0 before; `ended_code` says why
+    a void proposal could not take effect.
     """
 
     proposer: str
@@ -195,7 +194,7 @@ class Governance(Contract):
         Code("proposal_not_found", "No proposal has that number."),
         Code("proposal_not_open", "The proposal was decided or has ended: it takes no votes any more."),
         Code("proposal_expired", "The proposal's time is over: propose it again."),
-        Code("proposal_not_waiting", "The proposal waits for nobody's readiness: it is still voted on, or has ended."),
+        Code("proposal_not_waiting", "The proposal waits for no readiness: it is still voted on, or has ended."),
         Code("not_a_voter", "Only the root principal of an active validator proposes and votes."),
         Code("not_the_proposer", "Only who proposed it withdraws a proposal."),
         Code("not_its_own_key", "A member proposes a new key for itself alone: only it knows that it has the key."),
@@ -240,7 +239,7 @@ class Governance(Contract):
         """
         require(1 <= validators_min <= 256 and 2 <= ready_blocks <= READY_BLOCKS_MAX, "rules_out_of_range")
         named: list[str] = [item.kind for item in thresholds]
-        require(all([named.count(kind) == 1 for kind in named]), "rules_out_of_range")
+        require(all(named.count(kind) == 1 for kind in named), "rules_out_of_range")
         strict = sorted([item.kind for item in thresholds if item.threshold == "all_but_f"])
         self.rules.set(Rules(validators_min, ready_blocks, tuple(strict)))
         self.last.set(0)
@@ -471,11 +470,9 @@ class Governance(Contract):
     def what_took_effect_was_decided(self) -> bool:
         """Nothing takes effect or waits that had not enough votes at some height."""
         return all(
-            [
-                1 <= item.proposed_height <= item.decided_height
-                for _, item in self.proposals.scan(limit=None)
-                if item.status in ("waiting", "effective")
-            ]
+            1 <= item.proposed_height <= item.decided_height
+            for _, item in self.proposals.scan(limit=None)
+            if item.status in ("waiting", "effective")
         )
 
 
@@ -540,7 +537,7 @@ def _obstacle(rows: tuple[MemberRow, ...], rules: Rules, member: str, before: Fa
     """Why the change cannot take effect on the members as they are; empty: it can."""
     if _facts(rows, member) != before:
         return "changed_meanwhile"
-    if after.voting_key != before.voting_key and any([row.voting_key == after.voting_key for row in rows]):
+    if after.voting_key != before.voting_key and any(row.voting_key == after.voting_key for row in rows):
         return "key_in_use"
     count, then = len(_voters(rows)), len(_voters(_changed(rows, member, after)))
     return "too_few_validators" if then < count and then < rules.validators_min else ""

@@ -63,8 +63,8 @@ class NewPrincipal(Argument):
 class Member(Value):
     """An institution. `position` is its place in the network definition, which orders the validators.
 
-    Only an active validator has a vote. A suspended member follows the network and may come back; a removed one does
-    not. `next_voting_key` is the key that a decided rotation waits for, or empty.
+    Only an active validator has a vote. A suspended member follows the network and may come back; a removed one
+    does not. `next_voting_key` is the key that a decided rotation waits for, or empty.
     """
 
     position: int
@@ -233,7 +233,7 @@ class Membership(Contract):
         known = self.registered[member]
         self.registered[member] = replace(known, standing=standing, voting_key=voting_key, next_voting_key=b"")
         rows = self.members()
-        require(any([row.votes for row in rows]), "no_validator_left", member)
+        require(any(row.votes for row in rows), "no_validator_left", member)
         same = [row for row in rows if row.role == "validator" and row.voting_key == voting_key]
         require(len(same) <= 1, "keys_not_distinct", member)
         ctx.emit(MemberChanged(member, standing, voting_key))
@@ -315,7 +315,7 @@ class Membership(Contract):
         """There is an active validator, and no two validators share a voting key."""
         found = [member for _, member in self.registered.scan(limit=None) if member.role == "validator"]
         keys = sorted([member.voting_key for member in found])
-        return _ascending(tuple(keys)) and (not found or any([_votes(member) for member in found]))
+        return _ascending(tuple(keys)) and (not found or any(_votes(member) for member in found))
 
     @invariant
     def policies_can_be_satisfied(self) -> bool:

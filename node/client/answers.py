@@ -352,7 +352,8 @@ class NodeStatus(_Answer, frozen=True):
     `view` and `primary` are those of the height in work. `ready`: it follows the network and blocks can be made;
     `reasons` says in sentences why not. `diverged`: it executes a certified block otherwise than the network and
     stays at the block before. `joining`: it joins from a snapshot. From `first_block` on every block is here whole;
-    of those below it most were pruned and only their headers are.
+    of those below it most were pruned and only their headers are. `standing` is this member's on the ledger:
+    active, suspended or removed.
     """
 
     member: str
@@ -377,10 +378,11 @@ class NodeStatus(_Answer, frozen=True):
     sync: SyncStatus | None = None
     joining: JoinStatus | None = None
     first_block: int = 1
+    standing: str = "active"
 
 
 class MemberStatus(_Answer, frozen=True):
-    """A member of the network as configured and as last heard. `last_seen_ms` is the age of its last status."""
+    """A member of the network, by the ledger and as last heard. `last_seen_ms` is the age of its last status."""
 
     id: str
     role: str
@@ -392,6 +394,7 @@ class MemberStatus(_Answer, frozen=True):
     view: int | None = None
     clock_offset_ms: int | None = None
     last_seen_ms: int | None = None
+    standing: str = "active"
 
 
 class MethodDescription(_Answer, frozen=True):

@@ -32,6 +32,17 @@ _CAUSES: dict[str, Cause] = {
         "Read node.log of {who} from its last line up, mend what it names, start it again.",
         silences=True,
     ),
+    "removed": Cause(
+        "{who} {is} no member any more",
+        "Nothing is to be mended at {who}: it answers reads from what it has and votes no more. `hansa proposals`"
+        " names the proposal and who voted for it.",
+        silences=True,
+    ),
+    "suspended": Cause(
+        "{who} {is} suspended and {has} no vote",
+        "{who} follows the network. An active member's `hansa propose resume_member` proposes that it votes again.",
+        silences=True,
+    ),
     "diverged": Cause(
         "{who} {does} not vote because {its} execution differs from the network's",
         "Keep a copy of data/ of {who} for whoever looks into it; install the release that the others run and start"

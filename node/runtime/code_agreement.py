@@ -40,9 +40,7 @@ class CodeAgreement:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """`last_block` is the contracts hash in the head's header (None: genesis, which has none)."""
-        validators = [validator.id for validator in network.validators]
-        self._validators = validators
-        self._quorum = (len(validators) + (len(validators) - 1) // 3) // 2 + 1
+        self.set_validators([validator.id for validator in network.validators])
         self._member = member
         self._manifest = tuple(manifest)
         self._own = manifest_hash(manifest)
@@ -56,6 +54,11 @@ class CodeAgreement:
         self._ask_due_ms = clock.now_ms()
         self._task: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("code")
+
+    def set_validators(self, validators: Sequence[str]) -> None:
+        """What a quorum of these runs is agreed from now on."""
+        self._validators = tuple(validators)
+        self._quorum = (len(validators) + (len(validators) - 1) // 3) // 2 + 1
 
     @property
     def differs(self) -> bool:

@@ -18,6 +18,7 @@ from node.report import CONDITIONS_MAX, DETAIL_LENGTH_MAX, Condition, LinkReport
 from node.runtime.clock import Clock
 from node.runtime.clock_offsets import ClockOffsets
 from node.runtime.reports import Reports
+from node.runtime.roster import Roster
 
 WATCH_INTERVAL_MS = 250
 REPORT_INTERVAL_MS = 2_000
@@ -55,6 +56,8 @@ class Health:
         """
         self._network = network
         self._member = member
+        self._roles: dict[str, str] = {item.id: item.role for item in network.members}
+        self._validators = tuple(validator.id for validator in network.validators)
         self._version = version
         self._contracts_hash = contracts_hash
         self._transport = transport
@@ -99,6 +102,15 @@ class Health:
         """A link to `peer` is up: what its clock showed before counts no more, and it is told of us soon."""
         self._offsets.forget(peer)
         self._report_due_ms = self._report_min_ms
+
+    def set_roster(self, roster: Roster) -> None:
+        """The network has these members from now on; of this node it is told whether it was put out."""
+        present = [*roster.present, *(item for item in roster.members if item.id == self._member)]
+        self._roles = {item.id: item.role for item in present}
+        self._validators = roster.validators
+        standing = roster.standings.get(self._member, "active")
+        for code in ("removed", "suspended"):
+            self.set_condition(code, "by the members' vote" if standing == code else None)
 
     def set_condition(self, code: str, detail: str | None) -> None:
         """From now on the fact `code` holds of this node, with `detail` for people; None: it holds no more.
@@ -231,8 +243,8 @@ class Health:
         pause = None if self._pause is None else Pause(self._pause[0], now_ms - self._pause[1])
         return Facts(
             member=self._member,
-            roles={member.id: member.role for member in self._network.members},
-            validators=tuple(validator.id for validator in self._network.validators),
+            roles=self._roles,
+            validators=self._validators,
             status=status,
             links=self._links(status),
             reports=self._reports.heard(),
@@ -274,6 +286,7 @@ class Health:
             woke_ms_ago = self._clock.now_ms() - self._pause[1]
             heard_ms_ago = {name: min(ms_ago, woke_ms_ago) for name, ms_ago in heard_ms_ago.items()}
         offsets = self._offsets.medians()
+        # A removed member is linked for a while yet, and none of those of whom there is something to tell.
         return {
             info.id: Link(
                 connected=info.connected,
@@ -283,4 +296,5 @@ class Health:
                 clock_offset_ms=offsets.get(info.id),
             )
             for info in self._transport.peers()
+            if info.id in self._roles
         }

@@ -3,6 +3,8 @@
 Why a failure stops everything: a broken disk or an exception nobody expected means that this process can no longer
 be trusted to vote. It stops cleanly, keeps its data as it is and says why; the other members go on without it. An
 execution that differs from a certified block (divergence.py), or other code (code_agreement.py), takes its vote.
+
+More than 500 lines because all parts are made and joined here, and nowhere else.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ import structlog
 from consensus.config import Config
 from consensus.effects import (
     Accuse,
+    Applied,
     BuildPayload,
     CatchUp,
     CheckPayload,
@@ -45,6 +48,7 @@ from node.runtime.diagnostics import Diagnostics
 from node.runtime.disk_space import DiskSpace
 from node.runtime.divergence import Divergence
 from node.runtime.driver import Driver
+from node.runtime.governing import Governing
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.runtime.joining import join_by
@@ -54,11 +58,13 @@ from node.runtime.proving import Proving
 from node.runtime.recorder import Recorder
 from node.runtime.reports import Reports
 from node.runtime.retention import Retention
+from node.runtime.roster import Roster
 from node.runtime.router import Router
 from node.runtime.served_blocks import ServedBlocks
 from node.runtime.service import VERSION, Service
 from node.runtime.snapshots import Snapshots, add_gauges
 from node.runtime.surroundings import Surroundings
+from node.runtime.voting_keys import VotingKeys
 from node.runtime.whereabouts import Whereabouts
 from node.runtime.work import Work
 from node.state import ExecutedBlock
@@ -179,11 +185,13 @@ class Node:
         self._retention = Retention(config.retention, network, self._store, self._threads)
         self._recorder = Recorder()
         now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
+        keys = VotingKeys(config.member, own.voting_key, outside.sign, outside.further_keys)
+        keys.adopt(self._chain.head.members)
         replica = Replica(
             self._replica_config(own.role == "validator", outside.instance),
             self._chain.head,
             msgspec.structs.replace(self._store.memory(), withheld=self._withheld()),
-            self._recorder.signing(outside.sign),
+            self._recorder.signing(keys.sign),
             outside.verify,
             now_ms,
             time_ms,
@@ -191,7 +199,9 @@ class Node:
         self._driver = Driver(
             replica, self, self._router, self._chain.persist, self._clock, self._recorder, self._fail
         )
-        reports = Reports(network, config.member, outside.sign, outside.verify, self._peers, self._clock)
+        self._reports = reports = Reports(
+            network, config.member, keys.sign, outside.verify, self._peers, self._clock
+        )
         self._health = Health(
             network,
             config.member,
@@ -205,6 +215,19 @@ class Node:
             config.limits.mempool_transactions_max,
             lambda: self._disk.free_bytes,
             self._store.head.time_ms if self._store.head.height else None,
+        )
+        self._governing = Governing(
+            network,
+            config.member,
+            self._executor,
+            self._peers,
+            self._clock,
+            keys,
+            self._intake.submit,
+            self._driver.status,
+            lambda: bool(self._withheld()),
+            self._on_roster,
+            self._driver.spawn,
         )
         self._joining = join_by(
             config,
@@ -255,6 +278,7 @@ class Node:
             self._backing_up,
             self._catching_up.progress,
             Whereabouts(self._store, self._retention.shelf),
+            lambda: self._governing.roster,
         )
         self._api = outside.open_api(self._service)
         self._bodies.connect(self._gossip, self._peers, self._chain.body)
@@ -406,6 +430,7 @@ class Node:
             await asyncio.sleep(WORK_INTERVAL_MS * 0.001)
             self._work.look()
             self._code.judge()
+            self._governing.look()
 
     # --- whether this node may vote --------------------------------------------------------------------------
 
@@ -426,6 +451,12 @@ class Node:
         self._health.set_condition("contracts_differ", self._code.sentence or None)
         self._health.set_condition("disk_full", self._disk.sentence or None)
         self._health.set_condition("disk_low", self._disk.warning or None)
+
+    def _on_roster(self, roster: Roster) -> None:
+        """The ledger has these members now."""
+        self._reports.set_members(roster.present)
+        self._code.set_validators(roster.validators)
+        self._health.set_roster(roster)
 
     def _on_divergence(self, block: CertifiedBlock, error: InvalidBlock) -> None:
         self._divergence.found(block, error, self._chain)
@@ -449,6 +480,7 @@ class Node:
         self._code.on_applied(executed.header.contracts_hash)
         self._divergence.on_applied(executed.header.height)
         self._health.on_applied()
+        self._governing.on_applied()
         self._snapshots.on_applied(view, target or 0)
         if not behind:
             self._joining.on_caught_up()
@@ -467,7 +499,10 @@ class Node:
 
     async def decide(self, effect: Decide) -> Input | None:
         """Apply a decided block."""
-        return await self._work.while_applying(self._chain.decide(effect))
+        answer = await self._work.while_applying(self._chain.decide(effect))
+        if isinstance(answer, Applied):
+            self._governing.adopt(answer.head.members)
+        return answer
 
     def catch_up(self, effect: CatchUp) -> None:
         """Fetch what the others have decided."""
@@ -489,6 +524,7 @@ class Node:
 
     def _on_synced(self, head: Head) -> None:
         self._health.set_condition("blocks_pruned", None)
+        self._governing.adopt(head.members)
         self._driver.give(Synced(head))
 
 

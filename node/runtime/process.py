@@ -45,13 +45,18 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     _set_up_log(config)
     secret = find_passphrase(os.environ, config.passphrase_file, passphrase)
     _, voting_key = read_key_file(config.keys_dir / "voting.key", secret, kind="voting", id=config.member)
+    # To these the member rotated since, or will (docs/governance.md); the ledger says which one signs.
+    further = [
+        read_key_file(path, secret, kind="voting", id=config.member)[1]
+        for path in sorted(config.keys_dir.glob("voting-*.key"))
+    ]
     _, tls_key = read_key_file(config.keys_dir / "tls.key", secret, kind="tls", id=config.member)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
 
     async def main() -> int:
         while True:
-            node = Node(config, network, this_machine(config, network, voting_key, tls_key))
+            node = Node(config, network, this_machine(config, network, voting_key, tls_key, further))
             for name in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(name, node.stop)
             code = await node.run(_settle)

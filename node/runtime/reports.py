@@ -4,9 +4,9 @@ Everything here serves `why` alone and never consensus. A report is believed bec
 member may pass it on: that is how a member is known whose link to this node is cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from node.config import NetworkConfig
+from node.config import MemberConfig, NetworkConfig
 from node.diagnosis import Heard
 from node.peers import Transport
 from node.report import Report, decode_report, encode_report, report_bytes
@@ -44,6 +44,12 @@ class Reports:
         self._newest: dict[str, tuple[Report, MemberReport, int]] = {}
         self._direct_ms: dict[str, int] = {}
         self._taken: dict[str, tuple[int, int]] = {}
+
+    def set_members(self, members: Sequence[MemberConfig]) -> None:
+        """Reports of these members count from now on, under the voting keys that they have now."""
+        self._keys = {item.id: item.voting_key for item in members}
+        self._newest = {name: kept for name, kept in self._newest.items() if name in self._keys}
+        self._direct_ms = {name: ms for name, ms in self._direct_ms.items() if name in self._keys}
 
     def heard(self) -> dict[str, Heard]:
         """The newest report of every member that was heard of, with its age."""

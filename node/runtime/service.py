@@ -48,6 +48,7 @@ from node.runtime.event_pages import event_page
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.runtime.joining import Joining
+from node.runtime.roster import Roster
 from node.runtime.waiting import Waiters
 from node.runtime.whereabouts import Whereabouts
 from node.state import VALUE_SIZE_MAX, ExecutedBlock
@@ -82,6 +83,7 @@ class Service:
         backups: Backups,
         catching_up: Callable[[], Progress],
         whereabouts: Whereabouts,
+        roster: Callable[[], Roster],
     ) -> None:
         self._config = config
         self._member = member
@@ -102,6 +104,7 @@ class Service:
         self._backups = backups
         self._catching_up = catching_up
         self._whereabouts = whereabouts
+        self._roster = roster
         self._view: StoreView = store.snapshot()
         self._waiters = Waiters()
         self._moved = asyncio.Event()
@@ -341,9 +344,11 @@ class Service:
         ready, reasons = self._health.ready()
         heights = {peer.member: peer.height - 1 for peer in replica.peers}
         connected = frozenset(self._transport.connected)
+        roster = self._roster()
         return NodeStatus(
             member=self._member,
             role=self._config.member(self._member).role,
+            standing=roster.standings.get(self._member, "active"),
             network=self.network,
             genesis_hash=self.genesis_hash.hex(),
             version=VERSION,
@@ -359,7 +364,7 @@ class Service:
             voting=not replica.abstaining and replica.member is not None,
             peers=tuple(
                 PeerStatus(id=member.id, connected=member.id in connected, height=heights.get(member.id))
-                for member in self._config.members
+                for member in roster.present
                 if member.id != self._member
             ),
             pending_transactions=len(self._mempool),
@@ -381,13 +386,15 @@ class Service:
         offsets = self._health.clock_offsets()
         connected = frozenset(self._transport.connected)
         rows: list[MemberStatus] = []
-        for member in self._config.members:
+        roster = self._roster()
+        for member in roster.members:
             last = heard.get(member.id)
             own = member.id == self._member
             rows.append(
                 MemberStatus(
                     id=member.id,
                     role=member.role,
+                    standing=roster.standings[member.id],
                     address=member.address,
                     voting_key=member.voting_key.hex(),
                     tls_key=member.tls_key.hex(),

@@ -5,8 +5,8 @@ simulator runs many of them in one process, in virtual time.
 """
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -49,6 +49,7 @@ class Surroundings:
     member's votes; `verify` (key, message, signature) judges everybody's and may be called from threads.
     `cut_snapshot` makes chunks of the rows that were set aside for a snapshot.
     `disk_free` tells how many bytes are left for a directory (None: nobody can tell).
+    `further_keys` sign with other voting keys of this member, by their public keys: one may come into force.
     `instance` tells this process from others with the same key: 16 bytes drawn at its start (empty: nothing does).
     """
 
@@ -62,12 +63,20 @@ class Surroundings:
     instance: bytes = b""
     disk_free: Callable[[Path], int | None] = free_bytes
     cut_snapshot: Cut = cut
+    further_keys: Mapping[bytes, Sign] = field(default_factory=dict)
 
 
 def this_machine(
-    config: NodeConfig, network: NetworkConfig, voting_key: SigningKey, tls_key: SigningKey
+    config: NodeConfig,
+    network: NetworkConfig,
+    voting_key: SigningKey,
+    tls_key: SigningKey,
+    further_keys: Sequence[SigningKey] = (),
 ) -> Surroundings:
-    """Return the real surroundings: LevelDB, TLS, HTTP, Ed25519; raise ConfigError where the keys are others'."""
+    """Return the real surroundings: LevelDB, TLS, HTTP, Ed25519; raise ConfigError where the keys are others'.
+
+    `voting_key` is the one in network.toml; `further_keys` are those to which the member rotated since, or will.
+    """
     own = network.member(config.member)
     if own.voting_key != voting_key.public:
         raise ConfigError("wrong_key", f"the voting key at hand is not the one that network.toml has for {own.id}")
@@ -103,4 +112,5 @@ def this_machine(
         verify=verify,
         instance=instance,
         cut_snapshot=cut_apart,
+        further_keys={key.public: key.sign for key in further_keys},
     )

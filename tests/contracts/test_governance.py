@@ -249,7 +249,7 @@ def test_no_change_leaves_fewer_validators_than_genesis_allows() -> None:
 
 
 def test_a_degraded_network_keeps_a_member_without_which_it_would_stand_still() -> None:
-    # As in the field: one of six is dead, and a second one; removing a live one would leave a quorum of four to three.
+    # As in the field: two of six are dead, and removing a live one would leave a quorum of four to three.
     world = world_of(6)
     number = propose(world, "remove_member", "bank-d")
     vote(world, number, "bank-b", "bank-c")

@@ -50,6 +50,11 @@ def key_of(owner: str, number: int = 0) -> bytes:
     return hashlib.sha256(f"{owner}#{number}".encode()).digest()
 
 
+def next_key(member: str) -> bytes:
+    """The voting key to which the member may rotate; it lies beside the first one on its machine."""
+    return key_of(member, 18)
+
+
 class Shape(NamedTuple):
     """The constants in which one network differs from another."""
 

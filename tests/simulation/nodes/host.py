@@ -12,7 +12,7 @@ from node.runtime.node import Node
 from node.runtime.surroundings import Surroundings
 from node.store import Database
 from tests.simulation.nodes.disk import Contents, Disk, MemoryDatabase, PowerCut, Rows
-from tests.simulation.nodes.founding import DATA, signer, verify
+from tests.simulation.nodes.founding import DATA, next_key, signer, verify
 from tests.simulation.nodes.loop import ProcessLoop
 from tests.simulation.nodes.rules import height_of
 from tests.simulation.nodes.threads import Pace, VirtualClock, VirtualThreads
@@ -89,6 +89,7 @@ class Process:
             sign=signer(host.member.voting_key),
             verify=verify,
             instance=self.instance,
+            further_keys={next_key(host.id): signer(next_key(host.id))},
         )
 
 
@@ -253,6 +254,6 @@ class Host:
         assert self.process is None
         self.generation += 1
         self.forgetful = self.forgetful or backup is not None
-        self.world.rules.forget(self.index)
+        self.world.rules.forget(self.id)
         self.disk.replace(Contents() if backup is None else backup)
         self.height = height_of(self.disk.contents)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from consensus.codec import decode
 from consensus.effects import Record
+from consensus.members import Members
 from consensus.messages import Certificate, NewView, PrePrepare, ViewChange, Vote, VoteKind, vote_bytes
 from contracts.settlement import Account, Supply
 from contracts.state_keys import encode_component
@@ -53,9 +54,10 @@ class Rules:
         """The newest block's time."""
         self._requests: dict[tuple[str, str], bytes] = {}
         self._network = network
-        self._members = network.validators
-        self._slots: dict[tuple[int, VoteKind, int, int], bytes] = {}
-        self._voted: dict[tuple[int, int], int] = {}
+        self._lists: dict[int, Members] = {}
+        """By height: who decides it, as the head below says. Without an entry, those of the definition."""
+        self._slots: dict[tuple[str, VoteKind, int, int], bytes] = {}
+        self._voted: dict[tuple[str, int], int] = {}
         """(member, height) to the highest view in which it was seen to vote, as far as its disk knows of it."""
         self._certificates: dict[Certificate, bool] = {}
 
@@ -86,12 +88,15 @@ class Rules:
         proven = certificate is not None and self._proven(certificate, head)
         self.require("certified", proven, where, certificate)
         assert certificate is not None
-        voted = self._voted.get((self._members.index(member) or 0, head.height), 0)
+        voted = self._voted.get((member, head.height), 0)
         self.require("start view", head.start_view >= max(certificate.view, voted), where, head.start_view, voted)
         if voted > certificate.view:
             self.reached["voted above the view that decided"] += 1
         known = self.decided.get(head.height)
         if known is None:
+            self._lists[head.height + 1] = head.members
+            if head.members != self.deciders(head.height):
+                self.reached["the list changed"] += 1
             known = self.decided[head.height] = Decided(head, where)
             self._on_new_height(where, contents, known, head)
         self.require("agreement", known.digest == head.digest, where, "but", known.where)
@@ -99,7 +104,7 @@ class Rules:
 
     def _proven(self, certificate: Certificate, head: HeadRecord) -> bool:
         if certificate not in self._certificates:
-            members = self._members
+            members = self.deciders(head.height)
             indices = [index for index, _ in certificate.signatures]
             data = vote_bytes(self._network.network_id, VoteKind.COMMIT, certificate.view, head.height, head.digest)
             quorum = (members.n + (members.n - 1) // 3) // 2 + 1
@@ -147,12 +152,16 @@ class Rules:
         self.require("money is neither made nor lost", total == supply, where, total, "of", supply)
         self.require("nobody owes", all(account.balance >= account.held >= 0 for account in accounts), where)
 
-    def forget(self, member: int) -> None:
+    def deciders(self, height: int) -> Members:
+        """Who decides that height."""
+        return self._lists.get(height, self._network.validators)
+
+    def forget(self, member: str) -> None:
         """The member has lost its disk: it keeps its word, but need not remember in which views it voted."""
         for key in [key for key in self._voted if key[0] == member]:
             del self._voted[key]
 
-    def committed(self, member: int, height: int) -> bool:
+    def committed(self, member: str, height: int) -> bool:
         """Whether the member has sent a commit vote at that height."""
         return any((member, VoteKind.COMMIT, height, view) in self._slots for view in range(8))
 
@@ -167,18 +176,18 @@ class Rules:
         if not isinstance(message, ConsensusMessage):
             return
         content = message.message
-        index = self._members.index(member)
         if isinstance(content, PrePrepare):
             content = content.vote
+        index = self.deciders(content.height).index(member) if isinstance(content, Vote | ViewChange | NewView) else None
         if isinstance(content, Vote) and content.member == index:
             slot = record_slot_of(content)
             where = f"{member} {content.kind.name} h{content.height} v{content.view}"
             self._judge_durable(where, contents, content.height, slot, content.signature, content.view)
-            key = (content.member, content.kind, content.height, content.view)
+            key = (member, content.kind, content.height, content.view)
             if not forgetful:
                 known = self._slots.setdefault(key, content.digest)
                 self.require("one vote per slot", known == content.digest, where)
-                voted = (content.member, content.height)
+                voted = (member, content.height)
                 self._voted[voted] = max(self._voted.get(voted, 0), content.view)
         elif isinstance(content, ViewChange) and content.member == index:
             where = f"{member} view change h{content.height} v{content.view}"

@@ -88,7 +88,7 @@ class SimTransport:
 
     def _dial(self, peer: str) -> None:
         """Try once; whoever does not succeed tries again later."""
-        if not self._running or peer in self.links:
+        if not self._running or peer in self.links or peer not in self._others:
             return
         if self.loop.paused or self._network.reachable(self.id, peer) is None:
             self._dial_later(peer)
@@ -101,10 +101,10 @@ class SimTransport:
         self._retry_s[peer] = min(2 * retry_s, TIMING.retry_cap_s)
 
     def _greeted(self, peer: str) -> None:
-        if not self._running or peer in self.links:
+        if not self._running or peer in self.links or peer not in self._others:
             return
         acceptor = self._network.reachable(self.id, peer)
-        if acceptor is None or self.loop.paused:
+        if acceptor is None or self.loop.paused or not acceptor.knows(self.id):
             self._dial_later(peer)
             return
         network = self._network
@@ -126,6 +126,10 @@ class SimTransport:
             self.take(link, acceptor.id)
         else:
             self._dial_later(acceptor.id)
+
+    def knows(self, peer: str) -> bool:
+        """Whether `peer` is a member to this process: others are refused."""
+        return peer in self._others
 
     def take(self, link: Link, peer: str) -> None:
         """The link is open at this end, and the node is told before anything else that comes over it."""
@@ -272,7 +276,12 @@ class SimTransport:
 
     def set_members(self, members: Sequence[MemberConfig]) -> None:
         """Only `members` are spoken to from now on."""
+        before = self._others
         self._others = {other.id: other for other in members if other.id != self.id}
+        for peer in self._others:
+            self._retry_s[peer] = TIMING.retry_first_s
+            if self._running and peer not in before and peer < self.id:
+                self._network.timeline.after(self._network.delay(), self._dial, peer)
         for peer in [*self.links]:
             if peer not in self._others:
                 self.end(self.links[peer])

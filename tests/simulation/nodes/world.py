@@ -209,7 +209,7 @@ class NodeWorld:
             heights = range(first, first + len(message.blocks))
             self.reached["a block came by catch-up"] += 1
             following = host.height + 1
-            if following in heights and (host.applying == following or self.rules.committed(host.index, following)):
+            if following in heights and (host.applying == following or self.rules.committed(host.id, following)):
                 self.reached["a block came by catch-up while it was being decided"] += 1
         elif isinstance(message, Transactions) and message.transactions:
             self.reached["bodies came from a holder"] += 1

@@ -1,0 +1,118 @@
+"""What the members decide about themselves, carried out at this node: its links, keys, readiness and words.
+
+The ledger is looked at after each block, and no more than its governance fields where nothing is decided.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from consensus.members import Members
+from consensus.status import Abstention, ReplicaStatus
+from contracts.governance import OPEN_MAX, Governance
+from node.client.answers import Submission
+from node.config import NetworkConfig
+from node.errors import HansaError
+from node.executor import Executor
+from node.peers import Transport
+from node.runtime.clock import Clock
+from node.runtime.readiness import Readiness
+from node.runtime.roster import MemberLinks, Roster, roster_at
+from node.runtime.voting_keys import VotingKeys
+from node.state import Overlay
+
+Submit = Callable[[Sequence[bytes]], Awaitable[list[Submission | HansaError]]]
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What differs between two states if a proposal moved between them; `height` is where it was first seen."""
+
+    height: int
+    last: int
+    undecided: tuple[int, ...]
+    members: Members
+
+
+class Governing:
+    """Keeps this node in step with the members that the ledger has. Runs on the event loop."""
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        member: str,
+        executor: Executor,
+        transport: Transport,
+        clock: Clock,
+        keys: VotingKeys,
+        submit: Submit,
+        replica: Callable[[], ReplicaStatus],
+        is_withheld: Callable[[], bool],
+        told: Callable[[Roster], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        """`told` is called with the members now and with each change of them; `spawn` runs what takes time."""
+        self._network = network
+        self._member = member
+        self._executor = executor
+        self._keys = keys
+        self._replica = replica
+        self._is_withheld = is_withheld
+        self._spawn = spawn
+        self._seen = self._look_at(None)
+        self._saying = False
+        self._links = MemberLinks(member, roster_at(network, executor.view), transport, clock, told)
+        self._readiness = Readiness(network.network_id, member, keys, clock, submit, self._may)
+        self._log = structlog.get_logger("governance").bind(member=member)
+
+    @property
+    def roster(self) -> Roster:
+        """The members now."""
+        return self._links.roster
+
+    def adopt(self, members: Members) -> None:
+        """This list decides from now on: the replica, which is told next, signs with the key that it names."""
+        self._keys.adopt(members)
+
+    def on_applied(self) -> None:
+        """A block was applied: the members are what its state says."""
+        mark = self._look_at(self._seen)
+        if mark != self._seen:
+            self._seen = mark
+            before = self._links.roster
+            self._links.change(roster_at(self._network, self._executor.view))
+            if self._links.roster != before:
+                self._log.warning("the members changed", height=mark.height, standings=dict(self.roster.standings))
+
+    def look(self) -> None:
+        """Say and close what is due; call it every while."""
+        self._links.look()
+        if self._seen.undecided and not self._saying:
+            self._saying = True
+            self._spawn(self._say())
+
+    async def _say(self) -> None:
+        try:
+            await self._readiness.look(self._executor.view)
+        finally:
+            self._saying = False
+
+    def _look_at(self, known: "Mark | None") -> "Mark":
+        """What the state says now; `known` itself where nothing of it differs."""
+        view = self._executor.view
+        state = Overlay(view)
+        numbers = tuple(number for number, _ in Governance.undecided.scan_from(state, OPEN_MAX))
+        mark = Mark(view.head.height, Governance.last.read_from(state) or 0, numbers, view.head.members)
+        return known if known is not None and mark == msgspec.structs.replace(known, height=mark.height) else mark
+
+    def _may(self, own_rotation: bool) -> bool:
+        """Whether this node would do its part: it votes now, or follows and has caught up."""
+        status = self._replica()
+        target = status.catch_up_target
+        if self._is_withheld() or (target is not None and target > status.height):
+            return False
+        # Who has lost its key, or rotates it for any other reason, votes once the new one is in force.
+        return status.abstention in (Abstention.NONE, Abstention.OBSERVER) or (
+            own_rotation and status.abstention is Abstention.OTHER_KEY
+        )

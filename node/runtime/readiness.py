@@ -1,0 +1,99 @@
+"""This node's word that it runs and would go on under a decided change of the members: a transaction of its own.
+
+A change of the list that decides blocks takes effect once a quorum of the new list has said so lately (the quorum
+guard of contracts/governance.py). No person says it: a person does not know whether the node runs. So the node
+signs, with its voting key, as "<member>/node"; that principal owns nothing and may do nothing else of weight.
+
+Invariant: it is said only by a node that votes, or, coming back, that has caught up; and never on behalf of a key
+that is not at hand.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from contracts.governance import Governance, Proposal
+from contracts.membership import Membership
+from node.client.answers import Submission
+from node.errors import HansaError
+from node.ledger import Body, Call, KeySignature, Transaction, transaction_signing_bytes
+from node.runtime.clock import Clock
+from node.runtime.voting_keys import VotingKeys
+from node.state import LedgerView, Overlay
+
+RETRY_MS = 10_000
+"""What was said and is not on the ledger yet is not said again before."""
+EXPIRES_MS = 60_000
+
+Submit = Callable[[Sequence[bytes]], Awaitable[list[Submission | HansaError]]]
+
+
+class Readiness:
+    """Says it where a decided proposal waits for it. Runs on the event loop."""
+
+    def __init__(
+        self,
+        network_id: str,
+        member: str,
+        keys: VotingKeys,
+        clock: Clock,
+        submit: Submit,
+        may: Callable[[bool], bool],
+    ) -> None:
+        """`may(own_rotation)` says whether this node would do its part after the change."""
+        self._network_id = network_id
+        self._member = member
+        self._keys = keys
+        self._clock = clock
+        self._submit = submit
+        self._may = may
+        self._said_ms: dict[int, int] = {}
+        self._log = structlog.get_logger("governance").bind(member=member)
+
+    async def look(self, view: LedgerView) -> None:
+        """Say what is due by the state of `view`."""
+        state = Overlay(view)
+        waiting = Governance.read_waiting(state)
+        self._said_ms = {number: ms for number, ms in self._said_ms.items() if number in dict(waiting)}
+        if not waiting:
+            return
+        rules = Governance.read_rules(state)
+        votes = self._member in dict(Membership.read_validators(state))
+        policy = Membership.read_policy(state, f"{self._member}/node")
+        if rules is None or policy is None:
+            return
+        now_ms = self._clock.now_ms()
+        for number, proposal in waiting:
+            shown = Governance.read_readiness(state, number, self._member)
+            # Half of the time for which it counts: what is late by a few blocks must not lapse.
+            fresh = shown is not None and 2 * (view.head.height - shown) < rules.ready_blocks
+            said_ms = self._said_ms.get(number)
+            if fresh or (said_ms is not None and now_ms - said_ms < RETRY_MS):
+                continue
+            sign = self._keys.signer(policy.keys[0])
+            own_rotation = proposal.kind == "rotate_voting_key" and proposal.member == self._member
+            if sign is None or not self._would_vote(proposal, votes) or not self._may(own_rotation):
+                continue
+            self._said_ms[number] = now_ms
+            await self._say(number, policy.keys[0], sign, view.head.height)
+
+    def _would_vote(self, proposal: Proposal, votes: bool) -> bool:
+        """Whether this member stands in the list after the change."""
+        return proposal.after.standing == "active" if proposal.member == self._member else votes
+
+    async def _say(self, number: int, key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:
+        body = Body(
+            network=self._network_id,
+            sender=f"{self._member}/node",
+            request_id=f"ready-{number}-{height}",
+            expires_at_ms=self._clock.time_ms() + EXPIRES_MS,
+            mode="atomic",
+            calls=(Call("governance", "ready", {"proposal": number}),),
+        )
+        unsigned = Transaction.assemble(body, [KeySignature(key, bytes(64))])
+        signature = sign(transaction_signing_bytes(unsigned.body_bytes))
+        [answer] = await self._submit([Transaction.assemble(body, [KeySignature(key, signature)]).data])
+        if isinstance(answer, HansaError):
+            self._log.warning("its readiness was not taken", proposal=number, reason=answer.message)
+        else:
+            self._log.info("says that it is ready", proposal=number, height=height)

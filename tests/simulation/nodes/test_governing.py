@@ -1,0 +1,197 @@
+"""The members change their own list while whole nodes run: at every boundary the network goes on deciding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from contracts.governance import Governance
+from contracts.membership import Membership
+from node.ledger import Call, Transaction
+from node.runtime.roster import FAREWELL_MS
+from node.state import Overlay
+from tests.simulation.nodes.founding import key_of, next_key, transaction
+from tests.simulation.nodes.host import Host
+from tests.simulation.nodes.test_scenes import SHAPE, everybody_votes, final_at, scene
+from tests.simulation.nodes.timeline import START_MS
+from tests.simulation.nodes.world import NodeWorld
+
+HOUR_MS = 60 * 60 * 1000
+Until = Callable[[Callable[[], bool], int], None]
+
+
+def overlay(host: Host) -> Overlay:
+    """The state of the head of a running node."""
+    assert host.process is not None
+    assert host.process.node is not None
+    return Overlay(host.process.node._executor.view)
+
+
+def status(host: Host, number: int) -> str:
+    """What has become of a proposal, as this node has it; "" while it knows none."""
+    found = Governance.proposals.read_from(overlay(host), number) if host.door is not None else None
+    return "" if found is None else found.status
+
+
+def validators(host: Host) -> list[str]:
+    """Who decides the next height, as this node has it."""
+    return [name for name, _ in Membership.read_validators(overlay(host))]
+
+
+def standing(host: Host) -> str:
+    """What the node says of itself."""
+    assert host.door is not None
+    return host.door.service.status().standing
+
+
+class Assembly:
+    """The members' administrators: they propose and vote through the nodes' doors."""
+
+    def __init__(self, world: NodeWorld, until: Until) -> None:
+        self.world = world
+        self.until = until
+        self.proposals = 0
+        self._requests = 0
+
+    def say(self, sender: str, method: str, args: dict[str, Any]) -> Transaction:
+        """A transaction of the member's root principal is under way, at some node that serves."""
+        self._requests += 1
+        made = transaction(
+            self.world.founding.network,
+            sender,
+            f"assembly-{self._requests}",
+            [Call("governance", method, args)],
+            START_MS + self.world.timeline.now_us // 1000 + HOUR_MS // 2,
+            [key_of(sender)],
+        )
+        self.world.clients.submit_at(next(host for host in self.world.hosts if host.door is not None), [made])
+        return made
+
+    def decide(self, kind: str, member: str, by: str, voters: list[str], **args: Any) -> int:
+        """The number of a new proposal that has its votes, and waits or has taken effect."""
+        expires_at_ms = START_MS + self.world.timeline.now_us // 1000 + HOUR_MS
+        live = [host for host in self.world.hosts if host.door is not None]
+        said = [self.say(by, "propose", {"kind": kind, "member": member, "expires_at_ms": expires_at_ms, **args})]
+        self.until(final_at(*live, transactions=said), 30_000)
+        self.proposals += 1
+        number = self.proposals
+        said = [self.say(voter, "vote", {"proposal": number, "yes": True}) for voter in voters]
+        self.until(final_at(*live, transactions=said), 30_000)
+        self.until(lambda: all(status(host, number) in ("waiting", "effective") for host in live), 10_000)
+        return number
+
+    def goes_on(self, *hosts: Host, limit_ms: int = 60_000) -> None:
+        """A payment is final at all these nodes."""
+        payment = self.world.clients.good_payment("A-1")
+        self.world.clients.submit_at(hosts[0], [payment])
+        self.until(final_at(*hosts, transactions=[payment]), limit_ms)
+
+    def effective(self, number: int, *hosts: Host, limit_ms: int = 60_000) -> None:
+        """The proposal has taken effect at all these nodes."""
+        self.until(lambda: all(host.up and status(host, number) == "effective" for host in hosts), limit_ms)
+
+
+@pytest.mark.parametrize("rotation_heights", [10_000, 1])
+def test_the_primary_is_removed_and_the_rest_go_on_without_it(rotation_heights: int) -> None:
+    world = scene(shape=SHAPE._replace(n=5, rotation_heights=rotation_heights))
+    with world.staged() as until:
+        assembly = Assembly(world, until)
+        until(everybody_votes(world), 20_000)
+        primary = world.primary_now()
+        assert primary is not None
+        others = [host for host in world.hosts if host is not primary]
+        names = [host.id for host in others]
+        number = assembly.decide("remove_member", primary.id, names[0], names[1:])
+        assembly.effective(number, *world.hosts)
+        height = primary.height
+        assert validators(others[0]) == names
+        assembly.goes_on(*others)
+        # It knows the block that removed it, says so, and has nobody to talk to once it has said good-bye.
+        until(lambda: primary.door is not None and standing(primary) == "removed", 10_000)
+        assert primary.height >= height
+        until(lambda: all(primary.process is None or not host_links(host, primary) for host in others), 2 * FAREWELL_MS)
+        assembly.goes_on(*others)
+        assert primary.door is not None
+        answer = primary.door.service.status()
+        assert not answer.ready
+        assert not answer.voting
+        assert any("no member any more" in reason for reason in answer.reasons)
+        assert all(peer.id in names for peer in answer.peers)
+        # Three of the four are a quorum: one more may fall.
+        others[-1].crash(power=True)
+        assembly.goes_on(*others[:-1])
+
+
+def host_links(host: Host, other: Host) -> bool:
+    """Whether a node holds a link to another."""
+    assert host.process is not None
+    assert host.process.transport is not None
+    return other.id in host.process.transport.connected
+
+
+def test_a_suspended_member_comes_back_and_its_vote_counts() -> None:
+    world = scene(shape=SHAPE._replace(n=5))
+    with world.staged() as until:
+        assembly = Assembly(world, until)
+        until(everybody_votes(world), 20_000)
+        guest = world.hosts[2]
+        others = [host for host in world.hosts if host is not guest]
+        names = [host.id for host in others]
+        assembly.effective(assembly.decide("suspend_member", guest.id, names[0], names[1:]), *world.hosts)
+        assembly.goes_on(*world.hosts)
+        assert standing(guest) == "suspended"
+        guest.crash(power=True)
+        number = assembly.decide("resume_member", guest.id, names[0], names[1:3])
+        assembly.goes_on(*others)
+        assembly.goes_on(*others)
+        # Its node is down: until it has said itself that it runs, it is no member of any quorum.
+        assert [status(host, number) for host in others] == ["waiting"] * 4
+        guest.start()
+        assembly.effective(number, *world.hosts)
+        until(everybody_votes(world), 60_000)
+        # Four of five decide: with one down, the vote of who came back is needed.
+        others[0].crash(power=True)
+        assembly.goes_on(guest, *others[1:])
+
+
+def test_a_voting_key_changes_at_one_height_across_restarts() -> None:
+    world = scene(shape=SHAPE._replace(n=4))
+    with world.staged() as until:
+        assembly = Assembly(world, until)
+        until(everybody_votes(world), 20_000)
+        owner, others = world.hosts[1], [world.hosts[0], *world.hosts[2:]]
+        names = [host.id for host in others]
+        owner.crash(power=True)
+        owner.start()
+        until(everybody_votes(world), 60_000)
+        number = assembly.decide(
+            "rotate_voting_key", owner.id, owner.id, names[:2], voting_key=next_key(owner.id)
+        )
+        assembly.effective(number, *world.hosts)
+        assert dict(Membership.read_validators(overlay(others[0])))[owner.id] == next_key(owner.id)
+        owner.crash(power=True)
+        assembly.goes_on(*others)
+        owner.start()
+        until(everybody_votes(world), 60_000)
+        # Three of four decide: with one down, the vote under the new key is needed.
+        others[0].crash(power=True)
+        assembly.goes_on(owner, *others[1:])
+
+
+def test_no_change_makes_a_list_that_cannot_decide() -> None:
+    world = scene(shape=SHAPE._replace(n=6))
+    with world.staged() as until:
+        assembly = Assembly(world, until)
+        until(everybody_votes(world), 20_000)
+        live, dead = world.hosts[:4], world.hosts[4:]
+        for host in dead:
+            host.crash(power=True)
+        names = [host.id for host in live]
+        number = assembly.decide("remove_member", names[3], names[0], names[1:])
+        for _ in range(3):
+            assembly.goes_on(*live)
+        # Of the five that would be left four decide, and three run.
+        assert [status(host, number) for host in live] == ["waiting"] * 4
+        dead[0].start()
+        assembly.effective(number, *live[:3], dead[0])
+        assembly.goes_on(*live[:3], dead[0])
