@@ -86,6 +86,11 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The transaction was signed for another network.",
         "Compare the network id with `hansa status` and sign again.",
     ),
+    "change_stops_network": ErrorEntry(
+        "After the change the members that run now would be fewer than a quorum of the validators.",
+        "Start the members that are down first; with --anyway it is said all the same, and the ledger lets it take"
+        " effect only once a quorum of the new validators has shown that it runs.",
+    ),
     "bad_signature": ErrorEntry(
         "A signature does not verify for the key beside it.",
         "Sign again with the right key.",

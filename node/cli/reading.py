@@ -32,7 +32,7 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
         return
     output.facts(
         [
-            ("member", f"{answer.member} ({answer.role})"),
+            ("member", f"{answer.member} ({answer.role}{_out(answer.standing)})"),
             ("network", answer.network),
             ("height", answer.height),
             *([("first block", f"{answer.first_block}: {_BELOW_FIRST}")] if answer.first_block > 1 else []),
@@ -50,6 +50,10 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
         output.table(
             ["peer", "connected", "height"], [[peer.id, peer.connected, peer.height] for peer in answer.peers]
         )
+
+
+def _out(standing: str) -> str:
+    return "" if standing == "active" else f", {standing}"
 
 
 @click.command()
@@ -98,11 +102,12 @@ def members(nodes: Sequence[str], directory: Directory, output: Output) -> None:
         output.document({"members": answer})
         return
     output.table(
-        ["member", "role", "address", "connected", "height", "view", "clock", "last heard"],
+        ["member", "role", "standing", "address", "connected", "height", "view", "clock", "last heard"],
         [
             [
                 m.id,
                 m.role,
+                m.standing,
                 m.address,
                 m.connected,
                 m.height,

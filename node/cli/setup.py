@@ -134,6 +134,25 @@ def keys_new(principal: str, file: Path, directory: Directory, output: Output) -
         _show_keys(output, [made])
 
 
+@keys.command("rotate")
+@directory_option
+@output_option
+def keys_rotate(directory: Directory, output: Output) -> None:
+    """Make the voting key that this member will vote with; the keys that are there stay.
+
+    Restart the node, so that it has the key at hand; then propose it: `hansa propose rotate_voting_key`.
+    """
+    node = directory.required()
+    key = SigningKey.generate()
+    file = node.keys_dir / f"voting-{key.public.hex()[:16]}.key"
+    write_key_file(file, key, kind="voting", id=node.member, passphrase=passphrase(directory))
+    made = PublicKey("voting", node.member, key.public.hex(), str(file))
+    if output.as_json:
+        output.document(made)
+    else:
+        _show_keys(output, [made])
+
+
 @click.command()
 @directory_option
 def run(directory: Directory) -> int:

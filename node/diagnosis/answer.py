@@ -15,6 +15,7 @@ from node.diagnosis.wording import duration, names, sentence
 
 _SELF_FATAL = (
     "stopping",
+    "removed",
     "diverged",
     "disk_failing",
     "disk_full",
@@ -55,6 +56,8 @@ class Judgement(msgspec.Struct, frozen=True):
 
 def judge(facts: Facts) -> Judgement:
     """Return what the facts amount to."""
+    if "removed" in facts.conditions:
+        return _outside(facts)
     members = beyond_healing(facts, _sides(facts, standings(facts)))
     voting = tuple(name for name in facts.validators if members[name].votes)
     blocked = len(voting) < facts.status.quorum
@@ -80,6 +83,19 @@ def judge(facts: Facts) -> Judgement:
         headline = _headline(facts, members, ordered, held_up, voting, blocked, still)
     reasons = _reasons(facts, members, headline, blocked, stalled)
     return Judgement(members, ordered, voting, blocked, unknown, stalled, still, headline, reasons)
+
+
+def _outside(facts: Facts) -> Judgement:
+    """What a removed member's node can say: that it is one. The others have closed its links, as they should."""
+    found = standings(facts)
+    own = found[facts.member]
+    members = {
+        name: standing if name == facts.member else msgspec.structs.replace(standing, findings=())
+        for name, standing in found.items()
+    }
+    told = [finding for finding in own.findings if finding.cause == "removed"]
+    headline = sentence(clause(told, facts.member))
+    return Judgement(members, own.findings, (), False, False, False, False, headline, (headline,))
 
 
 def diagnose(facts: Facts) -> Diagnosis:
@@ -298,6 +314,8 @@ def _old(facts: Facts) -> list[str]:
 
 def _next(facts: Facts, judged: Judgement) -> NextEvent:
     status = facts.status
+    if "removed" in facts.conditions:
+        return NextEvent()
     if any(finding.cause == "isolated" for finding in judged.members[facts.member].findings):
         return NextEvent(what="this node dials the others again and again, and catches up when it reaches them")
     if judged.unknown:

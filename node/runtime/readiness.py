@@ -23,7 +23,8 @@ from node.state import LedgerView, Overlay
 
 RETRY_MS = 10_000
 """What was said and is not on the ledger yet is not said again before."""
-EXPIRES_MS = 60_000
+EXPIRES_MS = 20_000
+"""It is said again before; one that a new key has overtaken goes by itself."""
 
 Submit = Callable[[Sequence[bytes]], Awaitable[list[Submission | HansaError]]]
 

@@ -39,9 +39,7 @@ def world() -> World:
 
 def propose(world: World, kind: str, member: str, by: str = "bank-a", **options: Any) -> int:
     """The number of a new proposal."""
-    found = world.as_(by).call(
-        Governance.propose, kind=kind, member=member, **{"expires_at_ms": END_MS, **options}
-    )
+    found = world.as_(by).call(Governance.propose, kind=kind, member=member, **{"expires_at_ms": END_MS, **options})
     number: int = found[0].data["proposal"]
     return number
 
@@ -305,9 +303,7 @@ def test_only_the_proposer_withdraws_and_only_what_is_open(world: World) -> None
         ("bank-a", {"kind": "expel", "member": "bank-e"}, "invalid_arguments"),
     ],
 )
-def test_a_proposal_that_cannot_be_is_refused(
-    world: World, by: str, arguments: dict[str, Any], code: str
-) -> None:
+def test_a_proposal_that_cannot_be_is_refused(world: World, by: str, arguments: dict[str, Any], code: str) -> None:
     with reverts(code):
         propose(world, by=by, **arguments)
 

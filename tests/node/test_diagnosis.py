@@ -415,3 +415,21 @@ def test_the_operators_guide_shows_the_table_of_causes() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     shown = page.partition("<!-- causes -->\n")[2].partition("<!-- end of causes -->")[0]
     assert shown == cause_table(), "print it anew: hansa docs causes"
+
+
+def test_a_removed_member_says_that_it_is_one_and_blames_nobody() -> None:
+    away = without(*NAMES[1:])
+    known = msgspec.structs.replace(away, validators=NAMES[1:], conditions={"removed": "by the members' vote"})
+    judged = judge(known)
+    assert judged.headline == "This node (member-0) is no member any more (by the members' vote)."
+    assert judged.reasons == (judged.headline,)
+    assert not judged.ready
+    answer = diagnose(known)
+    assert not answer.moving
+    assert [item.cause for item in answer.culprits] == ["removed"]
+    assert answer.next.what == ""
+
+
+def test_a_suspended_member_is_not_ready_and_says_so() -> None:
+    known = facts(validators=NAMES[1:], conditions={"suspended": "by the members' vote"})
+    assert "is suspended and has no vote" in judge(known).reasons[0]

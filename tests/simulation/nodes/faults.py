@@ -26,6 +26,8 @@ class Plan(NamedTuple):
     fault_every_us: int
     faulty: tuple[str, ...]
     """One of KINDS_OF_FAULTY for each member that may be faulty; at most f of them."""
+    governed: bool = False
+    """Whether the members change their own list meanwhile."""
 
 
 class Faults:
@@ -322,6 +324,12 @@ class Faults:
             else:
                 host.start()
         world.on_healed()
+
+
+def draw_governed_plan(world: "NodeWorld") -> Plan:
+    """As `draw_plan`, of at least five members, who change their own list meanwhile."""
+    plan = draw_plan(world)
+    return plan._replace(shape=plan.shape._replace(n=max(5, plan.shape.n)), governed=True)
 
 
 def draw_plan(world: "NodeWorld") -> Plan:

@@ -178,7 +178,11 @@ class Rules:
         content = message.message
         if isinstance(content, PrePrepare):
             content = content.vote
-        index = self.deciders(content.height).index(member) if isinstance(content, Vote | ViewChange | NewView) else None
+        index = (
+            self.deciders(content.height).index(member)
+            if isinstance(content, Vote | ViewChange | NewView)
+            else None
+        )
         if isinstance(content, Vote) and content.member == index:
             slot = record_slot_of(content)
             where = f"{member} {content.kind.name} h{content.height} v{content.view}"

@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from typing import Any
 
+from tests.simulation.nodes.faults import draw_governed_plan, draw_plan
 from tests.simulation.nodes.world import STEPS_MAX, NodeWorld
 from tests.simulation.runner import Report, report_lines, run_seeds
 from tests.simulation.world import Failure, Outcome
@@ -72,9 +73,14 @@ def run_seed(seed: int) -> Outcome:
     return NodeWorld(seed).run()
 
 
-def replay_line(failure: Failure) -> str:
+def run_governed_seed(seed: int) -> Outcome:
+    """The outcome of one seed in which the members change their own list meanwhile."""
+    return NodeWorld(seed, plan=draw_governed_plan).run()
+
+
+def replay_line(failure: Failure, *, governed: bool = False) -> str:
     """The one line that shows a failure again, and the rule that it breaks."""
-    command = f"scripts/simulate --nodes --seed {failure.seed} --until {failure.step}"
+    command = f"scripts/simulate --nodes{' --governed' * governed} --seed {failure.seed} --until {failure.step}"
     return f"{command}   # {failure.rule}: {failure.detail}"
 
 
@@ -91,20 +97,22 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     if options.seed is not None:
         started = time.monotonic()
-        world = NodeWorld(options.seed, trace=None if options.quiet else print)
+        plan = draw_governed_plan if options.governed else draw_plan
+        world = NodeWorld(options.seed, plan=plan, trace=None if options.quiet else print)
         print(f"seed {options.seed}: {world.plan}")
         outcome = world.run(options.until)
         print(f"{outcome.steps} steps, {outcome.heights} heights, {time.monotonic() - started:.1f} s")
         if outcome.failure is not None:
-            print(replay_line(outcome.failure))
+            print(replay_line(outcome.failure, governed=options.governed))
         return 1 if outcome.failure is not None else 0
-    report = run_seeds(options.first, options.seeds, options.jobs, run=run_seed)
+    run = run_governed_seed if options.governed else run_seed
+    report = run_seeds(options.first, options.seeds, options.jobs, run=run)
     missing = unexercised(report)
     if options.json:
         print(json.dumps({**report.as_json(), "unexercised": missing}))
     else:
         for failure in report.failed:
-            print(replay_line(failure))
+            print(replay_line(failure, governed=options.governed))
         print("\n".join(report_lines(report)[len(report.failed) :]))
         print("\n".join(f"never came up: {name}" for name in missing))
     return 1 if report.failed or missing else 0
@@ -115,6 +123,7 @@ def _options(arguments: list[str]) -> Any:
         prog="scripts/simulate --nodes", description="Run whole nodes under faults, from seeds."
     )
     parser.add_argument("--nodes", action="store_true", required=True, help="whole nodes, not consensus alone")
+    parser.add_argument("--governed", action="store_true", help="the members change their own list meanwhile")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seed", type=int, help="run this seed and print its trace")
     what.add_argument("--seeds", type=int, help="run this many seeds")

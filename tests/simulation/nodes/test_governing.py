@@ -109,7 +109,10 @@ def test_the_primary_is_removed_and_the_rest_go_on_without_it(rotation_heights: 
         # It knows the block that removed it, says so, and has nobody to talk to once it has said good-bye.
         until(lambda: primary.door is not None and standing(primary) == "removed", 10_000)
         assert primary.height >= height
-        until(lambda: all(primary.process is None or not host_links(host, primary) for host in others), 2 * FAREWELL_MS)
+        until(
+            lambda: all(primary.process is None or not host_links(host, primary) for host in others),
+            2 * FAREWELL_MS,
+        )
         assembly.goes_on(*others)
         assert primary.door is not None
         answer = primary.door.service.status()
@@ -164,9 +167,7 @@ def test_a_voting_key_changes_at_one_height_across_restarts() -> None:
         owner.crash(power=True)
         owner.start()
         until(everybody_votes(world), 60_000)
-        number = assembly.decide(
-            "rotate_voting_key", owner.id, owner.id, names[:2], voting_key=next_key(owner.id)
-        )
+        number = assembly.decide("rotate_voting_key", owner.id, owner.id, names[:2], voting_key=next_key(owner.id))
         assembly.effective(number, *world.hosts)
         assert dict(Membership.read_validators(overlay(others[0])))[owner.id] == next_key(owner.id)
         owner.crash(power=True)

@@ -16,6 +16,8 @@ from node.runtime.node import Node
 from node.runtime.surroundings import Surroundings
 from node.wire import BLOCK_SIZE_MAX, Blocks, ConsensusMessage, PayloadReply, Transactions, WireMessage
 from tests.simulation.checks import Violation
+from tests.simulation.nodes.assembly import BOUND_MS as GOVERNING_MS
+from tests.simulation.nodes.assembly import Assembly
 from tests.simulation.nodes.clients import Clients
 from tests.simulation.nodes.faults import Faults, Plan, draw_plan
 from tests.simulation.nodes.founding import founding_of
@@ -60,6 +62,7 @@ class NodeWorld:
         self._by_id = {host.id: host for host in self.hosts}
         self.clients = Clients(self)
         self._faults = Faults(self, self.plan)
+        self.assembly = Assembly(self) if self.plan.governed else None
         self._early: set[tuple[str, bytes]] = set()
         self._steps = 0
         self._healed_us = 0
@@ -77,6 +80,8 @@ class NodeWorld:
                     self.timeline.after(self.timeline.pick(0, 300_000), host.start)
                 self.clients.begin()
                 self._faults.begin()
+                if self.assembly is not None:
+                    self.assembly.begin()
                 self.timeline.after(ASK_WHY_US, self._ask_why)
                 self._advance(lambda: self._recovered_us is not None or self.timeline.steps >= until)
             except Violation as violation:
@@ -263,11 +268,14 @@ class NodeWorld:
         asking_ms = 30_000 + 10_000
         views_ms = 2 * shape.timeout_cap_ms * ((shape.n - 1) // 3 + 2)
         heights_ms = (HEIGHTS_AFTER_HEALING + 4) * (shape.empty_block_interval_ms + shape.base_timeout_ms)
-        return links_ms + asking_ms + views_ms + heights_ms
+        governing_ms = GOVERNING_MS if self.assembly is not None else 0
+        return links_ms + asking_ms + views_ms + heights_ms + governing_ms
 
     def on_healed(self) -> None:
         """From now on nothing fails."""
         self._healed_us = max(1, self.timeline.now_us)
+        if self.assembly is not None:
+            self.assembly.healed = True
         self._target = max(host.height for host in self.hosts) + HEIGHTS_AFTER_HEALING
         self.note(None, f"healed; everybody must reach height {self._target} within {self.bound_ms} ms")
         self.timeline.after(self.bound_ms * 1000, self._judge_progress)
@@ -291,11 +299,16 @@ class NodeWorld:
             if host.height < self._target:
                 return f"{host.id} is at {host.height} of {self._target}: {door.service.why().sentences}"
             status = door.service.status()
+            if status.standing != "active":
+                return f"{host.id} is {status.standing}"
             if host.forgetful and not status.voting:
                 # By rule 9.4 of consensus: who voted before it saw its own newer vote takes that for another's.
                 self.reached["a disk put back silenced its member"] += 1
             elif not status.voting or not status.ready:
                 return f"{host.id} is not ready: {status.reasons}"
+        unsettled = None if self.assembly is None else self.assembly.lacking()
+        if unsettled is not None:
+            return unsettled
         self.clients.stop()
         for host in self.hosts:
             assert host.door is not None

@@ -1,0 +1,76 @@
+"""What a change of the members would do to the network as it runs now: the arithmetic, before anybody votes; pure.
+
+The ledger's own guard waits for readiness and cannot know who is down for good. This looks at the members' signed
+statuses, as the asked node has them, and says whether those who run would be a quorum.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from consensus.members import Members, Validator
+from node.client.answers import MemberDiagnosis, MemberStatus
+
+ACTIVE, SUSPENDED, REMOVED = "active", "suspended", "removed"
+KINDS = ("remove_member", "suspend_member", "resume_member", "rotate_voting_key")
+
+
+class ListFacts(msgspec.Struct, frozen=True):
+    """A list that decides blocks: who stands in it, how many may fail, how many decide, and who of them runs."""
+
+    members: tuple[str, ...]
+    f: int
+    quorum: int
+    up: tuple[str, ...]
+
+    @property
+    def decides(self) -> bool:
+        """Whether those who run are enough."""
+        return len(self.up) >= self.quorum
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """The list now, and after the change."""
+
+    before: ListFacts
+    after: ListFacts
+
+    @property
+    def refusal(self) -> str:
+        """Why the change would make the network stand still, with the arithmetic; empty: it would not."""
+        after = self.after
+        if after.decides:
+            return ""
+        down = ", ".join(name for name in after.members if name not in after.up)
+        return (
+            f"after it {len(after.up)} of {len(after.members)} validators would run ({', '.join(after.up) or 'none'})"
+            f" and {after.quorum} must agree on every block; down or silent: {down}"
+        )
+
+
+def forecast(kind: str, member: str, members: Sequence[MemberStatus], heard: Sequence[MemberDiagnosis]) -> Forecast:
+    """Return what the change would make of the list that decides, by what the asked node knows of who runs."""
+    now = {item.id: item.standing for item in members if item.role == "validator"}
+    then = {**now, **({member: _standing_after(kind, now[member])} if member in now else {})}
+    diagnoses = {item.id: item for item in heard}
+    return Forecast(_facts(now, diagnoses), _facts(then, diagnoses))
+
+
+def _standing_after(kind: str, standing: str) -> str:
+    changed = {"remove_member": REMOVED, "suspend_member": SUSPENDED, "resume_member": ACTIVE}
+    return changed.get(kind, standing)
+
+
+def _facts(standings: Mapping[str, str], diagnoses: Mapping[str, MemberDiagnosis]) -> ListFacts:
+    names = tuple(name for name, standing in standings.items() if standing == ACTIVE)
+    up = tuple(name for name in names if name in diagnoses and _runs(diagnoses[name]))
+    if not names:
+        return ListFacts((), 0, 1, ())
+    # The one place where thresholds are reckoned counts members, whatever their keys are.
+    list_ = Members(tuple(Validator(name, name.encode()) for name in names))
+    return ListFacts(names, list_.f, list_.quorum, up)
+
+
+def _runs(member: MemberDiagnosis) -> bool:
+    """Whether it does its part; who is suspended is heard, and votes again once it is back."""
+    return member.votes or (member.reachable and member.cause == SUSPENDED)

@@ -1,0 +1,259 @@
+"""`hansa propose`, `vote` and `proposals`: the members change their network, and see first what that would do."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
+from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
+from node.cli.output import Output, message
+from node.client import Client, Fate
+from node.client import call as make_call
+from node.errors import ConfigError, NotFinal, RejectedTransaction
+
+WAIT_S = 30.0
+FAILED = 1
+PAGE = 100
+
+as_option = click.option("--as", "sender", metavar="PRINCIPAL", help="Who acts (default: the directory's member).")
+key_option = click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A key file of that principal; again for another.",
+)
+anyway_option = click.option(
+    "--anyway", is_flag=True, help="Also where the members that run now would not be a quorum after it."
+)
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("member")
+@click.option("--voting-key", metavar="HEX", help="For rotate_voting_key: the public key of `hansa keys rotate`.")
+@click.option("--expires", type=Duration(), default="7d", show_default=True, help="At most 90d.")
+@click.option("--reason", default="", help="For the other members, on the ledger.")
+@click.option("--dry-run", is_flag=True, help="Show what it would do; propose nothing.")
+@anyway_option
+@as_option
+@key_option
+@node_option
+@output_option
+def propose(
+    kind: str,
+    member: str,
+    voting_key: str | None,
+    expires: int,
+    reason: str,
+    dry_run: bool,
+    anyway: bool,
+    sender: str | None,
+    keys: Sequence[Path],
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> int:
+    """Propose a change of MEMBER, and vote for it by that.
+
+    It takes effect after enough votes, as soon as the nodes of a quorum of the new list have said that they run.
+    """
+    args: dict[str, Any] = {
+        "kind": kind,
+        "member": member,
+        "expires_at_ms": time.time_ns() // 1_000_000 + expires,
+        "reason": reason,
+    }
+    if voting_key is not None:
+        args["voting_key"] = _key(voting_key)
+    with connect(nodes, directory) as client:
+        expected = _forecast(client, kind, member)
+        if dry_run:
+            if output.as_json:
+                output.document({"forecast": expected, "refusal": expected.refusal})
+            else:
+                _show_forecast(output, expected)
+            return FAILED if expected.refusal else 0
+        _require_quorum(expected, anyway)
+        fate = _send(client, "propose", args, sender, keys, directory)
+        if output.as_json:
+            output.document(fate)
+        else:
+            _show_forecast(output, expected)
+            for receipt in fate.receipts:
+                for event in receipt.events:
+                    if event.name == "Proposed":
+                        number = event.data["proposal"]
+                        output.text(f"Proposal {number}. The others vote: hansa vote {number} yes")
+        return _result(client, fate)
+
+
+@click.command()
+@click.argument("number", type=click.IntRange(min=1))
+@click.argument("choice", type=click.Choice(["yes", "no"]))
+@anyway_option
+@as_option
+@key_option
+@node_option
+@output_option
+def vote(
+    number: int,
+    choice: str,
+    anyway: bool,
+    sender: str | None,
+    keys: Sequence[Path],
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> int:
+    """Vote on proposal NUMBER; until it is decided the vote may be changed."""
+    with connect(nodes, directory) as client:
+        view = client.query("governance.proposal", {"proposal": number}).value
+        expected = _forecast(client, view["proposal"]["kind"], view["proposal"]["member"])
+        if not output.as_json:
+            _show_proposal(output, view)
+            _show_forecast(output, expected)
+        if choice == "yes":
+            _require_quorum(expected, anyway)
+        fate = _send(client, "vote", {"proposal": number, "yes": choice == "yes"}, sender, keys, directory)
+        code = _result(client, fate)
+        if output.as_json:
+            output.document(fate)
+        elif not code:
+            now = client.query("governance.proposal", {"proposal": number}).value
+            output.text(f"Voted {choice}. Proposal {number} is {now['proposal']['status']}.")
+        return code
+
+
+@click.command()
+@click.argument("number", required=False, type=click.IntRange(min=1))
+@click.option("--all", "every", is_flag=True, help="Also those that have ended.")
+@node_option
+@output_option
+def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """Proposals that are voted on or wait; with NUMBER one of them, with before and after and its history."""
+    with connect(nodes, directory) as client:
+        if number is not None:
+            view = client.query("governance.proposal", {"proposal": number}).value
+            expected = None
+            if view["proposal"]["status"] in ("open", "waiting"):
+                expected = _forecast(client, view["proposal"]["kind"], view["proposal"]["member"])
+            if output.as_json:
+                output.document({**view, "forecast": expected})
+                return
+            _show_proposal(output, view)
+            if expected is not None:
+                _show_forecast(output, expected)
+            return
+        rows = _pages(client) if every else client.query("governance.pending", {"limit": PAGE}).value
+    if output.as_json:
+        output.document({"proposals": rows})
+        return
+    output.table(
+        ["number", "status", "change", "member", "by", "yes", "no"],
+        [
+            [
+                row["number"],
+                row["proposal"]["status"],
+                row["proposal"]["kind"],
+                row["proposal"]["member"],
+                row["proposal"]["proposer"],
+                ", ".join(row["yes"]),
+                ", ".join(row["no"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _pages(client: Client) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    while True:
+        after = rows[-1]["number"] if rows else 0
+        page = client.query("governance.page", {"after": after, "limit": PAGE}).value
+        rows.extend(page)
+        if len(page) < PAGE:
+            return rows
+
+
+def _forecast(client: Client, kind: str, member: str) -> Forecast:
+    return forecast(kind, member, client.members(), client.why().members)
+
+
+def _require_quorum(expected: Forecast, anyway: bool) -> None:
+    if expected.refusal and not anyway:
+        raise RejectedTransaction("change_stops_network", expected.refusal)
+
+
+def _send(
+    client: Client,
+    method: str,
+    args: dict[str, Any],
+    sender: str | None,
+    keys: Sequence[Path],
+    directory: Directory,
+) -> Fate:
+    who, signers = signing_keys(keys, sender, directory)
+    call = make_call(f"governance.{method}", args)
+    return client.submit_and_wait(client.transaction([call], sender=who, signers=signers), WAIT_S)
+
+
+def _result(client: Client, fate: Fate) -> int:
+    """The exit code, after the ledger's refusal was told."""
+    if fate.status == "pending":
+        raise NotFinal("not_final_in_time", f"{fate.tx_id} is not final after {WAIT_S:g} s")
+    meanings = {code.code: code.meaning for contract in client.contracts() for code in contract.codes}
+    for receipt in fate.receipts:
+        if receipt.code != "ok":
+            message(f"hansa: the ledger said no: {receipt.code}. {meanings.get(receipt.code, '')}".rstrip())
+    return 0 if fate.ok else FAILED
+
+
+def _show_proposal(output: Output, view: dict[str, Any]) -> None:
+    found = view["proposal"]
+    ended = f" ({found['ended_code']})" if found["ended_code"] else ""
+    output.facts(
+        [
+            ("proposal", view["number"]),
+            ("change", f"{found['kind']} {found['member']}"),
+            *[
+                (name.replace("_", " "), f"{found['before'][name]} -> {found['after'][name]}")
+                for name in found["before"]
+                if found["before"][name] != found["after"][name]
+            ],
+            *([("reason", found["reason"])] if found["reason"] else []),
+            ("proposed by", f"{found['proposer']} at height {found['proposed_height']}"),
+            ("status", f"{found['status']}{ended}"),
+            ("yes", ", ".join(view["yes"]) or "nobody"),
+            ("no", ", ".join(view["no"]) or "nobody"),
+            ("ready", ", ".join(f"{row['member']} (block {row['height']})" for row in view["ready"]) or "nobody"),
+        ]
+    )
+    output.table(
+        ["height", "member", "what"], [[step["height"], step["member"], step["what"]] for step in view["history"]]
+    )
+
+
+def _show_forecast(output: Output, expected: Forecast) -> None:
+    def row(name: str, facts: ListFacts) -> list[object]:
+        return [name, len(facts.members), facts.f, facts.quorum, len(facts.up), ", ".join(facts.up)]
+
+    output.table(
+        ["", "validators", "may fail", "quorum", "run now", ""],
+        [row("now", expected.before), row("after", expected.after)],
+    )
+    if expected.refusal:
+        output.text(f"It would stop the network: {expected.refusal}.")
+
+
+def _key(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ConfigError("invalid_usage", f"{text!r} is no public key: write 64 hex digits")
+    return key

@@ -1,0 +1,77 @@
+"""What a change would do is reckoned from who runs now, with the arithmetic of consensus."""
+
+from node.cli.forecast import ListFacts, forecast
+from node.client.answers import MemberDiagnosis, MemberStatus
+
+
+def bank(place: int) -> str:
+    return f"bank-{'abcdef'[place]}"
+
+
+def members(count: int, **standings: str) -> list[MemberStatus]:
+    """So many validators and an observer; `standings` by member, with "_" for "-"."""
+    names = [*[bank(place) for place in range(count)], "watch"]
+    return [
+        MemberStatus(
+            id=name,
+            role="observer" if name == "watch" else "validator",
+            address="",
+            voting_key="",
+            tls_key="",
+            connected=True,
+            standing=standings.get(name.replace("-", "_"), "active"),
+        )
+        for name in names
+    ]
+
+
+def heard(count: int, *down: str, suspended: str = "") -> list[MemberDiagnosis]:
+    """What the asked node knows of them."""
+    return [
+        MemberDiagnosis(
+            id=name,
+            role="validator",
+            reachable=name not in down,
+            votes=name not in (*down, suspended),
+            cause="suspended" if name == suspended and name not in down else "",
+        )
+        for name in map(bank, range(count))
+    ]
+
+
+def test_removing_a_live_member_of_a_degraded_network_is_told_to_stop_it() -> None:
+    found = forecast("remove_member", "bank-d", members(6), heard(6, "bank-e", "bank-f"))
+    assert found.before.decides
+    assert found.after == ListFacts(
+        ("bank-a", "bank-b", "bank-c", "bank-e", "bank-f"), 1, 4, ("bank-a", "bank-b", "bank-c")
+    )
+    assert found.refusal == (
+        "after it 3 of 5 validators would run (bank-a, bank-b, bank-c) and 4 must agree on every block;"
+        " down or silent: bank-e, bank-f"
+    )
+
+
+def test_removing_a_dead_member_is_told_to_be_fine() -> None:
+    found = forecast("remove_member", "bank-e", members(6), heard(6, "bank-e", "bank-f"))
+    assert (found.after.quorum, found.refusal) == (4, "")
+
+
+def test_who_comes_back_counts_once_its_node_is_heard() -> None:
+    known = members(4, bank_d="suspended")
+    back = forecast("resume_member", "bank-d", known, heard(4, "bank-c", suspended="bank-d"))
+    assert (back.before.quorum, back.after.quorum, back.after.up) == (2, 3, ("bank-a", "bank-b", "bank-d"))
+    assert not back.refusal
+    away = forecast("resume_member", "bank-d", known, heard(4, "bank-c", "bank-d", suspended="bank-d"))
+    assert "after it 2 of 4 validators would run" in away.refusal
+
+
+def test_observers_and_keys_change_no_arithmetic() -> None:
+    for kind, member in (("remove_member", "watch"), ("rotate_voting_key", "bank-a")):
+        found = forecast(kind, member, members(4), heard(4))
+        assert found.before == found.after
+
+
+def test_a_list_without_anybody_decides_nothing() -> None:
+    found = forecast("remove_member", "bank-a", members(1), heard(1))
+    assert found.after == ListFacts((), 0, 1, ())
+    assert found.refusal

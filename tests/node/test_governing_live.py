@@ -1,0 +1,109 @@
+"""Members govern a live network by the command line: whole nodes, real links, real keys."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from node.cli.main import main
+from node.config import PrincipalConfig
+from node.keys import write_key_file
+from node.runtime import roster
+from tests.node.live_network import MEMBERS, LiveNetwork
+
+pytestmark = pytest.mark.slow
+
+PASSPHRASE = "correct horse"
+
+
+class GovernedNetwork(LiveNetwork):
+    """Every bank's root signs with one key; two validators may be left."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.network = msgspec.structs.replace(
+            self.network,
+            principals=tuple(PrincipalConfig(member, (self.key.public,), 1) for member in MEMBERS),
+            contracts={**self.network.contracts, "governance": {"validators_min": 2}},
+        )
+        self.key_file = directory / "root.key"
+        write_key_file(self.key_file, self.key, kind="principal", id="bank-a", passphrase=PASSPHRASE)
+
+    async def run(self, member: str, *arguments: str) -> int:
+        """The exit code of a command line at the member's node."""
+        words = [*arguments, "--json", "--node", *self.urls(member)]
+        return await asyncio.to_thread(main, words)
+
+    async def act(self, member: str, *arguments: str) -> int:
+        """The exit code of a command line that signs as the member's root."""
+        return await self.run(member, *arguments, "--as", member, "--key", str(self.key_file))
+
+
+@pytest_asyncio.fixture
+async def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GovernedNetwork]:
+    monkeypatch.setenv("HANSA_PASSPHRASE", PASSPHRASE)
+    monkeypatch.setattr(roster, "FAREWELL_MS", 300)
+    network = GovernedNetwork(tmp_path)
+    await network.start_all()
+    yield network
+    await network.stop()
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The last command's document."""
+    return json.loads(capsys.readouterr().out)
+
+
+async def test_a_member_is_removed_by_votes_and_the_rest_refuse_to_fall_below_a_quorum(
+    live: GovernedNetwork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await live.act("bank-a", "propose", "remove_member", "bank-d", "--reason", "merged") == 0
+    capsys.readouterr()
+    assert await live.act("bank-a", "vote", "1", "yes") == 1
+    assert "vote_unchanged" in capsys.readouterr().err
+    assert await live.act("bank-b", "vote", "1", "yes") == 0
+    capsys.readouterr()
+    assert await live.run("bank-c", "proposals") == 0
+    [row] = printed(capsys)["proposals"]
+    assert (row["yes"], row["proposal"]["status"]) == (["bank-a", "bank-b"], "open")
+    assert await live.act("bank-c", "vote", "1", "yes") == 0
+    # From here on no person does anything: the nodes say that they run, and the change takes effect.
+    rest = MEMBERS[:3]
+    await live.until(lambda: all(live.nodes[name]._chain.head.members.n == 3 for name in MEMBERS))
+    await live.until(lambda: all("bank-d" not in live.nodes[name]._peers.connected for name in rest))
+    await live.until(lambda: not live.nodes["bank-d"]._peers.connected)
+    capsys.readouterr()
+    assert await live.run("bank-a", "proposals", "1") == 0
+    view = printed(capsys)
+    assert view["proposal"]["status"] == "effective"
+    assert (view["proposal"]["before"]["standing"], view["proposal"]["after"]["standing"]) == ("active", "removed")
+    assert [step["what"] for step in view["history"]][-1] == "effective"
+    # The rest goes on, and the removed member's node says what it is and answers reads.
+    async with live.client("bank-a") as client:
+        assert (await client.submit_and_wait(live.add("after", 1))).ok
+    async with live.client("bank-d") as client:
+        status = await client.status()
+        assert (status.standing, status.ready) == ("removed", False)
+        assert not any(peer.connected for peer in status.peers)
+        assert "no member any more" in status.reasons[0]
+        why = await client.why()
+        assert "no member any more" in " ".join(why.sentences)
+        assert (await client.query("membership.member", {"member": "bank-d"})).value["standing"] == "removed"
+
+    def votes_at(node: str, member: str) -> bool:
+        return any(item.votes for item in live.nodes[node]._health.why().members if item.id == member)
+
+    # A vote that needs a quorum of who runs: with bank-c down, suspending bank-b would leave one of two.
+    await live.stop("bank-c")
+    await live.until(lambda: not votes_at("bank-a", "bank-c"))
+    capsys.readouterr()
+    assert await live.act("bank-a", "propose", "suspend_member", "bank-b") == 1
+    refusal = printed(capsys)["error"]
+    assert refusal["code"] == "change_stops_network"
+    assert "after it 1 of 2 validators would run (bank-a) and 2 must agree" in refusal["message"]
+    assert await live.run("bank-a", "propose", "suspend_member", "bank-b", "--dry-run") == 1

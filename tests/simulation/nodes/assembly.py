@@ -1,0 +1,115 @@
+"""The members' administrators of a seeded run: they suspend and bring back one another and rotate keys, under faults.
+
+They know what the node knows that they ask, lose answers and say things twice; when all is mended, they bring back
+whoever is suspended.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from contracts.governance import Governance, Proposal
+from contracts.membership import Membership
+from node.ledger import Call
+from node.state import Overlay
+from tests.simulation.nodes.founding import key_of, next_key, transaction
+from tests.simulation.nodes.timeline import START_MS
+
+if TYPE_CHECKING:
+    from tests.simulation.nodes.host import Host
+    from tests.simulation.nodes.world import NodeWorld
+
+EXPIRES_MS = 20_000
+PROPOSAL_MS = 10 * 60_000
+REPEAT_US = 1_500_000
+"""Nobody says the same again sooner."""
+BOUND_MS = 90_000
+"""So much longer may recovery take: the last change waits for its votes, its readiness, and a boundary."""
+
+
+class Assembly:
+    """Acts every while until the run ends; `healed` says that nothing fails any more."""
+
+    def __init__(self, world: "NodeWorld") -> None:
+        self.world = world
+        self.healed = False
+        self._said_us: dict[tuple[object, ...], int] = {}
+        self._requests = 0
+
+    def begin(self) -> None:
+        """They come together soon."""
+        self.world.timeline.after(self.world.timeline.pick(0, 800_000), self._come)
+
+    def lacking(self) -> str | None:
+        """What is not settled yet: a suspended member, or a change under way; or None."""
+        for host in self.world.hosts:
+            state = state_of(host)
+            out = [name for name, member in Membership.read_members(state) if member.standing != "active"]
+            if out or Governance.undecided.scan_from(state, 1):
+                return f"{host.id}: {out} out, undecided {Governance.undecided.scan_from(state, 9)}"
+        return None
+
+    def _come(self) -> None:
+        open_ones = [host for host in self.world.hosts if host.door is not None]
+        if open_ones:
+            newest = max(open_ones, key=lambda host: host.height)
+            self._act(state_of(newest))
+        self.world.timeline.after(self.world.timeline.pick(150_000, 500_000), self._come)
+
+    def _act(self, state: Overlay) -> None:
+        members = Membership.read_members(state)
+        voters = [name for name, _ in Membership.read_validators(state)]
+        numbers = [number for number, _ in Governance.undecided.scan_from(state, 9)]
+        found = [(number, Governance.proposals.read_from(state, number)) for number in numbers]
+        for number, proposal in found:
+            if proposal is not None and proposal.status == "open":
+                self._vote(state, number, proposal, voters)
+        if found:
+            return
+        out = [name for name, member in members if member.standing == "suspended"]
+        pick = self.world.timeline.pick
+        by = voters[pick(0, len(voters))]
+        if out:
+            self._say(by, "propose", self._change("resume_member", out[0]), "propose")
+        elif not self.healed:
+            target = voters[pick(0, len(voters))]
+            keys = dict(Membership.read_validators(state))
+            spare = (len(voters) - 2) // 3 >= len(self.world.plan.faulty) and len(voters) > 4
+            if spare and self.world.timeline.chance(600):
+                self._say(by, "propose", self._change("suspend_member", target), "propose")
+            elif keys[target] != next_key(target):
+                change = {**self._change("rotate_voting_key", target), "voting_key": next_key(target)}
+                self._say(target, "propose", change, "propose")
+
+    def _vote(self, state: Overlay, number: int, proposal: Proposal, voters: list[str]) -> None:
+        for voter in voters:
+            if Governance.votes.read_from(state, (number, voter)) is None:
+                self._say(voter, "vote", {"proposal": number, "yes": True}, number)
+
+    def _change(self, kind: str, member: str) -> dict[str, Any]:
+        now_ms = START_MS + self.world.timeline.now_us // 1000
+        return {"kind": kind, "member": member, "expires_at_ms": now_ms + PROPOSAL_MS}
+
+    def _say(self, sender: str, method: str, args: dict[str, Any], what: object) -> None:
+        now_us = self.world.timeline.now_us
+        key = (method, what, "" if method == "propose" else sender)
+        if now_us - self._said_us.get(key, -REPEAT_US) < REPEAT_US:
+            return
+        self._said_us[key] = now_us
+        self._requests += 1
+        self.world.faults[f"{method} {args.get('kind', '')}".strip()] += 1
+        made = transaction(
+            self.world.founding.network,
+            sender,
+            f"assembly-{self._requests}",
+            [Call("governance", method, args)],
+            START_MS + now_us // 1000 + EXPIRES_MS,
+            [key_of(sender)],
+        )
+        hosts = [host for host in self.world.hosts if host.door is not None]
+        self.world.clients.submit_at(hosts[self.world.timeline.pick(0, len(hosts))], [made])
+
+
+def state_of(host: "Host") -> Overlay:
+    """The state of the head of a running node."""
+    assert host.process is not None
+    assert host.process.node is not None
+    return Overlay(host.process.node._executor.view)
