@@ -1,6 +1,6 @@
 """How the members govern their network: proposals, votes, and a guard against changes after which it stands still.
 
-A proposal moves
+More than 500 lines because whoever audits a contract reads one file. A proposal moves
 
     open -> waiting -> effective
       \\-> rejected, withdrawn, expired      \\-> expired, void
@@ -13,8 +13,6 @@ still belongs to the old list; its header names the new one, which decides the n
 Invariants: what takes effect is exactly what was voted on (`before` must still hold, else the proposal is void); no
 change leaves fewer than `validators_min` validators; each member has one vote, that of its root principal, and only
 active validators vote. Member records belong to `membership`: this contract changes them by `ctx.call` alone.
-
-More than 500 lines because whoever audits a contract reads one file.
 """
 
 from typing import Annotated, Literal

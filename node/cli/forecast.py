@@ -41,9 +41,10 @@ class Forecast(msgspec.Struct, frozen=True):
         after = self.after
         if after.decides:
             return ""
+        up = ", ".join(after.up) or "none"
         down = ", ".join(name for name in after.members if name not in after.up)
         return (
-            f"after it {len(after.up)} of {len(after.members)} validators would run ({', '.join(after.up) or 'none'})"
+            f"after it {len(after.up)} of {len(after.members)} validators would run ({up})"
             f" and {after.quorum} must agree on every block; down or silent: {down}"
         )
 

@@ -10,7 +10,7 @@ import click
 from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
 from node.cli.documents import docs
-from node.cli.governing import propose, proposals, vote
+from node.cli.governing import proposals, propose, vote
 from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why

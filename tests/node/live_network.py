@@ -7,7 +7,7 @@ everywhere.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -103,6 +103,8 @@ class LiveNetwork:
             contracts={"settlement": {"currencies": [{"code": "USD", "exponent": 2, "issuer": "bank-a"}]}},
         )
         self.sync = SyncSettings()
+        self.further: dict[str, Sequence[SigningKey]] = {}
+        """Voting keys that lie at a member's node beside the one in the definition."""
         self.nodes: dict[str, Node] = {}
         self._runs: dict[str, asyncio.Task[int]] = {}
         self._requests = itertools.count(1)
@@ -187,8 +189,8 @@ class LiveNetwork:
         """The member's head."""
         return self.nodes[member]._chain.head.height
 
-    def _keys(self, member: str) -> tuple[SigningKey, SigningKey]:
-        return self._voting[member], self._tls[member]
+    def _keys(self, member: str) -> tuple[SigningKey, SigningKey, Sequence[SigningKey]]:
+        return self._voting[member], self._tls[member], self.further.get(member, ())
 
     def _found(self, config: NodeConfig) -> None:
         """Genesis is in the data directory, with the right to vote, as `hansa init` leaves it."""

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from node.cli.main import main
-from node.config import PrincipalConfig
-from node.keys import write_key_file
+from node.config import MemberConfig, NetworkConfig, PrincipalConfig, dump_network
+from node.keys import SigningKey, read_key_file, read_key_info, write_key_file
 from node.runtime import roster
 from tests.node.live_network import MEMBERS, LiveNetwork
 
@@ -107,3 +107,52 @@ async def test_a_member_is_removed_by_votes_and_the_rest_refuse_to_fall_below_a_
     assert refusal["code"] == "change_stops_network"
     assert "after it 1 of 2 validators would run (bank-a) and 2 must agree" in refusal["message"]
     assert await live.run("bank-a", "propose", "suspend_member", "bank-b", "--dry-run") == 1
+
+
+async def test_a_voting_key_changes_at_one_height_and_survives_a_restart(
+    live: GovernedNetwork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = SigningKey.generate()
+    # The operator of bank-b made a key and restarted its node, which has both at hand now.
+    await live.stop("bank-b")
+    live.further["bank-b"] = (new,)
+    await live.start("bank-b")
+    await live.until(lambda: len(live.nodes["bank-b"]._peers.connected) == 3)
+    change = ("propose", "rotate_voting_key", "bank-b", "--voting-key", new.public.hex(), "--anyway")
+    assert await live.act("bank-a", *change) == 1
+    assert "not_its_own_key" in capsys.readouterr().err
+    assert await live.act("bank-b", *change) == 0
+    for member in ("bank-a", "bank-c"):
+        assert await live.act(member, "vote", "1", "yes", "--anyway") == 0
+    await live.until(lambda: all(node._chain.head.members.key(1) == new.public for node in live.nodes.values()))
+    await live.stop("bank-b")
+    await live.start("bank-b")
+    # Three of four decide: without bank-d, the vote under the new key is needed.
+    await live.stop("bank-d")
+    async with live.client("bank-b") as client:
+        assert (await client.submit_and_wait(live.add("after", 1))).ok
+    signers = live.nodes["bank-b"]._chain.head.certificate
+    assert signers is not None
+    assert 1 in [index for index, _ in signers.signatures]
+
+
+def test_a_rotation_begins_with_a_key_beside_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HANSA_PASSPHRASE", PASSPHRASE)
+    keys = tmp_path / "keys"
+    assert main(["init", "--member", "bank-b", "--dir", str(tmp_path)]) == 0
+    before = {file.name for file in keys.iterdir()}
+    network_file = tmp_path / "agreed.toml"
+    found = {info.kind: info for info in (read_key_info(file) for file in keys.glob("*.key"))}
+    member = MemberConfig(
+        "bank-b", "validator", "127.0.0.1:7601", found["voting"].public_key, found["tls"].public_key
+    )
+    network_file.write_text(dump_network(NetworkConfig("alone", (member,))))
+    assert main(["init", "--member", "bank-b", "--dir", str(tmp_path), "--network", str(network_file)]) == 0
+    capsys.readouterr()
+    assert main(["keys", "rotate", "--dir", str(tmp_path), "--json"]) == 0
+    made = printed(capsys)
+    assert {file.name for file in keys.glob("*.key")} - before == {f"voting-{made['public_key'][:16]}.key"}
+    info, key = read_key_file(Path(made["file"]), PASSPHRASE, kind="voting", id="bank-b")
+    assert (info.public_key, key.public.hex()) == (key.public, made["public_key"])

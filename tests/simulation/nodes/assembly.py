@@ -1,4 +1,4 @@
-"""The members' administrators of a seeded run: they suspend and bring back one another and rotate keys, under faults.
+"""The members' administrators of a seeded run: they suspend and bring back one another and rotate keys meanwhile.
 
 They know what the node knows that they ask, lose answers and say things twice; when all is mended, they bring back
 whoever is suspended.

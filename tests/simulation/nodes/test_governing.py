@@ -91,7 +91,7 @@ class Assembly:
         self.until(lambda: all(host.up and status(host, number) == "effective" for host in hosts), limit_ms)
 
 
-@pytest.mark.parametrize("rotation_heights", [10_000, 1])
+@pytest.mark.parametrize("rotation_heights", [10_000, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_primary_is_removed_and_the_rest_go_on_without_it(rotation_heights: int) -> None:
     world = scene(shape=SHAPE._replace(n=5, rotation_heights=rotation_heights))
     with world.staged() as until:
@@ -132,6 +132,7 @@ def host_links(host: Host, other: Host) -> bool:
     return other.id in host.process.transport.connected
 
 
+@pytest.mark.slow
 def test_a_suspended_member_comes_back_and_its_vote_counts() -> None:
     world = scene(shape=SHAPE._replace(n=5))
     with world.staged() as until:
@@ -157,6 +158,7 @@ def test_a_suspended_member_comes_back_and_its_vote_counts() -> None:
         assembly.goes_on(guest, *others[1:])
 
 
+@pytest.mark.slow
 def test_a_voting_key_changes_at_one_height_across_restarts() -> None:
     world = scene(shape=SHAPE._replace(n=4))
     with world.staged() as until:
@@ -179,6 +181,7 @@ def test_a_voting_key_changes_at_one_height_across_restarts() -> None:
         assembly.goes_on(owner, *others[1:])
 
 
+@pytest.mark.slow
 def test_no_change_makes_a_list_that_cannot_decide() -> None:
     world = scene(shape=SHAPE._replace(n=6))
     with world.staged() as until:

@@ -17,7 +17,7 @@ from node.mempool import Mempool
 from node.runtime.chain import Chain
 from node.runtime.intake import Intake
 from node.store import Store
-from tests.simulation.nodes.runner import run_seed, unexercised
+from tests.simulation.nodes.runner import replay_line, run_governed_seed, run_seed, unexercised
 from tests.simulation.nodes.world import NodeWorld
 from tests.simulation.runner import report_lines, run_seeds
 from tests.simulation.world import Failure
@@ -25,6 +25,7 @@ from tests.simulation.world import Failure
 ROOT = Path(__file__).resolve().parents[3]
 FAST_SEEDS = 4
 SLOW_SEEDS = 150
+GOVERNED_SEEDS = 40
 EXPECTED_RULES = (
     "a node ends only when told or with its disk",
     "a promise is durable",
@@ -65,6 +66,25 @@ def test_every_rule_holds_in_a_few_seeds() -> None:
 @pytest.mark.slow
 def test_every_rule_holds_in_many_seeds() -> None:
     sweep(1_000, SLOW_SEEDS)
+
+
+def test_members_change_their_list_in_a_few_seeds() -> None:
+    governed_sweep(2, 2)
+
+
+@pytest.mark.slow
+def test_members_change_their_list_in_many_seeds() -> None:
+    governed_sweep(2_000, GOVERNED_SEEDS)
+
+
+def governed_sweep(first: int, seeds: int) -> None:
+    """Every rule holds in all of the seeds, and the list changed at least once in each."""
+    report = run_seeds(first, seeds, jobs=min(2, os.cpu_count() or 1), run=run_governed_seed)
+    assert not report.failed, [replay_line(failure, governed=True) for failure in report.failed]
+    assert report.reached["the list changed"] >= seeds
+    if seeds == GOVERNED_SEEDS:
+        for kind in ("suspend_member", "resume_member", "rotate_voting_key"):
+            assert report.faults[f"propose {kind}"]
 
 
 @pytest.mark.slow
