@@ -96,11 +96,21 @@ class Rules:
         if known is None:
             self._lists[head.height + 1] = head.members
             if head.members != self.deciders(head.height):
-                self.reached["the list changed"] += 1
+                self._note_boundary(head)
             known = self.decided[head.height] = Decided(head, where)
             self._on_new_height(where, contents, known, head)
         self.require("agreement", known.digest == head.digest, where, "but", known.where)
         self.require("equal state roots", known.state_root == head.state_root, where, "but", known.where)
+
+    def _note_boundary(self, head: HeadRecord) -> None:
+        """Count what a block that changes the list comes across."""
+        old, view = self.deciders(head.height), head.certificate.view if head.certificate is not None else 0
+        self.reached["the list changed"] += 1
+        if view > 0:
+            self.reached["the list changed in a later view"] += 1
+        primary = old.id(old.primary(head.height + 1, view, self._network.parameters.rotation_heights))
+        if head.members.index(primary) is None:
+            self.reached["the next primary left with the list"] += 1
 
     def _proven(self, certificate: Certificate, head: HeadRecord) -> bool:
         if certificate not in self._certificates:

@@ -25,7 +25,7 @@ from tests.simulation.world import Failure
 ROOT = Path(__file__).resolve().parents[3]
 FAST_SEEDS = 4
 SLOW_SEEDS = 150
-GOVERNED_SEEDS = 40
+GOVERNED_SEEDS = 25
 EXPECTED_RULES = (
     "a node ends only when told or with its disk",
     "a promise is durable",
@@ -85,6 +85,8 @@ def governed_sweep(first: int, seeds: int) -> None:
     if seeds == GOVERNED_SEEDS:
         for kind in ("suspend_member", "resume_member", "rotate_voting_key"):
             assert report.faults[f"propose {kind}"]
+        for situation in ("the list changed in a later view", "the next primary left with the list"):
+            assert report.reached[situation]
 
 
 @pytest.mark.slow
