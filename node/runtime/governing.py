@@ -15,13 +15,12 @@ from contracts.governance import OPEN_MAX, Governance
 from node.client.answers import Submission
 from node.config import NetworkConfig
 from node.errors import HansaError
-from node.executor import Executor
 from node.peers import Transport
 from node.runtime.clock import Clock
 from node.runtime.readiness import Readiness
 from node.runtime.roster import MemberLinks, Roster, roster_at
 from node.runtime.voting_keys import VotingKeys
-from node.state import Overlay
+from node.state import LedgerView, Overlay
 
 Submit = Callable[[Sequence[bytes]], Awaitable[list[Submission | HansaError]]]
 
@@ -42,7 +41,7 @@ class Governing:
         self,
         network: NetworkConfig,
         member: str,
-        executor: Executor,
+        view: Callable[[], LedgerView],
         transport: Transport,
         clock: Clock,
         keys: VotingKeys,
@@ -52,17 +51,20 @@ class Governing:
         told: Callable[[Roster], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """`told` is called with the members now and with each change of them; `spawn` runs what takes time."""
+        """`view()` gives the state of the head on disk. `told` is called with the members now and with each change
+        of them; `spawn` runs what takes time.
+        """
         self._network = network
         self._member = member
-        self._executor = executor
+        self._view = view
         self._keys = keys
         self._replica = replica
         self._is_withheld = is_withheld
         self._spawn = spawn
-        self._seen = self._look_at(None)
+        now = view()
+        self._seen = _mark_of(now, None)
         self._saying = False
-        self._links = MemberLinks(member, roster_at(network, executor.view), transport, clock, told)
+        self._links = MemberLinks(member, roster_at(network, now), transport, clock, told)
         self._readiness = Readiness(network.network_id, member, keys, clock, submit, self._may)
         self._log = structlog.get_logger("governance").bind(member=member)
 
@@ -75,13 +77,13 @@ class Governing:
         """This list decides from now on: the replica, which is told next, signs with the key that it names."""
         self._keys.adopt(members)
 
-    def on_applied(self) -> None:
-        """A block was applied: the members are what its state says."""
-        mark = self._look_at(self._seen)
+    def on_applied(self, view: LedgerView) -> None:
+        """A block was applied: the members are what its state, that of `view`, says."""
+        mark = _mark_of(view, self._seen)
         if mark != self._seen:
             self._seen = mark
             before = self._links.roster
-            self._links.change(roster_at(self._network, self._executor.view))
+            self._links.change(roster_at(self._network, view))
             if self._links.roster != before:
                 self._log.warning("the members changed", height=mark.height, standings=dict(self.roster.standings))
 
@@ -94,17 +96,9 @@ class Governing:
 
     async def _say(self) -> None:
         try:
-            await self._readiness.look(self._executor.view)
+            await self._readiness.look(self._view())
         finally:
             self._saying = False
-
-    def _look_at(self, known: "Mark | None") -> "Mark":
-        """What the state says now; `known` itself where nothing of it differs."""
-        view = self._executor.view
-        state = Overlay(view)
-        numbers = tuple(number for number, _ in Governance.undecided.scan_from(state, OPEN_MAX))
-        mark = Mark(view.head.height, Governance.last.read_from(state) or 0, numbers, view.head.members)
-        return known if known is not None and mark == msgspec.structs.replace(known, height=mark.height) else mark
 
     def _may(self, own_rotation: bool) -> bool:
         """Whether this node would do its part: it votes now, or follows and has caught up."""
@@ -116,3 +110,11 @@ class Governing:
         return status.abstention in (Abstention.NONE, Abstention.OBSERVER) or (
             own_rotation and status.abstention is Abstention.OTHER_KEY
         )
+
+
+def _mark_of(view: LedgerView, known: Mark | None) -> Mark:
+    """What the state says; `known` itself where nothing of it differs."""
+    state = Overlay(view)
+    numbers = tuple(number for number, _ in Governance.undecided.scan_from(state, OPEN_MAX))
+    mark = Mark(view.head.height, Governance.last.read_from(state) or 0, numbers, view.head.members)
+    return known if known is not None and mark == msgspec.structs.replace(known, height=mark.height) else mark

@@ -219,7 +219,7 @@ class Node:
         self._governing = Governing(
             network,
             config.member,
-            self._executor,
+            self._store.snapshot,
             self._peers,
             self._clock,
             keys,
@@ -480,7 +480,7 @@ class Node:
         self._code.on_applied(executed.header.contracts_hash)
         self._divergence.on_applied(executed.header.height)
         self._health.on_applied()
-        self._governing.on_applied()
+        self._governing.on_applied(view)
         self._snapshots.on_applied(view, target or 0)
         if not behind:
             self._joining.on_caught_up()
@@ -500,7 +500,7 @@ class Node:
     async def decide(self, effect: Decide) -> Input | None:
         """Apply a decided block."""
         answer = await self._work.while_applying(self._chain.decide(effect))
-        if isinstance(answer, Applied):
+        if isinstance(answer, Applied | Synced):
             self._governing.adopt(answer.head.members)
         return answer
 
