@@ -13,11 +13,25 @@ still belongs to the old list; its header names the new one, which decides the n
 Invariants: what takes effect is exactly what was voted on (`before` must still hold, else the proposal is void); no
 change leaves fewer than `validators_min` validators; each member has one vote, that of its root principal, and only
 active validators vote. Member records belong to `membership`: this contract changes them by `ctx.call` alone.
+Who is added is linked once the votes suffice, and has no vote before its own node has shown that it runs.
 """
 
 from typing import Annotated, Literal
 
-from contracts.membership import Key, MemberId, MemberRow, Membership, Standing
+from contracts.membership import (
+    JOINED_MAX,
+    KEYS_MAX,
+    OVERLAP_MS,
+    Address,
+    Key,
+    Keys,
+    MemberId,
+    MemberRow,
+    Membership,
+    OverlapMs,
+    Role,
+    Standing,
+)
 from contracts.sdk import (
     Argument,
     Code,
@@ -27,6 +41,7 @@ from contracts.sdk import (
     Item,
     Map,
     Meta,
+    Revert,
     State,
     TimeMs,
     Value,
@@ -39,17 +54,32 @@ from contracts.sdk import (
     scheduled,
 )
 
-Kind = Literal["remove_member", "suspend_member", "resume_member", "rotate_voting_key"]
+MemberKind = Literal[
+    "remove_member", "suspend_member", "resume_member", "change_role", "rotate_voting_key", "rotate_tls_key"
+]
+Kind = Literal[
+    "add_member",
+    "remove_member",
+    "suspend_member",
+    "resume_member",
+    "change_role",
+    "rotate_voting_key",
+    "rotate_tls_key",
+]
 Status = Literal["open", "waiting", "effective", "rejected", "withdrawn", "expired", "void"]
 Threshold = Literal["quorum", "all_but_f"]
 Number = Annotated[int, Meta(ge=1, le=9_007_199_254_740_991, description="the proposal's number")]
 Reason = Annotated[str, Meta(max_length=500)]
 
 VALIDATORS_MIN = 4
+VALIDATORS_MAX = 128
+"""Consensus has no place for more."""
 READY_BLOCKS = 100
 READY_BLOCKS_MAX = 100_000
 DAY_MS = 86_400_000
 PROPOSAL_MS_MAX = 90 * DAY_MS
+OWN_KINDS = ("rotate_voting_key", "rotate_tls_key")
+"""Any member proposes these for itself, and nobody for another: only it knows that it has the key."""
 OPEN_PER_MEMBER_MAX = 8
 OPEN_MAX = 400
 CASTS_MAX = 8
@@ -73,17 +103,28 @@ class Rules(Value):
 
 
 class Facts(Value):
-    """What a proposal would change of a member."""
+    """What a proposal would change of a member; before it is added, a newcomer is absent."""
 
-    standing: Standing
+    standing: Standing | Literal["absent"]
+    role: Role
     voting_key: bytes
+    tls_key: bytes
+    address: str
+
+
+class RootPolicy(Value):
+    """By which keys a newcomer's root principal will sign."""
+
+    threshold: int
+    keys: tuple[bytes, ...]
 
 
 class Proposal(Value):
     """A change that was proposed: the member's record as it was then, and as it would be.
 
     `decided_height` is where it had enough votes and `ended_height` where it ended, 0 before; `ended_code` says why
-    a void proposal could not take effect.
+    a void proposal could not take effect. `overlap_ms` is for how long a former TLS key serves too; `root` is what
+    a newcomer brings.
     """
 
     proposer: str
@@ -98,6 +139,8 @@ class Proposal(Value):
     decided_height: int
     ended_height: int
     ended_code: str
+    overlap_ms: int = 0
+    root: RootPolicy | None = None
 
 
 class Vote(Value):
@@ -189,7 +232,15 @@ class ReadinessShown(Event):
 class Governance(Contract):
     """Proposals to change the network's members, the members' votes on them, and the quorum guard."""
 
-    uses = (Membership.roster, Membership.change_member, Membership.expect_key)
+    uses = (
+        Membership.roster,
+        Membership.is_used,
+        Membership.enlist,
+        Membership.admit,
+        Membership.dismiss,
+        Membership.change_member,
+        Membership.expect_key,
+    )
     codes = (
         Code("proposal_not_found", "No proposal has that number."),
         Code("member_not_found", "No member has that id."),
@@ -200,10 +251,19 @@ class Governance(Contract):
         Code("not_the_proposer", "Only who proposed it withdraws a proposal."),
         Code("not_its_own_key", "A member proposes a new key for itself alone: only it knows that it has the key."),
         Code("nothing_to_change", "The member is as the proposal would make it already."),
-        Code("member_removed", "The member was removed: it can neither be suspended nor come back by this."),
-        Code("key_missing", "The rotation of a voting key names the new key."),
-        Code("key_not_expected", "Only the rotation of a voting key names a key."),
-        Code("key_in_use", "The key is or was the voting key of a member: choose one that was never used."),
+        Code("member_exists", "A member has or had that id: a newcomer chooses another."),
+        Code("member_removed", "The member was removed: nothing of it changes any more."),
+        Code("member_joining", "The member is about to join: wait until it has, or until that proposal expires."),
+        Code("argument_missing", "The change names the new key, or the new role."),
+        Code(
+            "argument_not_expected", "Only the rotation of a key names a key, and only the change of a role a role."
+        ),
+        Code("key_in_use", "The key is or was a member's: make one that was never used."),
+        Code("keys_not_distinct", "The voting key, the TLS key and the principal's keys are all different."),
+        Code("keys_out_of_range", "The newcomer's root principal has 1 to 16 keys."),
+        Code("threshold_out_of_range", "The threshold lies between 1 and the number of keys."),
+        Code("address_in_use", "Another member's node listens there."),
+        Code("too_many_members", "A network grows to at most 256 members, 128 of them validators."),
         Code("too_few_validators", "The change would leave fewer validators than the network allows."),
         Code("expiry_out_of_range", "A proposal expires within 90 days, and after now."),
         Code("too_many_open", "A member has at most 8 undecided or waiting proposals, and a network 400."),
@@ -249,42 +309,65 @@ class Governance(Contract):
     def propose(
         self,
         ctx: Context,
-        kind: Kind,
+        kind: MemberKind,
         member: MemberId,
         expires_at_ms: TimeMs,
         voting_key: Key | None = None,
+        tls_key: Key | None = None,
+        role: Role | None = None,
+        overlap_ms: OverlapMs = OVERLAP_MS,
         reason: Reason = "",
     ) -> None:
         """Propose a change of `member`; the proposer, an active validator's root principal, votes for it by this.
 
-        It ends at `expires_at_ms` unless it took effect before. `voting_key`: for rotate_voting_key, the new one.
+        It ends at `expires_at_ms` unless it took effect before. `voting_key` or `tls_key`: for their rotation, the
+        new one, which any member proposes for itself; the former TLS key serves on for `overlap_ms`.
+        """
+        rows = ctx.call(Membership.roster)
+        own = kind in OWN_KINDS and ctx.sender == member
+        require(own or ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
+        require(own or kind not in OWN_KINDS, "not_its_own_key", member)
+        for name, given in (("rotate_voting_key", voting_key), ("rotate_tls_key", tls_key), ("change_role", role)):
+            require(kind != name or given is not None, "argument_missing", name)
+            require(kind == name or given is None, "argument_not_expected", name)
+        before = _known(rows, member)
+        require(before.standing != "removed", "member_removed", member)
+        require(before.standing != "joining", "member_joining", member)
+        after = _after(kind, before, voting_key, tls_key, role)
+        require(after != before, "nothing_to_change", member)
+        overlap = overlap_ms if kind == "rotate_tls_key" else 0
+        self._open(ctx, rows, kind, member, before, after, expires_at_ms, reason, overlap, None)
+
+    @call
+    def propose_member(
+        self,
+        ctx: Context,
+        member: MemberId,
+        role: Role,
+        address: Address,
+        voting_key: Key,
+        tls_key: Key,
+        keys: Keys,
+        threshold: int,
+        expires_at_ms: TimeMs,
+        reason: Reason = "",
+    ) -> None:
+        """Propose a new member, by the keys that its `hansa init --join` printed; the proposer votes for it so.
+
+        Once the votes suffice, its node is linked and follows. A validator has its vote once its node has caught up
+        and said so. `keys` and `threshold` are its root principal's.
         """
         rows = ctx.call(Membership.roster)
         require(ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
-        require(ctx.time_ms < expires_at_ms <= ctx.time_ms + PROPOSAL_MS_MAX, "expiry_out_of_range")
-        require((voting_key is None) == (kind != "rotate_voting_key"), _key_code(voting_key), kind)
-        require(kind != "rotate_voting_key" or ctx.sender == member, "not_its_own_key", member)
-        before = _facts(rows, member)
-        require(before.standing != "removed", "member_removed", member)
-        after = _after(kind, before, voting_key)
-        require(after != before, "nothing_to_change", member)
-        obstacle = _obstacle(rows, self.rules.read(), member, before, after)
-        require(obstacle == "", obstacle, member)
-        open_ones = self.undecided.scan(limit=OPEN_MAX)
-        own = [number for number, proposer in open_ones if proposer == ctx.sender]
-        require(len(own) < OPEN_PER_MEMBER_MAX and len(open_ones) < OPEN_MAX, "too_many_open", ctx.sender)
-        number = self.last.read() + 1
-        self.last.set(number)
-        self.undecided[number] = ctx.sender
-        proposal = Proposal(
-            ctx.sender, kind, member, before, after, reason, ctx.height, expires_at_ms, "open", 0, 0, ""
-        )
-        self.proposals[number] = proposal
-        ctx.schedule(expires_at_ms, Governance.expire, number=number)
-        self._note(ctx, number, ctx.sender, "proposed")
-        ctx.emit(Proposed(number, ctx.sender, kind, member))
-        self._cast(ctx, number, True)
-        self._count(ctx, number, proposal, rows)
+        require(_facts(rows, member) is None, "member_exists", member)
+        require(1 <= len(keys) <= KEYS_MAX, "keys_out_of_range")
+        require(1 <= threshold <= len(keys), "threshold_out_of_range")
+        every = (voting_key, tls_key, *keys)
+        require(all(every.count(key) == 1 for key in every), "keys_not_distinct")
+        after = Facts("active", role, voting_key, tls_key, address)
+        root = RootPolicy(threshold, tuple(sorted(keys)))
+        before = replace(after, standing="absent")
+        self._open(ctx, rows, "add_member", member, before, after, expires_at_ms, reason, 0, root)
 
     @call
     def vote(self, ctx: Context, proposal: Number, yes: bool) -> None:
@@ -316,16 +399,16 @@ class Governance(Contract):
         require(ctx.time_ms < found.expires_at_ms, "proposal_expired")
         rows = ctx.call(Membership.roster)
         member, slash, rest = ctx.sender.partition("/")
-        new_list = _voters(_changed(rows, found.member, found.after))
+        new_list = _voters(_changed(rows, found))
         require(slash + rest == "/node" and member in new_list, "not_in_new_set", ctx.sender)
         if (proposal, member) not in self.readiness:
             self._note(ctx, proposal, member, "ready")
         self.readiness[proposal, member] = ctx.height
         ctx.emit(ReadinessShown(proposal, member))
         rules = self.rules.read()
-        obstacle = _obstacle(rows, rules, found.member, found.before, found.after)
+        obstacle = self._obstacle(ctx, rows, found)
         if obstacle != "":
-            self._expect(ctx, found, None)
+            self._let_go(ctx, found)
             self._end(ctx, proposal, found, "void", obstacle)
             return
         shown = [name for name in new_list if self._is_ready(proposal, name, ctx.height, rules)]
@@ -338,11 +421,56 @@ class Governance(Contract):
         """End a proposal that did not take effect in its time."""
         found = self.proposals[number]
         if number in self.undecided:
-            if found.status == "waiting":
-                self._expect(ctx, found, None)
+            self._let_go(ctx, found)
             self._end(ctx, number, found, "expired", "")
 
     # --- steps ---
+
+    def _open(
+        self,
+        ctx: Context,
+        rows: tuple[MemberRow, ...],
+        kind: Kind,
+        member: str,
+        before: Facts,
+        after: Facts,
+        expires_at_ms: int,
+        reason: str,
+        overlap_ms: int,
+        root: RootPolicy | None,
+    ) -> None:
+        require(ctx.time_ms < expires_at_ms <= ctx.time_ms + PROPOSAL_MS_MAX, "expiry_out_of_range")
+        proposal = Proposal(
+            ctx.sender,
+            kind,
+            member,
+            before,
+            after,
+            reason,
+            ctx.height,
+            expires_at_ms,
+            "open",
+            0,
+            0,
+            "",
+            overlap_ms,
+            root,
+        )
+        obstacle = self._obstacle(ctx, rows, proposal)
+        require(obstacle == "", obstacle, member)
+        open_ones = self.undecided.scan(limit=OPEN_MAX)
+        own = [number for number, proposer in open_ones if proposer == ctx.sender]
+        require(len(own) < OPEN_PER_MEMBER_MAX and len(open_ones) < OPEN_MAX, "too_many_open", ctx.sender)
+        number = self.last.read() + 1
+        self.last.set(number)
+        self.undecided[number] = ctx.sender
+        self.proposals[number] = proposal
+        ctx.schedule(expires_at_ms, Governance.expire, number=number)
+        self._note(ctx, number, ctx.sender, "proposed")
+        ctx.emit(Proposed(number, ctx.sender, kind, member))
+        if ctx.sender in _voters(rows):
+            self._cast(ctx, number, True)
+        self._count(ctx, number, proposal, rows)
 
     def _cast(self, ctx: Context, number: int, yes: bool) -> None:
         known = self.votes.get((number, ctx.sender))
@@ -366,20 +494,22 @@ class Governance(Contract):
 
     def _decide(self, ctx: Context, number: int, found: Proposal, rows: tuple[MemberRow, ...]) -> None:
         decided = replace(found, decided_height=ctx.height)
-        obstacle = _obstacle(rows, self.rules.read(), found.member, found.before, found.after)
+        obstacle = self._obstacle(ctx, rows, found)
         if obstacle != "":
             self._end(ctx, number, decided, "void", obstacle)
             return
-        if _list(rows) == _list(_changed(rows, found.member, found.after)):
+        member, after = found.member, found.after
+        if found.kind == "add_member":
+            ctx.call(Membership.enlist, member, after.role, after.address, after.voting_key, after.tls_key)
+        if _list(rows) == _list(_changed(rows, found)):
             self._take_effect(ctx, number, decided)
             return
         if found.kind == "rotate_voting_key":
-            self._supersede(ctx, found.member)
+            self._supersede(ctx, member)
+            ctx.call(Membership.expect_key, member, after.voting_key)
         self.proposals[number] = replace(decided, status="waiting")
-        if found.kind == "rotate_voting_key":
-            ctx.call(Membership.expect_key, found.member, found.after.voting_key)
         self._note(ctx, number, "", "waiting")
-        ctx.emit(Moved(number, found.member, "waiting", ""))
+        ctx.emit(Moved(number, member, "waiting", ""))
 
     def _supersede(self, ctx: Context, member: str) -> None:
         """No other rotation of the member waits: its node proves one new key at a time."""
@@ -389,13 +519,52 @@ class Governance(Contract):
                 self._end(ctx, number, found, "void", "superseded")
 
     def _take_effect(self, ctx: Context, number: int, found: Proposal) -> None:
-        ctx.call(Membership.change_member, found.member, found.after.standing, found.after.voting_key)
+        member, after, root = found.member, found.after, found.root
+        if root is not None:
+            ctx.call(Membership.admit, member, root.threshold, root.keys)
+        elif after.standing != "absent":
+            ctx.call(
+                Membership.change_member,
+                member,
+                after.role,
+                after.standing,
+                after.voting_key,
+                after.tls_key,
+                found.overlap_ms,
+            )
         self._end(ctx, number, found, "effective", "")
 
-    def _expect(self, ctx: Context, found: Proposal, key: bytes | None) -> None:
-        """The member's node signs with its voting key again, if a rotation had changed that."""
-        if found.kind == "rotate_voting_key":
-            ctx.call(Membership.expect_key, found.member, key)
+    def _let_go(self, ctx: Context, found: Proposal) -> None:
+        """What was prepared while the proposal waited is undone: it does not take effect."""
+        if found.status == "waiting" and found.kind == "rotate_voting_key":
+            ctx.call(Membership.expect_key, found.member, None)
+        if found.status == "waiting" and found.kind == "add_member":
+            ctx.call(Membership.dismiss, found.member)
+
+    def _obstacle(self, ctx: Context, rows: tuple[MemberRow, ...], found: Proposal) -> str:
+        """Why the change cannot take effect on the members as they are; empty: it can."""
+        joins = found.kind == "add_member" and found.status == "waiting"
+        now, before, after = _facts(rows, found.member), found.before, found.after
+        if found.kind == "add_member" and not joins:
+            if now is not None:
+                return "changed_meanwhile"
+            if any(row.address == after.address for row in rows):
+                return "address_in_use"
+            if any(ctx.call(Membership.is_used, key) for key in (after.voting_key, after.tls_key)):
+                return "key_in_use"
+            if len(rows) >= JOINED_MAX:
+                return "too_many_members"
+        elif now != (replace(after, standing="joining") if joins else before):
+            return "changed_meanwhile"
+        elif not joins and any(
+            new != old and ctx.call(Membership.is_used, new)
+            for old, new in ((before.voting_key, after.voting_key), (before.tls_key, after.tls_key))
+        ):
+            return "key_in_use"
+        count, then = len(_voters(rows)), len(_voters(_changed(rows, found)))
+        if then > VALIDATORS_MAX:
+            return "too_many_members"
+        return "too_few_validators" if then < count and then < self.rules.read().validators_min else ""
 
     def _end(self, ctx: Context, number: int, found: Proposal, status: Status, code: str) -> None:
         self.proposals[number] = replace(found, status=status, ended_height=ctx.height, ended_code=code)
@@ -487,10 +656,6 @@ def votes_needed(count: int, all_but_f: bool) -> int:
     return count - (count - 1) // 3 if all_but_f else quorum_of(count)
 
 
-def _key_code(voting_key: bytes | None) -> str:
-    return "key_missing" if voting_key is None else "key_not_expected"
-
-
 def _voters(rows: tuple[MemberRow, ...]) -> tuple[str, ...]:
     return tuple([row.id for row in rows if row.votes])
 
@@ -500,13 +665,24 @@ def _list(rows: tuple[MemberRow, ...]) -> tuple[tuple[str, bytes], ...]:
     return tuple([(row.id, row.voting_key) for row in rows if row.votes])
 
 
-def _facts(rows: tuple[MemberRow, ...], member: str) -> Facts:
-    found = [Facts(row.standing, row.voting_key) for row in rows if row.id == member]
-    require(len(found) == 1, "member_not_found", member)
-    return found[0]
+def _facts(rows: tuple[MemberRow, ...], member: str) -> Facts | None:
+    """The member as it is; None: nobody has that id."""
+    found = [
+        Facts(row.standing, row.role, row.voting_key, row.tls_key, row.address) for row in rows if row.id == member
+    ]
+    return found[0] if found else None
 
 
-def _after(kind: Kind, before: Facts, voting_key: bytes | None) -> Facts:
+def _known(rows: tuple[MemberRow, ...], member: str) -> Facts:
+    found = _facts(rows, member)
+    if found is None:
+        raise Revert("member_not_found", member)
+    return found
+
+
+def _after(
+    kind: MemberKind, before: Facts, voting_key: bytes | None, tls_key: bytes | None, role: Role | None
+) -> Facts:
     """What the member would be; the same as `before` where the kind changes nothing of it."""
     if kind == "remove_member":
         return replace(before, standing="removed")
@@ -514,31 +690,19 @@ def _after(kind: Kind, before: Facts, voting_key: bytes | None) -> Facts:
         return replace(before, standing="suspended")
     if kind == "resume_member":
         return replace(before, standing="active")
+    if role is not None:
+        return replace(before, role=role)
+    if tls_key is not None:
+        return replace(before, tls_key=tls_key)
     return before if voting_key is None else replace(before, voting_key=voting_key)
 
 
-def _changed(rows: tuple[MemberRow, ...], member: str, after: Facts) -> tuple[MemberRow, ...]:
-    """The members after the change."""
-    return tuple(
-        [
-            row
-            if row.id != member
-            else replace(
-                row,
-                standing=after.standing,
-                voting_key=after.voting_key,
-                votes=row.role == "validator" and after.standing == "active",
-            )
-            for row in rows
-        ]
-    )
-
-
-def _obstacle(rows: tuple[MemberRow, ...], rules: Rules, member: str, before: Facts, after: Facts) -> str:
-    """Why the change cannot take effect on the members as they are; empty: it can."""
-    if _facts(rows, member) != before:
-        return "changed_meanwhile"
-    if after.voting_key != before.voting_key and any(row.voting_key == after.voting_key for row in rows):
-        return "key_in_use"
-    count, then = len(_voters(rows)), len(_voters(_changed(rows, member, after)))
-    return "too_few_validators" if then < count and then < rules.validators_min else ""
+def _changed(rows: tuple[MemberRow, ...], found: Proposal) -> tuple[MemberRow, ...]:
+    """The members after the change; a newcomer comes last."""
+    after = found.after
+    standing = "removed" if after.standing == "absent" else after.standing
+    votes = after.role == "validator" and after.standing == "active"
+    row = MemberRow(found.member, after.role, after.voting_key, after.tls_key, standing, votes, after.address, b"")
+    known = any(item.id == found.member for item in rows)
+    changed = tuple([row if item.id == found.member else item for item in rows])
+    return changed if known else (*changed, row)

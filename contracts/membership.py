@@ -6,7 +6,9 @@ A member's root principal carries the member's id ("bank-a") and acts for all th
 "bank-a/node" is the member's node itself: it signs with the voting key, so it has no policy of its own that anybody
 could set. While a rotation of the voting key is expected, it signs with the new key, which proves that it has it.
 
-Members change by decisions of the contract `governance` alone.
+Members change by decisions of the contract `governance` alone. No voting or TLS key ever serves twice. Keys of
+links and of principals overlap when they change: for a while the former one does too, and never counts beside its
+successor. More than 500 lines because whoever audits a contract reads one file.
 """
 
 from typing import Annotated, Literal
@@ -28,19 +30,31 @@ from contracts.sdk import (
     query,
     replace,
     require,
+    scheduled,
 )
 
 MemberId = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Keys = Annotated[tuple[Key, ...], Meta(max_length=64)]
 Role = Literal["validator", "observer", "regulator"]
-Standing = Literal["active", "suspended", "removed"]
+Standing = Literal["joining", "active", "suspended", "removed"]
+Address = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,200}|\[[0-9A-Fa-f:.]{2,45}\]):[1-9][0-9]{0,4}\Z",
+        description="where a member's node listens for the others: host:port",
+    ),
+]
+OverlapMs = Annotated[int, Meta(ge=0, le=90 * 86_400_000, description="for so long the former key serves too")]
 
 GOVERNANCE = "@governance"
 NODE = "/node"
 KEYS_MAX = 16
 MEMBERS_MAX = 1_000
+JOINED_MAX = 256
+"""More members than that no network definition may have, and none comes to have."""
 PAGE_MAX = 500
+OVERLAP_MS = 7 * 86_400_000
 
 
 class NewMember(Argument):
@@ -63,8 +77,10 @@ class NewPrincipal(Argument):
 class Member(Value):
     """An institution. `position` is its place in the network definition, which orders the validators.
 
-    Only an active validator has a vote. A suspended member follows the network and may come back; a removed one
-    does not. `next_voting_key` is the key that a decided rotation waits for, or empty.
+    Only an active validator has a vote. One that joins is linked and follows; a suspended member does too and may
+    come back; a removed one does not. `next_voting_key` is the key that a decided rotation waits for, or empty.
+    `former_tls_key` still proves the member's node, beside `tls_key`, until an overlap ends; or empty. `address` is
+    where the node of a member listens that joined later; the network definition has those of the first.
     """
 
     position: int
@@ -73,13 +89,26 @@ class Member(Value):
     tls_key: bytes
     standing: Standing = "active"
     next_voting_key: bytes = b""
+    former_tls_key: bytes = b""
+    address: str = ""
+
+
+class FormerKey(Value):
+    """A key that was rotated: until the overlap ends it signs in the place of its successor."""
+
+    key: bytes
+    successor: bytes
 
 
 class Policy(Value):
-    """A principal's signatures suffice when `threshold` of `keys` (1 … 16, ascending) signed."""
+    """A principal's signatures suffice when `threshold` of `keys` (1 … 16, ascending) signed.
+
+    Each of `former` signs for its successor, and both together count once.
+    """
 
     threshold: int
     keys: tuple[bytes, ...]
+    former: tuple[FormerKey, ...] = ()
 
 
 class MemberRow(Value):
@@ -91,6 +120,8 @@ class MemberRow(Value):
     tls_key: bytes
     standing: Standing
     votes: bool
+    address: str
+    former_tls_key: bytes
 
 
 class PrincipalRow(Value):
@@ -99,14 +130,44 @@ class PrincipalRow(Value):
     id: str
     threshold: int
     keys: tuple[bytes, ...]
+    former: tuple[FormerKey, ...] = ()
+
+
+class MemberJoins(Event):
+    """The members decided for the newcomer: its node is linked from now on and follows."""
+
+    member: str
+    role: Role
+    address: str
+
+    topics = ("member/{member}",)
+
+
+class JoiningEnded(Event):
+    """The newcomer did not come in its time: its node is linked no more."""
+
+    member: str
+
+    topics = ("member/{member}",)
 
 
 class MemberChanged(Event):
-    """From the next height on, the member has this standing and this voting key."""
+    """From the next height on, the member has this role, this standing and these keys."""
 
     member: str
+    role: Role
     standing: Standing
     voting_key: bytes
+    tls_key: bytes
+
+    topics = ("member/{member}",)
+
+
+class OverlapEnded(Event):
+    """The former key of the member's node, or of the principal, does not serve any more."""
+
+    member: str
+    principal: str
 
     topics = ("member/{member}",)
 
@@ -133,6 +194,18 @@ class PolicyChanged(Event):
     topics = ("member/{member}", "principal/{principal}")
 
 
+class KeyRotated(Event):
+    """From the next transaction on `key` signs in the place of `former`, which signs too until `until_ms`."""
+
+    member: str
+    principal: str
+    former: bytes
+    key: bytes
+    until_ms: int
+
+    topics = ("member/{member}", "principal/{principal}")
+
+
 class PrincipalRemoved(Event):
     """The principal cannot send any more; its root still acts for what it owned."""
 
@@ -154,7 +227,9 @@ class Membership(Contract):
         Code("root_principal", "A member's root principal cannot be removed."),
         Code("reserved_principal", "A member's node signs with the voting key: nobody sets a policy for it."),
         Code("no_validator_left", "A network has at least one active validator."),
-        Code("too_many_members", "A network has at most 1,000 members."),
+        Code("too_many_members", "A network has at most 1,000 members, and grows to 256."),
+        Code("key_in_use", "The key is or was a member's already, or the policy's: make a new one."),
+        Code("key_not_found", "The policy has no such key."),
         Code("threshold_out_of_range", "The threshold lies between 1 and the number of keys."),
         Code("keys_out_of_range", "A policy has 1 to 16 keys."),
         Code("keys_not_distinct", "A key stands twice in the policy, or two validators share one."),
@@ -164,6 +239,8 @@ class Membership(Contract):
     registered: Map[MemberId, Member] = Map(missing="member_not_found")
     # Under (member, the rest of the id): ("bank-a", "/treasury"); the root principal has "" and comes first.
     policies: Map[tuple[MemberId, str], Policy] = Map(missing="principal_not_found")
+    # Every voting and TLS key that a member has or had.
+    used: Map[Key, MemberId] = Map()
 
     @genesis
     def create(
@@ -178,6 +255,8 @@ class Membership(Contract):
                 require(item.voting_key not in validator_keys, "keys_not_distinct", item.id)
                 validator_keys.append(item.voting_key)
             self.registered[item.id] = Member(position, item.role, item.voting_key, item.tls_key)
+            self.used[item.voting_key] = item.id
+            self.used[item.tls_key] = item.id
         for principal in principals:
             place = _place(principal.id)
             require(place[1] != NODE, "reserved_principal", principal.id)
@@ -212,6 +291,44 @@ class Membership(Contract):
         del self.policies[place]
         ctx.emit(PrincipalRemoved(place[0], principal))
 
+    @call
+    def rotate_key(
+        self, ctx: Context, principal: PrincipalId, former: Key, key: Key, overlap_ms: OverlapMs = OVERLAP_MS
+    ) -> None:
+        """Put `key` in the place of `former` in the principal's policy; the member's root principal sends this.
+
+        For `overlap_ms` either signs, and both together count once: who has both is not two.
+        """
+        place = self._managed(ctx, principal)
+        known = self.policies[place]
+        require(former in known.keys, "key_not_found", principal)
+        require(key not in known.keys and all(item.key != key for item in known.former), "key_in_use", principal)
+        keys = tuple(sorted([key if item == former else item for item in known.keys]))
+        # What `former` itself had replaced ends now: its successor is none any more.
+        kept = [item for item in known.former if item.successor != former]
+        until_ms = ctx.time_ms + overlap_ms
+        if overlap_ms:
+            kept.append(FormerKey(former, key))
+            ctx.schedule(
+                until_ms,
+                Membership.end_key_overlap,
+                member=place[0],
+                rest=place[1],
+                former=former,
+                successor=key,
+            )
+        self.policies[place] = Policy(known.threshold, keys, tuple(kept))
+        ctx.emit(KeyRotated(place[0], principal, former, key, until_ms))
+
+    @scheduled
+    def end_key_overlap(self, ctx: Context, member: str, rest: str, former: bytes, successor: bytes) -> None:
+        """Let the former key of a principal sign no longer, if nothing else ended that before."""
+        known = self.policies.get((member, rest))
+        if known is not None and FormerKey(former, successor) in known.former:
+            kept = tuple([item for item in known.former if item != FormerKey(former, successor)])
+            self.policies[member, rest] = replace(known, former=kept)
+            ctx.emit(OverlapEnded(member, member + rest))
+
     def _managed(self, ctx: Context, principal: str) -> tuple[str, str]:
         """Where the principal's policy lies; revert unless its member's root principal sends this."""
         place = _place(principal)
@@ -227,16 +344,91 @@ class Membership(Contract):
         return self.members()
 
     @call
-    def change_member(self, ctx: Context, member: MemberId, standing: Standing, voting_key: Key) -> None:
-        """Give the member this standing and voting key from the next height on; for `governance` alone."""
+    def is_used(self, ctx: Context, key: Key) -> bool:
+        """Return whether the key is or was a member's; for the contract `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        return key in self.used
+
+    @call
+    def enlist(
+        self, ctx: Context, member: MemberId, role: Role, address: Address, voting_key: Key, tls_key: Key
+    ) -> None:
+        """Let the newcomer's node be linked and follow, without a vote; for `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        known = self.registered.scan(limit=MEMBERS_MAX)
+        require(len(known) < JOINED_MAX, "too_many_members")
+        require(member not in self.registered, "member_exists", member)
+        position = max([item.position for _, item in known]) + 1
+        self.registered[member] = Member(position, role, voting_key, tls_key, "joining", address=address)
+        self.used[voting_key] = member
+        self.used[tls_key] = member
+        ctx.emit(MemberJoins(member, role, address))
+
+    @call
+    def admit(self, ctx: Context, member: MemberId, threshold: int, keys: Keys) -> None:
+        """Make the newcomer a member from the next height on, with its root principal; for `governance` alone."""
         ctx.authorize(GOVERNANCE)
         known = self.registered[member]
-        self.registered[member] = replace(known, standing=standing, voting_key=voting_key, next_voting_key=b"")
+        require(known.standing == "joining", "member_exists", member)
+        policy = _policy(threshold, keys)
+        self.policies[member, ""] = policy
+        ctx.emit(PrincipalAdded(member, member, policy.threshold, policy.keys))
+        self._change(ctx, member, replace(known, standing="active"))
+
+    @call
+    def dismiss(self, ctx: Context, member: MemberId) -> None:
+        """Forget the newcomer, which did not come; for `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        known = self.registered[member]
+        require(known.standing == "joining", "member_exists", member)
+        # Nothing was ever decided with its keys.
+        del self.used[known.voting_key]
+        del self.used[known.tls_key]
+        del self.registered[member]
+        ctx.emit(JoiningEnded(member))
+
+    @call
+    def change_member(
+        self,
+        ctx: Context,
+        member: MemberId,
+        role: Role,
+        standing: Standing,
+        voting_key: Key,
+        tls_key: Key,
+        overlap_ms: OverlapMs = 0,
+    ) -> None:
+        """Give the member this role, this standing and these keys from the next height on; for `governance` alone.
+
+        A former TLS key serves on for `overlap_ms`.
+        """
+        ctx.authorize(GOVERNANCE)
+        known = self.registered[member]
+        after = replace(known, role=role, standing=standing, voting_key=voting_key, next_voting_key=b"")
+        if tls_key != known.tls_key:
+            former = known.tls_key if overlap_ms else b""
+            after = replace(after, tls_key=tls_key, former_tls_key=former)
+            if former != b"":
+                ctx.schedule(ctx.time_ms + overlap_ms, Membership.end_tls_overlap, member=member, former=former)
+        self.used[voting_key] = member
+        self.used[tls_key] = member
+        self._change(ctx, member, after)
+
+    def _change(self, ctx: Context, member: str, after: Member) -> None:
+        self.registered[member] = after
         rows = self.members()
         require(any(row.votes for row in rows), "no_validator_left", member)
-        same = [row for row in rows if row.role == "validator" and row.voting_key == voting_key]
+        same = [row for row in rows if row.role == "validator" and row.voting_key == after.voting_key]
         require(len(same) <= 1, "keys_not_distinct", member)
-        ctx.emit(MemberChanged(member, standing, voting_key))
+        ctx.emit(MemberChanged(member, after.role, after.standing, after.voting_key, after.tls_key))
+
+    @scheduled
+    def end_tls_overlap(self, ctx: Context, member: str, former: bytes) -> None:
+        """Let the former TLS key prove the member's node no longer; a later one that overlaps stays."""
+        known = self.registered[member]
+        if known.former_tls_key == former:
+            self.registered[member] = replace(known, former_tls_key=b"")
+            ctx.emit(OverlapEnded(member, ""))
 
     @call
     def expect_key(self, ctx: Context, member: MemberId, voting_key: Key | None = None) -> None:
@@ -268,7 +460,7 @@ class Membership(Contract):
         start = None if after is None else _place(after)
         return tuple(
             [
-                PrincipalRow(f"{member}{place[1]}", policy.threshold, policy.keys)
+                PrincipalRow(f"{member}{place[1]}", policy.threshold, policy.keys, policy.former)
                 for place, policy in self.policies.scan(prefix=(member,), after=start, limit=limit)
             ]
         )
@@ -277,7 +469,7 @@ class Membership(Contract):
     def principal(self, principal: PrincipalId) -> PrincipalRow:
         """One principal with its policy."""
         found = self.policies[_place(principal)]
-        return PrincipalRow(principal, found.threshold, found.keys)
+        return PrincipalRow(principal, found.threshold, found.keys, found.former)
 
     @staticmethod
     def read_policy(state: State, principal: str) -> Policy | None:
@@ -321,7 +513,9 @@ class Membership(Contract):
     def policies_can_be_satisfied(self) -> bool:
         """Every policy asks for at least one and at most all of its distinct keys."""
         return all(
-            1 <= policy.threshold <= len(policy.keys) <= KEYS_MAX and _ascending(policy.keys)
+            1 <= policy.threshold <= len(policy.keys) <= KEYS_MAX
+            and _ascending(policy.keys)
+            and all(item.successor in policy.keys and item.key not in policy.keys for item in policy.former)
             for _, policy in self.policies.scan(limit=None)
         )
 
@@ -332,7 +526,16 @@ class Membership(Contract):
 
 
 def _row(member: str, found: Member) -> MemberRow:
-    return MemberRow(member, found.role, found.voting_key, found.tls_key, found.standing, _votes(found))
+    return MemberRow(
+        member,
+        found.role,
+        found.voting_key,
+        found.tls_key,
+        found.standing,
+        _votes(found),
+        found.address,
+        found.former_tls_key,
+    )
 
 
 def _votes(member: Member) -> bool:

@@ -12,7 +12,16 @@ from consensus.members import Members, Validator
 from node.client.answers import MemberDiagnosis, MemberStatus
 
 ACTIVE, SUSPENDED, REMOVED = "active", "suspended", "removed"
-KINDS = ("remove_member", "suspend_member", "resume_member", "rotate_voting_key")
+VALIDATOR = "validator"
+KINDS = (
+    "add_member",
+    "remove_member",
+    "suspend_member",
+    "resume_member",
+    "change_role",
+    "rotate_voting_key",
+    "rotate_tls_key",
+)
 
 
 class ListFacts(msgspec.Struct, frozen=True):
@@ -49,22 +58,46 @@ class Forecast(msgspec.Struct, frozen=True):
         )
 
 
-def forecast(kind: str, member: str, members: Sequence[MemberStatus], heard: Sequence[MemberDiagnosis]) -> Forecast:
-    """Return what the change would make of the list that decides, by what the asked node knows of who runs."""
-    now = {item.id: item.standing for item in members if item.role == "validator"}
-    then = {**now, **({member: _standing_after(kind, now[member])} if member in now else {})}
+def forecast(
+    kind: str,
+    member: str,
+    members: Sequence[MemberStatus],
+    heard: Sequence[MemberDiagnosis],
+    role: str | None = None,
+) -> Forecast:
+    """Return what the change would make of the list that decides, by what the asked node knows of who runs.
+
+    `role` is the newcomer's, or the new one. A newcomer counts as running: it has no vote before it said so itself.
+    """
+    standings = {item.id: (item.role, item.standing) for item in members}
+    now = {name: standing for name, (kept, standing) in standings.items() if kept == VALIDATOR}
+    before_role, standing = standings.get(member, (role, ACTIVE))
+    after_role = role if kind in ("add_member", "change_role") else before_role
+    then = {name: known for name, known in now.items() if name != member}
+    if after_role == VALIDATOR and (kind == "add_member" or member in standings):
+        # In its own place: the order of the table is that of the members.
+        after = {**now, member: _standing_after(kind, standing)}
+        then = {name: after[name] for name in [*(n for n in standings if n in after), member]}
     diagnoses = {item.id: item for item in heard}
-    return Forecast(_facts(now, diagnoses), _facts(then, diagnoses))
+    coming = member if kind == "add_member" else None
+    return Forecast(_facts(now, diagnoses), _facts(then, diagnoses, coming))
 
 
 def _standing_after(kind: str, standing: str) -> str:
-    changed = {"remove_member": REMOVED, "suspend_member": SUSPENDED, "resume_member": ACTIVE}
+    changed = {
+        "add_member": ACTIVE,
+        "remove_member": REMOVED,
+        "suspend_member": SUSPENDED,
+        "resume_member": ACTIVE,
+    }
     return changed.get(kind, standing)
 
 
-def _facts(standings: Mapping[str, str], diagnoses: Mapping[str, MemberDiagnosis]) -> ListFacts:
+def _facts(
+    standings: Mapping[str, str], diagnoses: Mapping[str, MemberDiagnosis], coming: str | None = None
+) -> ListFacts:
     names = tuple(name for name, standing in standings.items() if standing == ACTIVE)
-    up = tuple(name for name in names if name in diagnoses and _runs(diagnoses[name]))
+    up = tuple(name for name in names if name == coming or (name in diagnoses and _runs(diagnoses[name])))
     if not names:
         return ListFacts((), 0, 1, ())
     # The one place where thresholds are reckoned counts members, whatever their keys are.
@@ -73,5 +106,5 @@ def _facts(standings: Mapping[str, str], diagnoses: Mapping[str, MemberDiagnosis
 
 
 def _runs(member: MemberDiagnosis) -> bool:
-    """Whether it does its part; who is suspended is heard, and votes again once it is back."""
-    return member.votes or (member.reachable and member.cause == SUSPENDED)
+    """Whether it does its part; who has no vote now is heard, and votes once it may."""
+    return member.votes or (member.reachable and (member.cause == SUSPENDED or member.role != VALIDATOR))

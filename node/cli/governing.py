@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
+from node.cli.joining import Request, read_request
 from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
 from node.cli.output import Output, message
 from node.client import Client, Fate
@@ -35,6 +36,18 @@ anyway_option = click.option(
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("member")
 @click.option("--voting-key", metavar="HEX", help="For rotate_voting_key: the public key of `hansa keys rotate`.")
+@click.option("--tls-key", metavar="HEX", help="For rotate_tls_key: that of `hansa keys rotate --kind tls`.")
+@click.option(
+    "--overlap",
+    type=Duration(),
+    help="For rotate_tls_key: so long the former serves too (default 7d, at most 90d).",
+)
+@click.option("--role", type=click.Choice(["validator", "observer", "regulator"]), help="For change_role.")
+@click.option(
+    "--request",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="For add_member: what its `hansa init --join` wrote.",
+)
 @click.option("--expires", type=Duration(), default="7d", show_default=True, help="At most 90d.")
 @click.option("--reason", default="", help="For the other members, on the ledger.")
 @click.option("--dry-run", is_flag=True, help="Show what it would do; propose nothing.")
@@ -47,6 +60,10 @@ def propose(
     kind: str,
     member: str,
     voting_key: str | None,
+    tls_key: str | None,
+    overlap: int | None,
+    role: str | None,
+    request: Path | None,
     expires: int,
     reason: str,
     dry_run: bool,
@@ -61,24 +78,33 @@ def propose(
 
     It takes effect after enough votes, as soon as the nodes of a quorum of the new list have said that they run.
     """
+    if (request is None) == (kind == "add_member"):
+        raise ConfigError("invalid_usage", "add_member, and nothing else, goes with --request FILE")
+    given = {"voting_key": voting_key, "tls_key": tls_key}
     args: dict[str, Any] = {
-        "kind": kind,
         "member": member,
         "expires_at_ms": time.time_ns() // 1_000_000 + expires,
         "reason": reason,
+        **({"role": role} if role else {}),
+        **({"overlap_ms": overlap} if overlap is not None else {}),
+        **{name: _key(text) for name, text in given.items() if text is not None},
     }
-    if voting_key is not None:
-        args["voting_key"] = _key(voting_key)
     with connect(nodes, directory) as client:
-        expected = _forecast(client, kind, member)
+        if request is None:
+            args["kind"] = kind
+        else:
+            args.update(_newcomer(read_request(request, client.status().network, member)))
+        expected = _forecast(client, kind, member, args.get("role"))
+        changes = _changes(client, kind, args)
         if dry_run:
             if output.as_json:
-                output.document({"forecast": expected, "refusal": expected.refusal})
+                output.document({"changes": changes, "forecast": expected, "refusal": expected.refusal})
             else:
+                output.facts([(name, f"{before} -> {after}") for name, before, after in changes])
                 _show_forecast(output, expected)
             return FAILED if expected.refusal else 0
         _require_quorum(expected, anyway)
-        fate = _send(client, "propose", args, sender, keys, directory)
+        fate = _send(client, "propose" if request is None else "propose_member", args, sender, keys, directory)
         if output.as_json:
             output.document(fate)
         else:
@@ -112,7 +138,7 @@ def vote(
     """Vote on proposal NUMBER; until it is decided the vote may be changed."""
     with connect(nodes, directory) as client:
         view = client.query("governance.proposal", {"proposal": number}).value
-        expected = _forecast(client, view["proposal"]["kind"], view["proposal"]["member"])
+        expected = _forecast_of(client, view["proposal"])
         if not output.as_json:
             _show_proposal(output, view)
             _show_forecast(output, expected)
@@ -140,7 +166,7 @@ def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: 
             view = client.query("governance.proposal", {"proposal": number}).value
             expected = None
             if view["proposal"]["status"] in ("open", "waiting"):
-                expected = _forecast(client, view["proposal"]["kind"], view["proposal"]["member"])
+                expected = _forecast_of(client, view["proposal"])
             if output.as_json:
                 output.document({**view, "forecast": expected})
                 return
@@ -179,8 +205,40 @@ def _pages(client: Client) -> list[dict[str, Any]]:
             return rows
 
 
-def _forecast(client: Client, kind: str, member: str) -> Forecast:
-    return forecast(kind, member, client.members(), client.why().members)
+def _forecast(client: Client, kind: str, member: str, role: str | None) -> Forecast:
+    return forecast(kind, member, client.members(), client.why().members, role)
+
+
+def _forecast_of(client: Client, proposal: dict[str, Any]) -> Forecast:
+    return _forecast(client, proposal["kind"], proposal["member"], proposal["after"]["role"])
+
+
+def _newcomer(request: Request) -> dict[str, Any]:
+    """What a newcomer's request says, as arguments of its proposal."""
+    return {
+        "role": request.role,
+        "address": request.address,
+        "voting_key": bytes.fromhex(request.voting_key),
+        "tls_key": bytes.fromhex(request.tls_key),
+        "keys": [bytes.fromhex(key) for key in request.keys],
+        "threshold": request.threshold,
+    }
+
+
+def _changes(client: Client, kind: str, args: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Of each field that would change: its name, what it is, what it would be."""
+    if kind == "add_member":
+        shown = [name for name in ("role", "address", "voting_key", "tls_key") if name in args]
+        return [("standing", "absent", "active"), *((name, "", _text(args[name])) for name in shown)]
+    row = client.query("membership.member", {"member": args["member"]}).value
+    standings = {"remove_member": "removed", "suspend_member": "suspended", "resume_member": "active"}
+    after = {"standing": standings.get(kind, row["standing"])}
+    after |= {name: _text(args[name]) for name in ("role", "voting_key", "tls_key") if name in args}
+    return [(name, row[name], text) for name, text in after.items() if row[name] != text]
+
+
+def _text(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _require_quorum(expected: Forecast, anyway: bool) -> None:
@@ -219,6 +277,14 @@ def _show_proposal(output: Output, view: dict[str, Any]) -> None:
         [
             ("proposal", view["number"]),
             ("change", f"{found['kind']} {found['member']}"),
+            *(
+                [
+                    (name.replace("_", " "), found["after"][name])
+                    for name in ("role", "address", "voting_key", "tls_key")
+                ]
+                if found["root"] is not None
+                else []
+            ),
             *[
                 (name.replace("_", " "), f"{found['before'][name]} -> {found['after'][name]}")
                 for name in found["before"]

@@ -11,6 +11,7 @@ from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
 from node.cli.documents import docs
 from node.cli.governing import proposals, propose, vote
+from node.cli.joining import invite
 from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
@@ -50,6 +51,7 @@ COMMANDS = (
     restore,
     archive,
     members,
+    invite,
     propose,
     vote,
     proposals,

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
 from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables
-from node.cli.options import NODE_FILE, Directory, directory_option, output_option, passphrase
+from node.cli.joining import REQUEST_FILE, join_by_invitation
+from node.cli.options import NODE_FILE, Directory, directory_option, key_file_name, output_option, passphrase
 from node.cli.output import Output, message
+from node.config import Role
 from node.errors import ConfigError
-from node.keys import SigningKey, find_passphrase, read_key_info, write_key_file
+from node.keys import KeyKind, SigningKey, find_passphrase, read_key_info, write_key_file
 
 _MEMBER_ID = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _PRINCIPAL_ID = re.compile(r"[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?")
@@ -21,6 +24,16 @@ _PRINCIPAL_ID = re.compile(r"[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?")
 @click.option(
     "--network", "network_file", type=click.Path(path_type=Path, dir_okay=False), help="The network's network.toml."
 )
+@click.option(
+    "--join",
+    "invitation",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="An invitation (hansa invite) to a network that runs.",
+)
+@click.option(
+    "--role", type=click.Choice(["validator", "observer", "regulator"]), default="validator", help="With --join."
+)
+@click.option("--address", metavar="HOST:PORT", help="With --join: where the others reach it (default: --listen).")
 @click.option("--principal", "principals", multiple=True, metavar="ID", help="Make a signing key for it too.")
 @click.option("--listen", metavar="HOST:PORT", help="For peers (default: the address in network.toml).")
 @click.option("--api", metavar="HOST:PORT", help="For HTTP (default: 127.0.0.1:7700).")
@@ -34,6 +47,9 @@ _PRINCIPAL_ID = re.compile(r"[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?")
 def init(
     member: str,
     network_file: Path | None,
+    invitation: Path | None,
+    role: Role,
+    address: str | None,
     principals: Sequence[str],
     listen: str | None,
     api: str | None,
@@ -45,10 +61,28 @@ def init(
 
     First without --network: makes the keys and prints what network.toml needs of this member. Then, with the
     network.toml that everybody agreed on: checks it, writes node.toml and genesis.
+
+    With --join: makes all of that for a new member, and writes the request on which the members vote.
     """
     if not _MEMBER_ID.fullmatch(member):
         raise ConfigError("invalid_usage", f"{member!r} is no member id: use lower-case letters, digits and '-'")
     base = directory.path
+    if invitation is not None:
+        if network_file is not None or listen is None:
+            raise ConfigError("invalid_usage", "--join goes with --listen HOST:PORT, and without --network")
+        phrase = passphrase_from(directory, passphrase_file)
+        made_keys = make_keys(base, member, (member, *principals), phrase)
+        reached = address or listen
+        joined, request = join_by_invitation(
+            base, member, role, invitation, made_keys, reached, listen, api, passphrase_file
+        )
+        if output.as_json:
+            output.document({**msgspec.to_builtins(joined), "request": request})
+            return
+        _show_keys(output, joined.keys)
+        output.text(f"A member proposes it: hansa propose add_member {member} --request {base / REQUEST_FILE}")
+        output.text(f"Its node may run from now on, and is let in when enough voted: hansa run --dir {base}")
+        return
     owners = principals or (() if network_file else (member,))
     has_keys = (base / "keys" / "voting.key").exists()
     if owners or not has_keys:
@@ -135,18 +169,25 @@ def keys_new(principal: str, file: Path, directory: Directory, output: Output) -
 
 
 @keys.command("rotate")
+@click.option("--kind", type=click.Choice(["voting", "tls", "principal"]), default="voting", show_default=True)
+@click.option("--principal", metavar="ID", help="With --kind principal (default: the member's root).")
 @directory_option
 @output_option
-def keys_rotate(directory: Directory, output: Output) -> None:
-    """Make the voting key that this member will vote with; the keys that are there stay.
+def keys_rotate(kind: KeyKind, principal: str | None, directory: Directory, output: Output) -> None:
+    """Make the key that comes in the place of one in use; the keys that are there stay.
 
-    Restart the node, so that it has the key at hand; then propose it: `hansa propose rotate_voting_key`.
+    voting, tls: restart the node, so that it has the key at hand; then `hansa propose rotate_voting_key`, or
+    `rotate_tls_key`. principal: `hansa tx submit membership.rotate_key principal=… former=… key=…`.
     """
     node = directory.required()
+    if principal is not None and (kind != "principal" or not _PRINCIPAL_ID.fullmatch(principal)):
+        raise ConfigError("invalid_usage", "--principal ID goes with --kind principal: write MEMBER or MEMBER/NAME")
     key = SigningKey.generate()
-    file = node.keys_dir / f"voting-{key.public.hex()[:16]}.key"
-    write_key_file(file, key, kind="voting", id=node.member, passphrase=passphrase(directory))
-    made = PublicKey("voting", node.member, key.public.hex(), str(file))
+    owner = (principal or node.member) if kind == "principal" else node.member
+    name = key_file_name(owner).removesuffix(".key") if kind == "principal" else kind
+    file = node.keys_dir / f"{name}-{key.public.hex()[:16]}.key"
+    write_key_file(file, key, kind=kind, id=owner, passphrase=passphrase(directory))
+    made = PublicKey(kind, owner, key.public.hex(), str(file))
     if output.as_json:
         output.document(made)
     else:

@@ -56,13 +56,22 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemberConfig(msgspec.Struct, frozen=True):
-    """An institution: its id, its role, where its node listens for peers, and its two public keys (32 bytes)."""
+    """An institution: its id, its role, where its node listens for peers, and its two public keys (32 bytes).
+
+    `former_tls_key` proves its node too while a rotation overlaps; empty: nothing does.
+    """
 
     id: str
     role: Role
     address: str
     voting_key: bytes
     tls_key: bytes
+    former_tls_key: bytes = b""
+
+    @property
+    def tls_keys(self) -> tuple[bytes, ...]:
+        """All that prove its node."""
+        return (self.tls_key, self.former_tls_key) if self.former_tls_key else (self.tls_key,)
 
 
 class PrincipalConfig(msgspec.Struct, frozen=True):
@@ -74,13 +83,25 @@ class PrincipalConfig(msgspec.Struct, frozen=True):
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, dict=True):
-    """The definition of a network. The order of `members` is the order in which they become primary."""
+    """The definition of a network. The order of `members` is the order in which they become primary.
+
+    `peers` are no part of the definition: members as they are linked at the height `as_of`, where that differs from
+    it. Whoever joins knows them from its invitation, until its own ledger has come that far.
+    """
 
     name: str
     members: tuple[MemberConfig, ...]
     principals: tuple[PrincipalConfig, ...] = ()
     parameters: Parameters = Parameters()
     contracts: dict[str, dict[str, Any]] = {}
+    peers: tuple[MemberConfig, ...] = ()
+    as_of: int = 0
+
+    @cached_property
+    def known(self) -> tuple[MemberConfig, ...]:
+        """The members of the definition, as `peers` has them where it does, and then the later ones."""
+        later = {peer.id: peer for peer in self.peers}
+        return (*(later.pop(member.id, member) for member in self.members), *later.values())
 
     @cached_property
     def genesis_hash(self) -> bytes:
@@ -115,8 +136,10 @@ class NetworkConfig(msgspec.Struct, frozen=True, dict=True):
         return {**self.contracts, "membership": membership}
 
     def member(self, member_id: str) -> MemberConfig:
-        """Return the member named `member_id`; raise ConfigError (`unknown_member`) for a stranger."""
-        for member in self.members:
+        """Return the member named `member_id`, as the definition has it if it does; raise ConfigError
+        (`unknown_member`) for a stranger.
+        """
+        for member in (*self.members, *self.peers):
             if member.id == member_id:
                 return member
         known = ", ".join(m.id for m in self.members)

@@ -44,6 +44,7 @@ _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 
 class _NetworkTable(msgspec.Struct, forbid_unknown_fields=True):
     name: str
+    as_of: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] = 0
 
 
 class _MemberTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,6 +53,10 @@ class _MemberTable(msgspec.Struct, forbid_unknown_fields=True):
     address: str
     voting_key: str
     tls_key: str
+
+
+class _PeerTable(_MemberTable, forbid_unknown_fields=True):
+    former_tls_key: str | None = None
 
 
 class _PrincipalTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,6 +69,7 @@ class _NetworkFile(msgspec.Struct, forbid_unknown_fields=True):
     network: _NetworkTable
     members: list[Any]
     principals: list[Any] = []
+    peers: list[Any] = []
     parameters: Parameters = Parameters()
     contracts: dict[str, dict[str, Any]] = {}
 
@@ -109,15 +115,23 @@ def load_network(path: Path) -> NetworkConfig:
         for position, row in enumerate(plain):
             yield convert(path, row, type_, f"{name}[{position}]")
 
-    members = tuple(
-        MemberConfig(
+    def member(where: str, row: _MemberTable, former: str | None = None) -> MemberConfig:
+        return MemberConfig(
             id=row.id,
             role=row.role,
             address=row.address,
-            voting_key=key(f"members[{position}].voting_key", row.voting_key),
-            tls_key=key(f"members[{position}].tls_key", row.tls_key),
+            voting_key=key(f"{where}.voting_key", row.voting_key),
+            tls_key=key(f"{where}.tls_key", row.tls_key),
+            former_tls_key=b"" if former is None else key(f"{where}.former_tls_key", former),
         )
+
+    members = tuple(
+        member(f"members[{position}]", row)
         for position, row in enumerate(rows(table.members, "members", _MemberTable))
+    )
+    peers = tuple(
+        member(f"peers[{position}]", row, row.former_tls_key)
+        for position, row in enumerate(rows(table.peers, "peers", _PeerTable))
     )
     principals = tuple(
         PrincipalConfig(
@@ -127,7 +141,8 @@ def load_network(path: Path) -> NetworkConfig:
         )
         for position, row in enumerate(rows(table.principals, "principals", _PrincipalTable))
     )
-    network = NetworkConfig(table.network.name, members, principals, table.parameters, table.contracts)
+    name, as_of = table.network.name, table.network.as_of
+    network = NetworkConfig(name, members, principals, table.parameters, table.contracts, peers, as_of)
     check_network(network, path)
     return network
 

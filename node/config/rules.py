@@ -39,6 +39,7 @@ def check_network(network: NetworkConfig, path: Path | str = "network.toml") -> 
             "use lower-case letters, digits and '-', at most 48, first a letter",
         )
     _check_members(network, path)
+    _check_peers(network, path)
     _check_principals(network, path)
     check_parameters(network.parameters, path)
     for name, arguments in network.contracts.items():
@@ -133,6 +134,21 @@ def _check_members(network: NetworkConfig, path: Path | str) -> None:
             key: bytes = getattr(member, field)
             _check_key(path, f"{where}.{field}", key)
             unique.add(f"{where}.{field}", key.hex(), "every member has a voting key and a TLS key of its own")
+
+
+def _check_peers(network: NetworkConfig, path: Path | str) -> None:
+    if len(network.peers) > 2 * MEMBERS_MAX:
+        raise invalid(path, "peers", f"has more than {2 * MEMBERS_MAX} entries", "remove some")
+    unique, linked = _Unique(path), _Unique(path)
+    for position, peer in enumerate(network.peers):
+        where = f"peers[{position}]"
+        if not MEMBER_ID.fullmatch(peer.id):
+            raise invalid(path, f"{where}.id", f"{peer.id!r} is no member id", "write the id that the ledger has")
+        check_address(path, f"{where}.address", peer.address, port_min=1)
+        unique.add(f"{where}.id", peer.id, "write each member once")
+    for member in network.known:
+        for key in member.tls_keys:
+            linked.add(f"the TLS key of {member.id}", key.hex(), "a TLS key proves one member")
 
 
 def _check_principals(network: NetworkConfig, path: Path | str) -> None:

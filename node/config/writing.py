@@ -27,10 +27,10 @@ def dump_network(network: NetworkConfig) -> str:
         "",
         "[network]",
         f"name = {_toml(network.name)}",
+        *([f"as_of = {network.as_of}"] if network.as_of else []),
     ]
     for member in network.members:
-        lines += ["", "[[members]]"]
-        lines += [f"{key} = {_toml(getattr(member, key))}" for key in MemberConfig.__struct_fields__]
+        lines += ["", "[[members]]", *_member(member)]
     for principal in network.principals:
         lines += ["", "[[principals]]"]
         lines += [f"{key} = {_toml(getattr(principal, key))}" for key in PrincipalConfig.__struct_fields__]
@@ -39,6 +39,9 @@ def dump_network(network: NetworkConfig) -> str:
     for name, arguments in network.contracts.items():
         lines += ["", f"[contracts.{name}]"]
         lines += [f"{_toml_key(key)} = {_toml(value)}" for key, value in arguments.items()]
+    for peer in network.peers:
+        lines += ["", "[[peers]]", *_member(peer)]
+        lines += [f"former_tls_key = {_toml(peer.former_tls_key)}"] if peer.former_tls_key else []
     return "\n".join(lines) + "\n"
 
 
@@ -68,6 +71,11 @@ def dump_node(node: NodeConfig) -> str:
     lines += ["", "[sync]"]
     lines += [f"{key} = {_toml(getattr(node.sync, key))}" for key in SyncSettings.__struct_fields__]
     return "\n".join(lines) + "\n"
+
+
+def _member(member: MemberConfig) -> list[str]:
+    keys = [key for key in MemberConfig.__struct_fields__ if key != "former_tls_key"]
+    return [f"{key} = {_toml(getattr(member, key))}" for key in keys]
 
 
 def _toml(value: object) -> str:

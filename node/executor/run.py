@@ -3,7 +3,7 @@
 The order within a block: request ids that are due are forgotten, due scheduled calls run, then the transactions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -30,8 +30,20 @@ REQUESTS = encode_key((LEDGER, "request"))
 SCHEDULE = encode_key((LEDGER, "schedule"))
 
 
+class FormerKey(Protocol):
+    """A key that signs for its successor for a while."""
+
+    @property
+    def key(self) -> bytes:
+        """The former public key."""
+
+    @property
+    def successor(self) -> bytes:
+        """The key in whose place it signs."""
+
+
 class Policy(Protocol):
-    """Which signatures let a principal act: any `threshold` of `keys`."""
+    """Which signatures let a principal act: any `threshold` of `keys`, of which a former one may take the place."""
 
     @property
     def threshold(self) -> int:
@@ -40,6 +52,10 @@ class Policy(Protocol):
     @property
     def keys(self) -> tuple[bytes, ...]:
         """The public keys."""
+
+    @property
+    def former(self) -> Sequence[FormerKey]:
+        """Keys that were rotated lately; one and its successor count once."""
 
 
 class Registry(Protocol):
@@ -302,6 +318,9 @@ def unsatisfied(policy: Policy | None, transaction: Transaction) -> str | None:
     signed = 0
     for signature in transaction.signatures:
         signed += signature.key in policy.keys
+    for item in policy.former:
+        signers = [signature.key for signature in transaction.signatures]
+        signed += item.key in signers and item.successor not in signers
     return None if signed >= policy.threshold else "policy_unsatisfied"
 
 

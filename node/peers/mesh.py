@@ -72,6 +72,7 @@ class Peers:
         network: NetworkConfig,
         member: str,
         tls_key: SigningKey,
+        further_tls_keys: Sequence[SigningKey] = (),
         listen: str,
         contracts_hash: bytes,
         instance: bytes,
@@ -80,11 +81,15 @@ class Peers:
         timing: Timing | None = None,
         log: FilteringBoundLogger | None = None,
     ) -> None:
-        """Raise ConfigError where `member` is none of the network's, or `tls_key` is not its key."""
+        """Raise ConfigError where `member` is none of the network's, or `tls_key` is not its key.
+
+        `further_tls_keys` are those to which it rotated since, or will: the current members say which one is shown.
+        """
         if network.member(member).tls_key != tls_key.public:
             raise ConfigError("wrong_key", f"the TLS key at hand is not the one that network.toml has for {member}")
         self._id = member
         self._tls_key = tls_key
+        self._tls_keys = {key.public: key for key in (tls_key, *further_tls_keys)}
         self._listen = listen
         self._handler = handler
         self._queue_bytes_max = queue_bytes_max
@@ -112,7 +117,7 @@ class Peers:
         self._running = False
         self._server_context: ssl.SSLContext
         self._client_context: ssl.SSLContext
-        self.set_members(network.members)
+        self.set_members(network.known)
 
     # --- the Transport ---
 
@@ -206,22 +211,34 @@ class Peers:
         return dict(self._endings.counts)
 
     def set_members(self, members: Sequence[MemberConfig]) -> None:
-        """Only `members` are spoken to from now on; links of removed members, and under old keys, are closed."""
+        """Only `members` are spoken to from now on; links of removed members, and under old keys, are closed.
+
+        Of its own keys the node shows the former one while both are valid: who was away when the new one came, and
+        has not heard of it, still knows the node. The other ones need not be at hand before that is over.
+        """
         before = self._members
+        own = next((member for member in members if member.id == self._id), None)
+        shown = () if own is None else (own.former_tls_key, own.tls_key)
+        at_hand = [self._tls_keys[key] for key in shown if key in self._tls_keys]
+        if at_hand:
+            self._tls_key = at_hand[0]
+        if own is not None and own.tls_key not in self._tls_keys:
+            self._log.error("peers.tls_key_missing", tls_key=own.tls_key.hex(), member=self._id)
         self._members = {member.id: member for member in members if member.id != self._id}
-        pinned = [member.tls_key for member in self._members.values()]
+        pinned = [key for member in self._members.values() for key in member.tls_keys]
         self._server_context = tls_context(self._tls_key, server=True, pinned=pinned)
         self._client_context = tls_context(self._tls_key, server=False, pinned=pinned)
         for member_id in [*before]:
             old, new = before[member_id], self._members.get(member_id)
-            if new is not None and (new.tls_key, new.address) == (old.tls_key, old.address):
+            link = self._links.get(member_id)
+            proven = link is not None and new is not None and certificate_key(link.certificate) in new.tls_keys
+            if new is not None and new.address == old.address and (link is None or proven):
                 continue
             dialler = self._accounts[member_id].dialler
             if dialler is not None:
                 dialler.cancel()
                 self._accounts[member_id].dialler = None
-            link = self._links.get(member_id)
-            if link is not None and (new is None or new.tls_key != old.tls_key):
+            if link is not None and not proven:
                 self._refuse(link, "not_a_member", f"{member_id} is no member any more, or its key was changed")
             if new is None:
                 del self._accounts[member_id]
@@ -366,7 +383,7 @@ class Peers:
     def _member_of(self, link: Link) -> MemberConfig | None:
         """The current member whose TLS key the other side has proven."""
         key = certificate_key(link.certificate)
-        return next((member for member in self._members.values() if member.tls_key == key), None)
+        return next((member for member in self._members.values() if key in member.tls_keys), None)
 
     def _on_greeting(self, link: Link, message: WireMessage) -> None:
         if isinstance(message, Refusal):

@@ -1,6 +1,6 @@
 """What the members decide about themselves, carried out at this node: its links, keys, readiness and words.
 
-The ledger is looked at after each block, and no more than its governance fields where nothing is decided.
+The ledger is looked at after each block, and no more than its proposals and members.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -12,6 +12,7 @@ import structlog
 from consensus.members import Members
 from consensus.status import Abstention, ReplicaStatus
 from contracts.governance import OPEN_MAX, Governance
+from contracts.membership import Member, Membership
 from node.client.answers import Submission
 from node.config import NetworkConfig
 from node.errors import HansaError
@@ -26,12 +27,12 @@ Submit = Callable[[Sequence[bytes]], Awaitable[list[Submission | HansaError]]]
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What differs between two states if a proposal moved between them; `height` is where it was first seen."""
+    """What differs between two states if a proposal moved between them, or a member changed."""
 
-    height: int
     last: int
     undecided: tuple[int, ...]
-    members: Members
+    rows: tuple[tuple[str, Member], ...]
+    invited: bool
 
 
 class Governing:
@@ -62,9 +63,9 @@ class Governing:
         self._is_withheld = is_withheld
         self._spawn = spawn
         now = view()
-        self._seen = _mark_of(now, None)
+        self._seen = self._mark_of(now)
         self._saying = False
-        self._links = MemberLinks(member, roster_at(network, now), transport, clock, told)
+        self._links = MemberLinks(member, network.known, roster_at(network, now, member), transport, clock, told)
         self._readiness = Readiness(network.network_id, member, keys, clock, submit, self._may)
         self._log = structlog.get_logger("governance").bind(member=member)
 
@@ -79,13 +80,14 @@ class Governing:
 
     def on_applied(self, view: LedgerView) -> None:
         """A block was applied: the members are what its state, that of `view`, says."""
-        mark = _mark_of(view, self._seen)
+        mark = self._mark_of(view)
         if mark != self._seen:
             self._seen = mark
             before = self._links.roster
-            self._links.change(roster_at(self._network, view))
+            self._links.change(roster_at(self._network, view, self._member))
             if self._links.roster != before:
-                self._log.warning("the members changed", height=mark.height, standings=dict(self.roster.standings))
+                height, standings = view.head.height, dict(self.roster.standings)
+                self._log.warning("the members changed", height=height, standings=standings)
 
     def look(self) -> None:
         """Say and close what is due; call it every while."""
@@ -111,10 +113,8 @@ class Governing:
             own_rotation and status.abstention is Abstention.OTHER_KEY
         )
 
-
-def _mark_of(view: LedgerView, known: Mark | None) -> Mark:
-    """What the state says; `known` itself where nothing of it differs."""
-    state = Overlay(view)
-    numbers = tuple(number for number, _ in Governance.undecided.scan_from(state, OPEN_MAX))
-    mark = Mark(view.head.height, Governance.last.read_from(state) or 0, numbers, view.head.members)
-    return known if known is not None and mark == msgspec.structs.replace(known, height=mark.height) else mark
+    def _mark_of(self, view: LedgerView) -> Mark:
+        state = Overlay(view)
+        numbers = tuple(number for number, _ in Governance.undecided.scan_from(state, OPEN_MAX))
+        last = Governance.last.read_from(state) or 0
+        return Mark(last, numbers, Membership.read_members(state), view.head.height < self._network.as_of)

@@ -188,7 +188,7 @@ class Node:
         keys = VotingKeys(config.member, own.voting_key, outside.sign, outside.further_keys)
         keys.adopt(self._chain.head.members)
         replica = Replica(
-            self._replica_config(own.role == "validator", outside.instance),
+            self._replica_config(outside.instance),
             self._chain.head,
             msgspec.structs.replace(self._store.memory(), withheld=self._withheld()),
             self._recorder.signing(keys.sign),
@@ -322,11 +322,12 @@ class Node:
         height = self._store.head.height
         return self._store.snapshot().header(height).contracts_hash if height else None
 
-    def _replica_config(self, votes: bool, instance: bytes) -> Config:
+    def _replica_config(self, instance: bytes) -> Config:
         parameters = self._parameters
         return Config(
             network=self._network.network_id,
-            member=self._config.member if votes else None,
+            # Whether it votes is for the list of each height to say: roles change.
+            member=self._config.member,
             rotation_heights=parameters.rotation_heights,
             base_timeout_ms=parameters.base_timeout_ms,
             timeout_cap_ms=parameters.timeout_cap_ms,

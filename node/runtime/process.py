@@ -20,6 +20,8 @@ from node.runtime.node import Node
 from node.runtime.surroundings import this_machine
 
 NODE_FILE = "node.toml"
+FURTHER = "[0-9a-f]" * 16
+"""How the files of keys are told apart that came later: by the first digits of the public key."""
 STANDARD_ERROR: Final = 2
 SWITCH_INTERVAL_S = 0.001
 """How long a busy thread may keep the event loop from running: votes come before executions."""
@@ -48,7 +50,11 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     # To these the member rotated since, or will (docs/governance.md); the ledger says which one signs.
     further = [
         read_key_file(path, secret, kind="voting", id=config.member)[1]
-        for path in sorted(config.keys_dir.glob("voting-*.key"))
+        for path in sorted(config.keys_dir.glob(f"voting-{FURTHER}.key"))
+    ]
+    further_tls = [
+        read_key_file(path, secret, kind="tls", id=config.member)[1]
+        for path in sorted(config.keys_dir.glob(f"tls-{FURTHER}.key"))
     ]
     _, tls_key = read_key_file(config.keys_dir / "tls.key", secret, kind="tls", id=config.member)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -56,7 +62,8 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
 
     async def main() -> int:
         while True:
-            node = Node(config, network, this_machine(config, network, voting_key, tls_key, further))
+            outside = this_machine(config, network, voting_key, tls_key, further, further_tls)
+            node = Node(config, network, outside)
             for name in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(name, node.stop)
             code = await node.run(_settle)

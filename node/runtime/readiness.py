@@ -80,7 +80,10 @@ class Readiness:
 
     def _would_vote(self, proposal: Proposal, votes: bool) -> bool:
         """Whether this member stands in the list after the change."""
-        return proposal.after.standing == "active" if proposal.member == self._member else votes
+        after = proposal.after
+        return (
+            after.standing == "active" and after.role == "validator" if proposal.member == self._member else votes
+        )
 
     async def _say(self, number: int, key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:
         body = Body(

@@ -39,35 +39,58 @@ class Roster(msgspec.Struct, frozen=True):
         )
 
 
-def roster_of(network: NetworkConfig, rows: tuple[tuple[str, Member], ...]) -> Roster:
-    """Return the members as the ledger has them; those without an address in network.toml are left out."""
-    known = dict(rows)
-    members = tuple(
-        MemberConfig(item.id, row.role, item.address, row.voting_key, row.tls_key)
-        for item in network.members
-        if (row := known.get(item.id)) is not None
-    )
-    return Roster(members, {member.id: known[member.id].standing for member in members})
+def roster_of(network: NetworkConfig, rows: tuple[tuple[str, Member], ...], height: int, me: str) -> Roster:
+    """Return the members as the ledger has them at `height`, and this one, `me`, whom it may not have yet.
+
+    Below the height of an invitation (network.as_of) the ledger here is older than that: its peers come first.
+    """
+    here = {item.id: item for item in network.known}
+    invited = {item.id: item for item in network.peers} if height < network.as_of else {}
+    members: list[MemberConfig] = []
+    standings: dict[str, str] = {}
+    for name, row in rows:
+        address = here[name].address if name in here else row.address
+        member = MemberConfig(name, row.role, address, row.voting_key, row.tls_key, row.former_tls_key)
+        later = invited.pop(name, None)
+        if later is not None:
+            member = msgspec.structs.replace(member, tls_key=later.tls_key, former_tls_key=later.former_tls_key)
+        members.append(member)
+        standings[name] = row.standing
+    if me not in standings:
+        invited[me] = here[me]
+    for name, later in invited.items():
+        members.append(later)
+        standings[name] = "joining"
+    return Roster(tuple(members), standings)
 
 
-def roster_at(network: NetworkConfig, view: LedgerView) -> Roster:
-    """Return the members as the state of `view` has them."""
-    return roster_of(network, Membership.read_members(Overlay(view)))
+def roster_at(network: NetworkConfig, view: LedgerView, me: str) -> Roster:
+    """Return the members as the state of `view` has them, and `me`."""
+    return roster_of(network, Membership.read_members(Overlay(view)), view.head.height, me)
 
 
 class MemberLinks:
     """Keeps the links to the present members, and no others. Runs on the event loop."""
 
     def __init__(
-        self, member: str, roster: Roster, transport: Transport, clock: Clock, told: Callable[[Roster], None]
+        self,
+        member: str,
+        linked: tuple[MemberConfig, ...],
+        roster: Roster,
+        transport: Transport,
+        clock: Clock,
+        told: Callable[[Roster], None],
     ) -> None:
-        """The links are those of `roster`, without any farewell; `told` is called with it and with each change."""
+        """The links are those of `roster`, without any farewell; `told` is called with it and with each change.
+
+        `linked` are whom the transport speaks to now.
+        """
         self._member = member
         self._transport = transport
         self._clock = clock
         self._told = told
         self._roster = roster
-        self._linked = tuple(item.id for item in roster.members)
+        self._linked = linked
         self._farewell_ms: dict[str, int] = {}
         self._link()
         told(roster)
@@ -107,7 +130,6 @@ class MemberLinks:
             for item in self._roster.members
             if not alone and (standings[item.id] != "removed" or item.id in self._farewell_ms)
         )
-        names = tuple(item.id for item in wanted)
-        if names != self._linked:
-            self._linked = names
+        if wanted != self._linked:
+            self._linked = wanted
             self._transport.set_members(wanted)

@@ -347,7 +347,7 @@ class Service:
         roster = self._roster()
         return NodeStatus(
             member=self._member,
-            role=self._config.member(self._member).role,
+            role=next(item.role for item in roster.members if item.id == self._member),
             standing=roster.standings.get(self._member, "active"),
             network=self.network,
             genesis_hash=self.genesis_hash.hex(),

@@ -72,10 +72,12 @@ def this_machine(
     voting_key: SigningKey,
     tls_key: SigningKey,
     further_keys: Sequence[SigningKey] = (),
+    further_tls_keys: Sequence[SigningKey] = (),
 ) -> Surroundings:
     """Return the real surroundings: LevelDB, TLS, HTTP, Ed25519; raise ConfigError where the keys are others'.
 
-    `voting_key` is the one in network.toml; `further_keys` are those to which the member rotated since, or will.
+    `voting_key` and `tls_key` are those in network.toml; the further ones are to which the member rotated since, or
+    will.
     """
     own = network.member(config.member)
     if own.voting_key != voting_key.public:
@@ -88,6 +90,7 @@ def this_machine(
             network=network,
             member=config.member,
             tls_key=tls_key,
+            further_tls_keys=further_tls_keys,
             listen=config.listen,
             contracts_hash=contracts_hash,
             instance=instance,

@@ -7,7 +7,7 @@ import pytest
 from consensus.members import Members, Validator
 from contracts.engine import EventRecord
 from contracts.governance import Governance, quorum_of, votes_needed
-from contracts.membership import Membership
+from contracts.membership import Membership, Policy
 from contracts.sdk import Revert
 from contracts.testkit import START_MS, World, reverts
 
@@ -289,8 +289,8 @@ def test_only_the_proposer_withdraws_and_only_what_is_open(world: World) -> None
         ("bank-a/desk", {"kind": "remove_member", "member": "bank-e"}, "not_a_voter"),
         ("bank-a", {"kind": "remove_member", "member": "bank-z"}, "member_not_found"),
         ("bank-a", {"kind": "resume_member", "member": "bank-e"}, "nothing_to_change"),
-        ("bank-a", {"kind": "rotate_voting_key", "member": "bank-a"}, "key_missing"),
-        ("bank-a", {"kind": "remove_member", "member": "bank-e", "voting_key": key(50)}, "key_not_expected"),
+        ("bank-a", {"kind": "rotate_voting_key", "member": "bank-a"}, "argument_missing"),
+        ("bank-a", {"kind": "remove_member", "member": "bank-e", "voting_key": key(50)}, "argument_not_expected"),
         ("bank-a", {"kind": "rotate_voting_key", "member": "bank-b", "voting_key": key(50)}, "not_its_own_key"),
         ("bank-a", {"kind": "rotate_voting_key", "member": "bank-a", "voting_key": key(1)}, "nothing_to_change"),
         ("bank-a", {"kind": "rotate_voting_key", "member": "bank-a", "voting_key": key(2)}, "key_in_use"),
@@ -300,6 +300,16 @@ def test_only_the_proposer_withdraws_and_only_what_is_open(world: World) -> None
             {"kind": "remove_member", "member": "bank-e", "expires_at_ms": START_MS + 91 * DAY_MS},
             "expiry_out_of_range",
         ),
+        ("bank-a", {"kind": "add_member", "member": "bank-z"}, "invalid_arguments"),
+        ("bank-a", {"kind": "change_role", "member": "bank-e"}, "argument_missing"),
+        ("bank-a", {"kind": "change_role", "member": "bank-e", "role": "validator"}, "nothing_to_change"),
+        ("bank-a", {"kind": "change_role", "member": "bank-e", "role": "king"}, "invalid_arguments"),
+        ("bank-a", {"kind": "remove_member", "member": "bank-e", "role": "observer"}, "argument_not_expected"),
+        ("bank-a", {"kind": "rotate_tls_key", "member": "bank-a"}, "argument_missing"),
+        ("bank-a", {"kind": "rotate_tls_key", "member": "bank-b", "tls_key": key(50)}, "not_its_own_key"),
+        ("bank-a", {"kind": "rotate_tls_key", "member": "bank-a", "tls_key": key(102)}, "key_in_use"),
+        ("bank-a", {"kind": "rotate_tls_key", "member": "bank-a", "tls_key": key(1)}, "key_in_use"),
+        ("watch", {"kind": "rotate_tls_key", "member": "bank-a", "tls_key": key(50)}, "not_a_voter"),
         ("bank-a", {"kind": "expel", "member": "bank-e"}, "invalid_arguments"),
     ],
 )
@@ -343,7 +353,8 @@ def test_members_are_changed_by_governance_alone(world: World) -> None:
     for sender in ("bank-a", "bank-a/node"):
         actor = world.as_(sender)
         with reverts("not_authorized"):
-            actor.call(Membership.change_member, member="bank-e", standing="removed", voting_key=key(5))
+            keys = {"voting_key": key(5), "tls_key": key(105)}
+            actor.call(Membership.change_member, member="bank-e", role="validator", standing="removed", **keys)
         with reverts("not_authorized"):
             actor.call(Membership.expect_key, member="bank-a", voting_key=key(77))
         with reverts("not_authorized"):
@@ -368,3 +379,147 @@ def test_nobody_sets_a_policy_for_a_node(world: World) -> None:
 def test_rules_out_of_range_make_no_network(rules: dict[str, Any]) -> None:
     with pytest.raises(Revert, match="rules_out_of_range"):
         world_of(4, **rules)
+
+
+NEWCOMER: dict[str, Any] = {
+    "member": "bank-n",
+    "role": "validator",
+    "address": "bank-n.example:7600",
+    "voting_key": key(60),
+    "tls_key": key(160),
+    "keys": [key(201), key(202)],
+    "threshold": 2,
+    "expires_at_ms": END_MS,
+}
+
+
+def propose_member(world: World, by: str = "bank-a", **changed: Any) -> int:
+    found = world.as_(by).call(Governance.propose_member, **{**NEWCOMER, **changed})
+    number: int = found[0].data["proposal"]
+    return number
+
+
+def test_a_newcomer_is_linked_once_decided_and_votes_once_its_own_node_runs(world: World) -> None:
+    number = propose_member(world)
+    assert Membership.read_policy(world.state, "bank-n/node") is None
+    vote(world, number, "bank-b", "bank-c", "bank-d")
+    assert status(world, number) == "waiting"
+    assert world.query(Membership.member, member="bank-n")["standing"] == "joining"
+    # Its node may say that it runs; nobody acts for the institution yet.
+    assert Membership.read_policy(world.state, "bank-n") is None
+    ready(world, number, "bank-a", "bank-b", "bank-c", "bank-d", "bank-e")
+    assert "bank-n" not in voters(world)
+    ready(world, number, "bank-n")
+    assert voters(world) == ["bank-a", "bank-b", "bank-c", "bank-d", "bank-e", "bank-n"]
+    assert Membership.read_policy(world.state, "bank-n") == Policy(2, (key(201), key(202)))
+    row = world.query(Membership.member, member="bank-n")
+    assert (row["standing"], row["address"]) == ("active", "bank-n.example:7600")
+    world.as_("bank-n").call(Governance.propose, kind="suspend_member", member="bank-a", expires_at_ms=END_MS)
+
+
+def test_a_newcomer_that_never_comes_is_forgotten_and_may_try_again(world: World) -> None:
+    number = propose_member(world)
+    vote(world, number, "bank-b", "bank-c", "bank-d")
+    with reverts("member_joining"):
+        propose(world, "remove_member", "bank-n")
+    with reverts("member_exists"):
+        propose_member(world, by="bank-b")
+    world.advance(DAY_MS)
+    assert status(world, number) == "expired"
+    assert Membership.read_policy(world.state, "bank-n/node") is None
+    assert all(row["id"] != "bank-n" for row in world.query(Membership.members))
+    assert propose_member(world, expires_at_ms=END_MS + DAY_MS) == number + 1
+
+
+def test_an_observer_joins_by_the_votes_alone(world: World) -> None:
+    number = propose_member(world, role="observer")
+    vote(world, number, "bank-b", "bank-c", "bank-d")
+    assert status(world, number) == "effective"
+    assert world.query(Membership.member, member="bank-n")["standing"] == "active"
+    assert "bank-n" not in voters(world)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"by": "watch"}, "not_a_voter"),
+        ({"member": "bank-e"}, "member_exists"),
+        ({"keys": []}, "keys_out_of_range"),
+        ({"threshold": 3}, "threshold_out_of_range"),
+        ({"keys": [key(60), key(202)]}, "keys_not_distinct"),
+        ({"voting_key": key(3)}, "key_in_use"),
+        ({"tls_key": key(3)}, "key_in_use"),
+        ({"address": "nowhere"}, "invalid_arguments"),
+        ({"address": "host:0"}, "invalid_arguments"),
+        ({"expires_at_ms": START_MS}, "expiry_out_of_range"),
+    ],
+)
+def test_a_newcomer_that_cannot_be_is_refused(world: World, changed: dict[str, Any], code: str) -> None:
+    with reverts(code):
+        propose_member(world, **changed)
+
+
+def test_two_proposals_for_one_id_admit_one_newcomer(world: World) -> None:
+    first, second = propose_member(world), propose_member(world, by="bank-b", voting_key=key(61), tls_key=key(161))
+    vote(world, first, "bank-b", "bank-c", "bank-d")
+    vote(world, second, "bank-a", "bank-c", "bank-d")
+    assert ended(world, second) == ("void", "changed_meanwhile")
+    assert status(world, first) == "waiting"
+    assert world.query(Membership.member, member="bank-n")["voting_key"] == key(60)
+
+
+def test_a_role_changes_with_the_guard_where_the_list_changes(world: World) -> None:
+    number = decided(world, "change_role", "watch", role="validator")
+    ready(world, number, "bank-a", "bank-b", "bank-c", "bank-d", "bank-e")
+    assert "watch" not in voters(world)
+    ready(world, number, "watch")
+    assert voters(world)[-1] == "watch"
+    number = decided(world, "change_role", "watch", role="regulator")
+    ready(world, number, "bank-a", "bank-b", "bank-c", "bank-d")
+    assert "watch" not in voters(world)
+    number = decided(world, "change_role", "watch", role="observer")
+    assert status(world, number) == "effective"
+
+
+def test_no_role_change_leaves_too_few_validators() -> None:
+    world = world_of(4)
+    with reverts("too_few_validators"):
+        propose(world, "change_role", "bank-d", role="observer")
+
+
+def test_both_tls_keys_prove_a_member_until_the_overlap_ends(world: World) -> None:
+    number = decided(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(150), overlap_ms=60_000)
+    assert status(world, number) == "effective"
+    row = world.query(Membership.member, member="bank-b")
+    assert (row["tls_key"], row["former_tls_key"]) == (key(150), key(102))
+    world.advance(60_000)
+    row = world.query(Membership.member, member="bank-b")
+    assert (row["tls_key"], row["former_tls_key"]) == (key(150), b"")
+    with reverts("key_in_use"):
+        propose(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(102), expires_at_ms=END_MS + DAY_MS)
+
+
+def test_the_overlap_of_a_later_tls_key_is_not_cut_short_by_an_earlier_one(world: World) -> None:
+    decided(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(150), overlap_ms=60_000)
+    world.advance(30_000)
+    decided(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(151), overlap_ms=60_000)
+    assert world.query(Membership.member, member="bank-b")["former_tls_key"] == key(150)
+    world.advance(30_000)
+    assert world.query(Membership.member, member="bank-b")["former_tls_key"] == key(150)
+    world.advance(30_000)
+    assert world.query(Membership.member, member="bank-b")["former_tls_key"] == b""
+
+
+def test_an_observer_rotates_its_own_key_and_does_not_vote_for_it(world: World) -> None:
+    number = propose(world, "rotate_tls_key", "watch", "watch", tls_key=key(150), overlap_ms=0)
+    assert world.query(Governance.proposal, proposal=number)["yes"] == []
+    vote(world, number, "bank-a", "bank-b", "bank-c", "bank-d")
+    assert world.query(Membership.member, member="watch")["former_tls_key"] == b""
+
+
+def test_a_voting_key_never_serves_twice_even_for_its_own_member(world: World) -> None:
+    number = decided(world, "rotate_voting_key", "bank-b", "bank-b", voting_key=key(50))
+    ready(world, number, "bank-a", "bank-b", "bank-c", "bank-d")
+    assert dict(Membership.read_validators(world.state))["bank-b"] == key(50)
+    with reverts("key_in_use"):
+        propose(world, "rotate_voting_key", "bank-b", "bank-b", voting_key=key(2))

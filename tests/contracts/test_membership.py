@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from contracts.membership import Membership, Policy
+from contracts.membership import FormerKey, Membership, Policy
 from contracts.sdk import Revert
 from contracts.testkit import World, reverts
 
@@ -134,3 +134,35 @@ def test_a_wrong_definition_makes_no_network(
 ) -> None:
     with pytest.raises(Revert, match=code):
         World((Membership,), {"membership": {"members": members, "principals": principals}})
+
+
+def test_a_principals_key_is_rotated_with_an_overlap(world: World) -> None:
+    root = world.as_("bank-a")
+    rotate = {"principal": "bank-a/desk", "former": key(13), "key": key(30), "overlap_ms": 60_000}
+    (event,) = root.call(Membership.rotate_key, **rotate)
+    assert event.name == "KeyRotated"
+    assert Membership.read_policy(world.state, "bank-a/desk") == Policy(
+        1, (key(30),), (FormerKey(key(13), key(30)),)
+    )
+    with reverts("key_not_found"):
+        root.call(Membership.rotate_key, **rotate)
+    with reverts("key_in_use"):
+        root.call(Membership.rotate_key, principal="bank-a/desk", former=key(30), key=key(13))
+    # A third key ends the first one at once, whose successor is none any more.
+    root.call(Membership.rotate_key, principal="bank-a/desk", former=key(30), key=key(31), overlap_ms=120_000)
+    assert Membership.read_policy(world.state, "bank-a/desk") == Policy(
+        1, (key(31),), (FormerKey(key(30), key(31)),)
+    )
+    world.advance(60_000)
+    assert len(world.query(Membership.principal, principal="bank-a/desk")["former"]) == 1
+    world.advance(60_000)
+    assert Membership.read_policy(world.state, "bank-a/desk") == Policy(1, (key(31),))
+
+
+def test_only_the_root_rotates_and_never_a_nodes_key(world: World) -> None:
+    with reverts("not_authorized"):
+        world.as_("bank-a/desk").call(Membership.rotate_key, principal="bank-a/desk", former=key(13), key=key(30))
+    with reverts("not_authorized"):
+        world.as_("zeta").call(Membership.rotate_key, principal="bank-a/desk", former=key(13), key=key(30))
+    with reverts("reserved_principal"):
+        world.as_("bank-a").call(Membership.rotate_key, principal="bank-a/node", former=key(2), key=key(30))

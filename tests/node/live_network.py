@@ -105,6 +105,8 @@ class LiveNetwork:
         self.sync = SyncSettings()
         self.further: dict[str, Sequence[SigningKey]] = {}
         """Voting keys that lie at a member's node beside the one in the definition."""
+        self.further_tls: dict[str, Sequence[SigningKey]] = {}
+        """TLS keys that lie there so."""
         self.nodes: dict[str, Node] = {}
         self._runs: dict[str, asyncio.Task[int]] = {}
         self._requests = itertools.count(1)
@@ -189,8 +191,9 @@ class LiveNetwork:
         """The member's head."""
         return self.nodes[member]._chain.head.height
 
-    def _keys(self, member: str) -> tuple[SigningKey, SigningKey, Sequence[SigningKey]]:
-        return self._voting[member], self._tls[member], self.further.get(member, ())
+    def _keys(self, member: str) -> tuple[SigningKey, SigningKey, Sequence[SigningKey], Sequence[SigningKey]]:
+        further = self.further.get(member, ()), self.further_tls.get(member, ())
+        return self._voting[member], self._tls[member], *further
 
     def _found(self, config: NodeConfig) -> None:
         """Genesis is in the data directory, with the right to vote, as `hansa init` leaves it."""

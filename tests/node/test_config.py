@@ -311,3 +311,34 @@ def test_addresses_are_split() -> None:
     for wrong in ("", ":1", "host:", "host:+1", "host:٣", "::1:7600", "a b:1", "host:01", "host:1\n", "-x:1"):
         with pytest.raises(ValueError, match="has no"):
             split_address(wrong)
+
+
+def test_peers_are_links_and_no_part_of_the_network(tmp_path: Path) -> None:
+    network = load(tmp_path, network_text())
+    rotated = msgspec.structs.replace(
+        network.members[1], tls_key=b"r" * 32, former_tls_key=network.members[1].tls_key
+    )
+    later = MemberConfig("bank-z", "observer", "host-9:7600", b"v" * 32, b"t" * 32)
+    invited = msgspec.structs.replace(network, peers=(rotated, later), as_of=77)
+    again = load(tmp_path, dump_network(invited))
+    assert again == invited
+    assert (again.genesis_hash, again.validators) == (network.genesis_hash, network.validators)
+    assert [member.id for member in again.known] == [*[member.id for member in network.members], "bank-z"]
+    assert again.known[1].tls_keys == (b"r" * 32, network.members[1].tls_key)
+    assert again.member("bank-z") == later
+    # Who founded the network is in the definition as it founded it.
+    assert again.member("bank-b") == network.members[1]
+
+
+@pytest.mark.parametrize(
+    ("peer", "said"),
+    [
+        (MemberConfig("Bank", "observer", "h:1", b"v" * 32, b"t" * 32), "no member id"),
+        (MemberConfig("bank-z", "observer", "nowhere", b"v" * 32, b"t" * 32), "no host"),
+        (MemberConfig("bank-z", "observer", "h:1", b"v" * 32, bytes.fromhex(hex_key(20))), "proves one member"),
+    ],
+)
+def test_peers_that_cannot_be_are_refused(tmp_path: Path, peer: MemberConfig, said: str) -> None:
+    network = load(tmp_path, network_text())
+    with pytest.raises(ConfigError, match=said):
+        dump_network(msgspec.structs.replace(network, peers=(peer,)))

@@ -379,3 +379,19 @@ def test_a_failing_disk_is_never_an_outcome_of_a_call(ledger: Ledger) -> None:
     ledger.close()
     with pytest.raises(StoreError):
         ledger.build(item)
+
+
+def test_a_former_key_signs_in_its_successors_place_and_never_beside_it(ledger: Ledger) -> None:
+    keys, new = [key_of("bank-a/desk", number) for number in range(3)], key_of("bank-a/desk", 7)
+    rotation = {"principal": "bank-a/desk", "former": keys[0], "key": new, "overlap_ms": 60_000}
+    ledger.settle(ledger.transaction("bank-a", Call("membership", "rotate_key", rotation)))
+
+    def suffices(*signers: bytes) -> bool:
+        return ledger.executor.obstacle(ledger.transaction("bank-a/desk", keys=signers), ledger.now_ms) is None
+
+    assert suffices(keys[0], keys[1])
+    assert suffices(new, keys[1])
+    assert suffices(keys[0], new, keys[1])
+    assert not suffices(keys[0], new)
+    assert not suffices(keys[0])
+    assert not suffices(new)

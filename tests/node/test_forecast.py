@@ -75,3 +75,24 @@ def test_a_list_without_anybody_decides_nothing() -> None:
     found = forecast("remove_member", "bank-a", members(1), heard(1))
     assert found.after == ListFacts((), 0, 1, ())
     assert found.refusal
+
+
+def test_a_newcomer_counts_because_it_says_first_that_it_runs() -> None:
+    found = forecast("add_member", "bank-e", members(4), heard(4, "bank-d"), "validator")
+    assert found.after == ListFacts(
+        ("bank-a", "bank-b", "bank-c", "bank-d", "bank-e"), 1, 4, ("bank-a", "bank-b", "bank-c", "bank-e")
+    )
+    assert not found.refusal
+    assert forecast("add_member", "bank-e", members(4), heard(4), "observer").after.members == found.before.members
+    broken = forecast("add_member", "bank-e", members(4), heard(4, "bank-c", "bank-d"), "validator")
+    assert "after it 3 of 5 validators would run" in broken.refusal
+
+
+def test_a_role_brings_in_and_puts_out() -> None:
+    out = forecast("change_role", "bank-b", members(4), heard(4), "observer")
+    assert out.after.members == ("bank-a", "bank-c", "bank-d")
+    watching = MemberDiagnosis(id="watch", role="observer", reachable=True, votes=False, cause="")
+    came = forecast("change_role", "watch", members(4), [*heard(4), watching], "validator")
+    assert (came.after.members[-1], came.after.up[-1]) == ("watch", "watch")
+    away = forecast("change_role", "watch", members(4), heard(4), "validator")
+    assert "watch" not in away.after.up

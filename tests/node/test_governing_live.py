@@ -10,11 +10,25 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from contracts import CONTRACTS
+from node.cli.joining import invitation
 from node.cli.main import main
-from node.config import MemberConfig, NetworkConfig, PrincipalConfig, dump_network
-from node.keys import SigningKey, read_key_file, read_key_info, write_key_file
+from node.config import (
+    MemberConfig,
+    NetworkConfig,
+    NodeConfig,
+    PrincipalConfig,
+    dump_network,
+    dump_node,
+    load_network,
+    load_node,
+)
+from node.keys import SigningKey, certificate_key, read_key_file, read_key_info, write_key_file
 from node.runtime import roster
-from tests.node.live_network import MEMBERS, LiveNetwork
+from node.runtime.node import Node
+from node.runtime.surroundings import this_machine
+from tests.node.live_network import MEMBERS, LiveNetwork, drifting
+from tests.node.mesh_kit import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +52,20 @@ class GovernedNetwork(LiveNetwork):
         """The exit code of a command line at the member's node."""
         words = [*arguments, "--json", "--node", *self.urls(member)]
         return await asyncio.to_thread(main, words)
+
+    async def start_directory(self, directory: Path) -> None:
+        """The node of a directory runs, as `hansa run` would start it."""
+        config = load_node(directory / "node.toml")
+        network, member = load_network(config.network_file), config.member
+        keys = [
+            read_key_file(config.keys_dir / f"{kind}.key", PASSPHRASE, id=member)[1] for kind in ("voting", "tls")
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("node.runtime.node.CONTRACTS", (*CONTRACTS, drifting()))
+            node = self.nodes[member] = Node(config, network, this_machine(config, network, keys[0], keys[1]))
+        running = asyncio.Event()
+        self._runs[member] = asyncio.create_task(node.run(running.set))
+        await running.wait()
 
     async def act(self, member: str, *arguments: str) -> int:
         """The exit code of a command line that signs as the member's root."""
@@ -156,3 +184,100 @@ def test_a_rotation_begins_with_a_key_beside_the_old_one(
     assert {file.name for file in keys.glob("*.key")} - before == {f"voting-{made['public_key'][:16]}.key"}
     info, key = read_key_file(Path(made["file"]), PASSPHRASE, kind="voting", id="bank-b")
     assert (info.public_key, key.public.hex()) == (key.public, made["public_key"])
+
+
+async def test_a_tls_key_rotates_and_a_restart_in_the_overlap_goes_well(live: GovernedNetwork) -> None:
+    new = SigningKey.generate()
+    # The operator of bank-b made a key and restarted its node, which has both at hand now.
+    await live.stop("bank-b")
+    live.further_tls["bank-b"] = (new,)
+    await live.start("bank-b")
+    await live.until(lambda: len(live.nodes["bank-b"]._peers.connected) == 3)
+    change = ("propose", "rotate_tls_key", "bank-b", "--tls-key", new.public.hex(), "--overlap", "6s", "--anyway")
+    assert await live.act("bank-b", *change) == 0
+    for member in ("bank-a", "bank-c"):
+        assert await live.act(member, "vote", "1", "yes", "--anyway") == 0
+
+    def known(node: str) -> MemberConfig:
+        return next(item for item in live.nodes[node]._governing.roster.members if item.id == "bank-b")
+
+    await live.until(lambda: all(known(node).tls_key == new.public for node in MEMBERS))
+    await live.stop("bank-b")
+    await live.start("bank-b")
+    await live.until(lambda: len(live.nodes["bank-b"]._peers.connected) == 3)
+    await live.until(lambda: all(known(node).former_tls_key == b"" for node in MEMBERS))
+
+    def shows_the_new_one(node: str) -> bool:
+        link = live.nodes[node]._peers._links.get("bank-b")  # type: ignore[attr-defined]
+        return link is not None and certificate_key(link.certificate) == new.public
+
+    await live.until(lambda: all(shows_the_new_one(node) for node in MEMBERS if node != "bank-b"))
+    # Three of four decide: without bank-d, the vote that comes over the new links is needed.
+    await live.stop("bank-d")
+    async with live.client("bank-b") as client:
+        assert (await client.submit_and_wait(live.add("after", 1))).ok
+
+
+async def test_a_newcomer_joins_by_its_invitation_and_its_vote_counts(
+    live: GovernedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("contracts.CONTRACTS", (*CONTRACTS, drifting()))
+    home, invited = tmp_path / "bank-z", tmp_path / "invitation.toml"
+    agreed = tmp_path / "agreed.toml"
+    agreed.write_text(dump_network(live.network))
+    node = NodeConfig("bank-a", Path("data"), Path("keys"), agreed, "127.0.0.1:1", "127.0.0.1:2")
+    (tmp_path / "node.toml").write_text(dump_node(node))
+    async with live.client("bank-a") as client:
+        assert (await client.submit_and_wait(live.add("before", 1))).ok
+    capsys.readouterr()
+    words = ["invite", "--node", *live.urls("bank-a"), "--dir", str(tmp_path)]
+    assert await asyncio.to_thread(main, words) == 0
+    invited.write_text(capsys.readouterr().out)
+    assert load_network(invited).as_of > 0
+    places = ("--listen", f"127.0.0.1:{free_port()}", "--api", f"127.0.0.1:{free_port()}", "--dir", str(home))
+    joining = ["init", "--member", "bank-z", "--join", str(invited), *places]
+    assert await asyncio.to_thread(main, joining) == 0
+    request = ("--request", str(home / "request.json"))
+    # Its node may run before anybody voted: the others refuse it.
+    await live.start_directory(home)
+    newcomer = live.nodes["bank-z"]
+    await live.until(lambda: any("not_a_member" in info.last_error for info in newcomer._peers.peers()))
+    assert await live.act("bank-a", "propose", "add_member", "bank-y", *request) == 2
+    assert await live.act("bank-a", "propose", "add_member", "bank-z", *request, "--dry-run") == 0
+    assert await live.act("bank-a", "propose", "add_member", "bank-z", *request) == 0
+    for member in ("bank-b", "bank-c"):
+        assert await live.act(member, "vote", "1", "yes") == 0
+    await live.until(lambda: all(node._chain.head.members.n == 5 for node in live.nodes.values()))
+    # Of five four decide: without bank-d, the newcomer's vote is needed.
+    await live.stop("bank-d")
+    async with live.client("bank-a") as client:
+        assert (await client.submit_and_wait(live.add("after", 1))).ok
+    await live.until(lambda: newcomer._service.status().voting)
+    status = newcomer._service.status()
+    assert (status.role, status.standing) == ("validator", "active")
+    # And again after a restart.
+    await live.stop("bank-z")
+    await live.start_directory(home)
+    async with live.client("bank-b") as client:
+        assert (await client.submit_and_wait(live.add("again", 1))).ok
+
+
+def test_an_invitation_names_whom_the_definition_does_not() -> None:
+    founders = tuple(
+        MemberConfig(name, "validator", f"{name}:1", bytes([9, place]) * 16, bytes([8, place]) * 16)
+        for place, name in enumerate(MEMBERS)
+    )
+    network = NetworkConfig("trial", founders)
+
+    def row(member: MemberConfig, standing: str = "active", former: str = "") -> dict[str, Any]:
+        keys = {"voting_key": member.voting_key.hex(), "tls_key": member.tls_key.hex(), "former_tls_key": former}
+        return {"id": member.id, "role": member.role, "standing": standing, "address": "", **keys}
+
+    rotated = msgspec.structs.replace(founders[1], tls_key=b"t" * 32)
+    later = MemberConfig("bank-z", "observer", "z:1", b"v" * 32, b"w" * 32)
+    rows = [row(founders[0]), row(rotated, former="66" * 32), row(founders[2], "removed"), row(later)]
+    addresses = {"bank-b": "moved:1", "bank-z": "z:1"}
+    made = invitation(network, rows, addresses, 12)
+    moved = msgspec.structs.replace(rotated, address="moved:1", former_tls_key=b"f" * 32)
+    assert made.peers == (moved, later)
+    assert (made.as_of, made.genesis_hash) == (12, network.genesis_hash)

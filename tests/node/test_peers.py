@@ -9,7 +9,7 @@ import uvloop
 
 from node.config import MemberConfig
 from node.errors import ConfigError, Unavailable
-from node.keys import SigningKey
+from node.keys import SigningKey, certificate_key
 from node.peers.link import SendQueue
 from node.wire import (
     Blocks,
@@ -23,6 +23,7 @@ from node.wire import (
 )
 from tests.node.mesh_kit import QUICK, Handler, Mesh, free_port, until
 
+PAIR = (("bank-a", "bank-b"), ("bank-b", "bank-a"))
 IDS = TransactionIds((b"h" * 32,))
 
 
@@ -263,3 +264,30 @@ async def test_another_process_of_a_member_takes_the_place_of_the_one_that_was_l
     assert mesh.nodes["bank-a"].connected == ("bank-b",)
     copy.close()
     await mesh.close()
+
+
+async def test_either_tls_key_proves_a_member_while_a_rotation_overlaps(trio: Mesh) -> None:
+    members, new = trio.network.members, SigningKey.generate()
+    old = members[2].tls_key
+    overlapping = msgspec.structs.replace(members[2], tls_key=new.public, former_tls_key=old)
+    for node in trio.nodes.values():
+        node.set_members((*members[:2], overlapping))
+    # Nobody is cut off by it.
+    assert trio.handlers["bank-a"].links == ["+bank-b", "+insurer-a"]
+    await trio.nodes["insurer-a"].close()
+    await until(lambda: all(trio.nodes[name].connected == (other,) for name, other in PAIR))
+    # bank-b was away and has not heard of the new key: it knows the node by the former one.
+    trio.nodes["bank-b"].set_members(members)
+    rotated = await trio.start("insurer-a", further_tls_keys=(new,))
+    rotated.set_members((*members[:2], overlapping))
+    await until(lambda: len(rotated.connected) == 2)
+    assert {certificate_key(link.certificate) for link in trio.nodes["bank-b"]._links.values()} >= {old}
+    ended = msgspec.structs.replace(overlapping, former_tls_key=b"")
+    for node in trio.nodes.values():
+        node.set_members((*members[:2], ended))
+
+    def proven() -> bool:
+        links = [trio.nodes[name]._links.get("insurer-a") for name, _ in PAIR]
+        return all(link is not None and certificate_key(link.certificate) == new.public for link in links)
+
+    await until(proven)
