@@ -65,10 +65,12 @@ Kind = Literal[
     "change_role",
     "rotate_voting_key",
     "rotate_tls_key",
+    "change_parameter",
 ]
 Status = Literal["open", "waiting", "effective", "rejected", "withdrawn", "expired", "void"]
 Threshold = Literal["quorum", "all_but_f"]
 Number = Annotated[int, Meta(ge=1, le=9_007_199_254_740_991, description="the proposal's number")]
+ParameterName = Annotated[str, Meta(pattern=r"^[a-z][a-z_]{0,63}\Z")]
 Reason = Annotated[str, Meta(max_length=500)]
 
 VALIDATORS_MIN = 4
@@ -78,6 +80,16 @@ READY_BLOCKS = 100
 READY_BLOCKS_MAX = 100_000
 DAY_MS = 86_400_000
 PROPOSAL_MS_MAX = 90 * DAY_MS
+READY_BLOCKS_NAME = "ready_blocks"
+PARAMETERS = (
+    ("block_transactions_max", 10, 100_000),
+    ("block_calls_max", 100, 1_000_000),
+    ("block_operations_max", 200_000, 100_000_000),
+    (READY_BLOCKS_NAME, 2, READY_BLOCKS_MAX),
+)
+"""What members may change, from and to: whatever they choose, the first transaction of a block always fits, so that
+they can choose again.
+"""
 OWN_KINDS = ("rotate_voting_key", "rotate_tls_key")
 """Any member proposes these for itself, and nobody for another: only it knows that it has the key."""
 OPEN_PER_MEMBER_MAX = 8
@@ -103,13 +115,21 @@ class Rules(Value):
 
 
 class Facts(Value):
-    """What a proposal would change of a member; before it is added, a newcomer is absent."""
+    """What a proposal would change of a member, or of a parameter the `value`; a newcomer is absent at first."""
 
     standing: Standing | Literal["absent"]
     role: Role
     voting_key: bytes
     tls_key: bytes
     address: str
+    value: int = 0
+
+
+class Undecided(Value):
+    """Of a proposal that is open or waits: who proposed it, and about what."""
+
+    proposer: str
+    subject: str
 
 
 class RootPolicy(Value):
@@ -122,6 +142,7 @@ class RootPolicy(Value):
 class Proposal(Value):
     """A change that was proposed: the member's record as it was then, and as it would be.
 
+    `subject` is the member's id, or the parameter's name.
     `decided_height` is where it had enough votes and `ended_height` where it ended, 0 before; `ended_code` says why
     a void proposal could not take effect. `overlap_ms` is for how long a former TLS key serves too; `root` is what
     a newcomer brings.
@@ -129,7 +150,7 @@ class Proposal(Value):
 
     proposer: str
     kind: Kind
-    member: str
+    subject: str
     before: Facts
     after: Facts
     reason: str
@@ -194,9 +215,9 @@ class Proposed(Event):
     proposal: int
     proposer: str
     kind: Kind
-    member: str
+    subject: str
 
-    topics = ("proposal/{proposal}", "member/{member}")
+    topics = ("proposal/{proposal}", "subject/{subject}")
 
 
 class Voted(Event):
@@ -213,11 +234,11 @@ class Moved(Event):
     """The proposal has this status from now on."""
 
     proposal: int
-    member: str
+    subject: str
     status: Status
     code: str
 
-    topics = ("proposal/{proposal}", "member/{member}")
+    topics = ("proposal/{proposal}", "subject/{subject}")
 
 
 class ReadinessShown(Event):
@@ -240,6 +261,8 @@ class Governance(Contract):
         Membership.dismiss,
         Membership.change_member,
         Membership.expect_key,
+        Membership.limit,
+        Membership.change_limit,
     )
     codes = (
         Code("proposal_not_found", "No proposal has that number."),
@@ -265,6 +288,8 @@ class Governance(Contract):
         Code("address_in_use", "Another member's node listens there."),
         Code("too_many_members", "A network grows to at most 256 members, 128 of them validators."),
         Code("too_few_validators", "The change would leave fewer validators than the network allows."),
+        Code("parameter_not_found", "No parameter that members may change has that name."),
+        Code("value_out_of_range", "The parameter cannot be that: docs/governance.md has the ranges."),
         Code("expiry_out_of_range", "A proposal expires within 90 days, and after now."),
         Code("too_many_open", "A member has at most 8 undecided or waiting proposals, and a network 400."),
         Code("vote_unchanged", "The member has voted so already."),
@@ -280,7 +305,7 @@ class Governance(Contract):
     last: Item[int] = Item()
     proposals: Map[int, Proposal] = Map(missing="proposal_not_found")
     # Those that are open or waiting, by number.
-    undecided: Map[int, str] = Map(missing="proposal_not_found")
+    undecided: Map[int, Undecided] = Map(missing="proposal_not_found")
     votes: Map[tuple[int, MemberId], Vote] = Map()
     readiness: Map[tuple[int, MemberId], int] = Map()
     history: Map[tuple[int, int], Step] = Map()
@@ -370,22 +395,48 @@ class Governance(Contract):
         self._open(ctx, rows, "add_member", member, before, after, expires_at_ms, reason, 0, root)
 
     @call
+    def propose_parameter(
+        self, ctx: Context, name: ParameterName, value: int, expires_at_ms: TimeMs, reason: Reason = ""
+    ) -> None:
+        """Propose another value of a parameter of the network, from the next block on; it needs n - f votes."""
+        rows = ctx.call(Membership.roster)
+        require(ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
+        ranges = [(low, high) for known, low, high in PARAMETERS if known == name]
+        require(len(ranges) == 1, "parameter_not_found", name)
+        require(ranges[0][0] <= value <= ranges[0][1], "value_out_of_range", name)
+        now = self._value(ctx, name)
+        require(value != now, "nothing_to_change", name)
+        before = Facts("absent", "observer", b"", b"", "", now)
+        after = replace(before, value=value)
+        self._open(ctx, rows, "change_parameter", name, before, after, expires_at_ms, reason, 0, None)
+
+    @call
     def vote(self, ctx: Context, proposal: Number, yes: bool) -> None:
-        """Vote for or against an open proposal; the vote may be changed until the proposal is decided."""
+        """Vote for or against an open proposal; the vote may be changed until the proposal is decided.
+
+        The same vote again counts all votes anew: others may suffice since the list has changed.
+        """
         found = self.proposals[proposal]
         rows = ctx.call(Membership.roster)
         require(ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
         require(found.status == "open", "proposal_not_open", found.status)
         require(ctx.time_ms < found.expires_at_ms, "proposal_expired")
-        self._cast(ctx, proposal, yes)
+        known = self.votes.get((proposal, ctx.sender))
+        if known is None or known.yes != yes:
+            self._cast(ctx, proposal, yes)
         self._count(ctx, proposal, found, rows)
+        again = known is not None and known.yes == yes
+        require(not again or self.proposals[proposal].status != "open", "vote_unchanged", ctx.sender)
 
     @call
     def withdraw(self, ctx: Context, proposal: Number) -> None:
-        """Take back an open proposal; its proposer sends this."""
+        """Take back an open proposal, or one's own new key that is waited for; the proposer sends this."""
         found = self.proposals[proposal]
         require(ctx.sender == found.proposer, "not_the_proposer", ctx.sender)
-        require(found.status == "open", "proposal_not_open", found.status)
+        # Else a key that was mistyped or lost would silence the member's node for as long as it is waited for.
+        own = found.status == "waiting" and found.kind in OWN_KINDS
+        require(found.status == "open" or own, "proposal_not_open", found.status)
+        self._let_go(ctx, found)
         self._end(ctx, proposal, found, "withdrawn", "")
 
     @call
@@ -412,7 +463,7 @@ class Governance(Contract):
             self._end(ctx, proposal, found, "void", obstacle)
             return
         shown = [name for name in new_list if self._is_ready(proposal, name, ctx.height, rules)]
-        brought_in = found.member in new_list and found.member not in shown
+        brought_in = found.subject in new_list and found.subject not in shown
         if len(shown) >= quorum_of(len(new_list)) and not brought_in:
             self._take_effect(ctx, proposal, found)
 
@@ -459,11 +510,11 @@ class Governance(Contract):
         obstacle = self._obstacle(ctx, rows, proposal)
         require(obstacle == "", obstacle, member)
         open_ones = self.undecided.scan(limit=OPEN_MAX)
-        own = [number for number, proposer in open_ones if proposer == ctx.sender]
+        own = [number for number, item in open_ones if item.proposer == ctx.sender]
         require(len(own) < OPEN_PER_MEMBER_MAX and len(open_ones) < OPEN_MAX, "too_many_open", ctx.sender)
         number = self.last.read() + 1
         self.last.set(number)
-        self.undecided[number] = ctx.sender
+        self.undecided[number] = Undecided(ctx.sender, member)
         self.proposals[number] = proposal
         ctx.schedule(expires_at_ms, Governance.expire, number=number)
         self._note(ctx, number, ctx.sender, "proposed")
@@ -475,7 +526,6 @@ class Governance(Contract):
     def _cast(self, ctx: Context, number: int, yes: bool) -> None:
         known = self.votes.get((number, ctx.sender))
         casts = 0 if known is None else known.casts
-        require(known is None or known.yes != yes, "vote_unchanged", ctx.sender)
         require(casts < CASTS_MAX, "too_many_casts", ctx.sender)
         self.votes[number, ctx.sender] = Vote(yes, casts + 1, ctx.height)
         self._note(ctx, number, ctx.sender, "yes" if yes else "no")
@@ -486,7 +536,8 @@ class Governance(Contract):
         voters = _voters(rows)
         cast = [vote for vote in [self.votes.get((number, voter)) for voter in voters] if vote is not None]
         yes = len([vote for vote in cast if vote.yes])
-        needed = votes_needed(len(voters), found.kind in self.rules.read().all_but_f)
+        strict = found.kind == "change_parameter" or found.kind in self.rules.read().all_but_f
+        needed = votes_needed(len(voters), strict)
         if yes >= needed:
             self._decide(ctx, number, found, rows)
         elif len(voters) - (len(cast) - yes) < needed:
@@ -498,7 +549,10 @@ class Governance(Contract):
         if obstacle != "":
             self._end(ctx, number, decided, "void", obstacle)
             return
-        member, after = found.member, found.after
+        member, after = found.subject, found.after
+        if found.kind == "change_parameter":
+            self._take_effect(ctx, number, decided)
+            return
         if found.kind == "add_member":
             ctx.call(Membership.enlist, member, after.role, after.address, after.voting_key, after.tls_key)
         if _list(rows) == _list(_changed(rows, found)):
@@ -513,14 +567,23 @@ class Governance(Contract):
 
     def _supersede(self, ctx: Context, member: str) -> None:
         """No other rotation of the member waits: its node proves one new key at a time."""
-        numbers = [number for number, proposer in self.undecided.scan(limit=OPEN_MAX) if proposer == member]
-        for number, found in [(number, self.proposals[number]) for number in numbers]:
+        for number in self._about(member):
+            found = self.proposals[number]
             if found.kind == "rotate_voting_key" and found.status == "waiting":
                 self._end(ctx, number, found, "void", "superseded")
 
+    def _about(self, subject: str) -> tuple[int, ...]:
+        """The undecided proposals about a member, or a parameter."""
+        every = self.undecided.scan(limit=OPEN_MAX)
+        return tuple([number for number, item in every if item.subject == subject])
+
     def _take_effect(self, ctx: Context, number: int, found: Proposal) -> None:
-        member, after, root = found.member, found.after, found.root
-        if root is not None:
+        member, after, root = found.subject, found.after, found.root
+        if member == READY_BLOCKS_NAME:
+            self.rules.set(replace(self.rules.read(), ready_blocks=after.value))
+        elif found.kind == "change_parameter":
+            ctx.call(Membership.change_limit, member, after.value)
+        elif root is not None:
             ctx.call(Membership.admit, member, root.threshold, root.keys)
         elif after.standing != "absent":
             ctx.call(
@@ -533,18 +596,28 @@ class Governance(Contract):
                 found.overlap_ms,
             )
         self._end(ctx, number, found, "effective", "")
+        # What else was proposed about it was voted on as it was before, and would look right again some day.
+        for other in self._about(member):
+            stale = self.proposals[other]
+            self._let_go(ctx, stale)
+            self._end(ctx, other, stale, "void", "changed_meanwhile")
+
+    def _value(self, ctx: Context, name: str) -> int:
+        return self.rules.read().ready_blocks if name == READY_BLOCKS_NAME else ctx.call(Membership.limit, name)
 
     def _let_go(self, ctx: Context, found: Proposal) -> None:
         """What was prepared while the proposal waited is undone: it does not take effect."""
         if found.status == "waiting" and found.kind == "rotate_voting_key":
-            ctx.call(Membership.expect_key, found.member, None)
+            ctx.call(Membership.expect_key, found.subject, None)
         if found.status == "waiting" and found.kind == "add_member":
-            ctx.call(Membership.dismiss, found.member)
+            ctx.call(Membership.dismiss, found.subject)
 
     def _obstacle(self, ctx: Context, rows: tuple[MemberRow, ...], found: Proposal) -> str:
         """Why the change cannot take effect on the members as they are; empty: it can."""
+        if found.kind == "change_parameter":
+            return "" if self._value(ctx, found.subject) == found.before.value else "changed_meanwhile"
         joins = found.kind == "add_member" and found.status == "waiting"
-        now, before, after = _facts(rows, found.member), found.before, found.after
+        now, before, after = _facts(rows, found.subject), found.before, found.after
         if found.kind == "add_member" and not joins:
             if now is not None:
                 return "changed_meanwhile"
@@ -561,6 +634,10 @@ class Governance(Contract):
             for old, new in ((before.voting_key, after.voting_key), (before.tls_key, after.tls_key))
         ):
             return "key_in_use"
+        if found.kind == "rotate_voting_key" and found.status == "waiting":
+            expected = [row.next_voting_key for row in rows if row.id == found.subject]
+            if expected != [after.voting_key]:
+                return "changed_meanwhile"
         count, then = len(_voters(rows)), len(_voters(_changed(rows, found)))
         if then > VALIDATORS_MAX:
             return "too_many_members"
@@ -570,7 +647,7 @@ class Governance(Contract):
         self.proposals[number] = replace(found, status=status, ended_height=ctx.height, ended_code=code)
         del self.undecided[number]
         self._note(ctx, number, "", status)
-        ctx.emit(Moved(number, found.member, status, code))
+        ctx.emit(Moved(number, found.subject, status, code))
 
     def _note(self, ctx: Context, number: int, member: str, what: str) -> None:
         known = self.lines.get(number)
@@ -596,6 +673,11 @@ class Governance(Contract):
         """Proposals that are voted on or wait for readiness, the oldest first."""
         require(1 <= limit <= PAGE_MAX, "limit_out_of_range")
         return tuple([self._row(key, self.proposals[key]) for key, _ in self.undecided.scan(limit=limit)])
+
+    @query
+    def current_rules(self) -> Rules:
+        """The rules that judge proposals now."""
+        return self.rules.read()
 
     @query
     def proposal(self, proposal: Number) -> ProposalView:
@@ -702,7 +784,8 @@ def _changed(rows: tuple[MemberRow, ...], found: Proposal) -> tuple[MemberRow, .
     after = found.after
     standing = "removed" if after.standing == "absent" else after.standing
     votes = after.role == "validator" and after.standing == "active"
-    row = MemberRow(found.member, after.role, after.voting_key, after.tls_key, standing, votes, after.address, b"")
-    known = any(item.id == found.member for item in rows)
-    changed = tuple([row if item.id == found.member else item for item in rows])
+    keys = (after.voting_key, after.tls_key)
+    row = MemberRow(found.subject, after.role, keys[0], keys[1], standing, votes, after.address, b"", b"")
+    known = any(item.id == found.subject for item in rows)
+    changed = tuple([row if item.id == found.subject else item for item in rows])
     return changed if known else (*changed, row)

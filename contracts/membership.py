@@ -50,6 +50,7 @@ OverlapMs = Annotated[int, Meta(ge=0, le=90 * 86_400_000, description="for so lo
 GOVERNANCE = "@governance"
 NODE = "/node"
 KEYS_MAX = 16
+LIMITS_MAX = 32
 MEMBERS_MAX = 1_000
 JOINED_MAX = 256
 """More members than that no network definition may have, and none comes to have."""
@@ -64,6 +65,13 @@ class NewMember(Argument):
     role: Role
     voting_key: Key
     tls_key: Key
+
+
+class NewLimit(Argument):
+    """A limit of blocks in the network definition, by its name there."""
+
+    name: str
+    value: int
 
 
 class NewPrincipal(Argument):
@@ -122,6 +130,14 @@ class MemberRow(Value):
     votes: bool
     address: str
     former_tls_key: bytes
+    next_voting_key: bytes
+
+
+class LimitRow(Value):
+    """A limit of blocks as it holds now."""
+
+    name: str
+    value: int
 
 
 class PrincipalRow(Value):
@@ -170,6 +186,13 @@ class OverlapEnded(Event):
     principal: str
 
     topics = ("member/{member}",)
+
+
+class LimitChanged(Event):
+    """From the next height on, the limit of blocks is this."""
+
+    name: str
+    value: int
 
 
 class PrincipalAdded(Event):
@@ -233,20 +256,30 @@ class Membership(Contract):
         Code("threshold_out_of_range", "The threshold lies between 1 and the number of keys."),
         Code("keys_out_of_range", "A policy has 1 to 16 keys."),
         Code("keys_not_distinct", "A key stands twice in the policy, or two validators share one."),
+        Code("limit_not_found", "No limit of blocks that members may change has that name."),
         Code("limit_out_of_range", "A page has 1 … 500 rows."),
     )
 
     registered: Map[MemberId, Member] = Map(missing="member_not_found")
     # Under (member, the rest of the id): ("bank-a", "/treasury"); the root principal has "" and comes first.
     policies: Map[tuple[MemberId, str], Policy] = Map(missing="principal_not_found")
+    # What blocks may hold, by the names in the network definition; the executor reads it before each block.
+    limits: Map[str, int] = Map(missing="limit_not_found")
     # Every voting and TLS key that a member has or had.
     used: Map[Key, MemberId] = Map()
 
     @genesis
     def create(
-        self, ctx: Context, members: tuple[NewMember, ...] = (), principals: tuple[NewPrincipal, ...] = ()
+        self,
+        ctx: Context,
+        members: tuple[NewMember, ...] = (),
+        principals: tuple[NewPrincipal, ...] = (),
+        limits: tuple[NewLimit, ...] = (),
     ) -> None:
-        """Create the members and principals of the network definition."""
+        """Create the members and principals of the network definition, and note its limits of blocks."""
+        require(len(limits) <= LIMITS_MAX, "limit_out_of_range")
+        for limit in limits:
+            self.limits[limit.name] = limit.value
         require(len(members) <= MEMBERS_MAX, "too_many_members")
         validator_keys: list[bytes] = []
         for position, item in enumerate(members):
@@ -422,6 +455,20 @@ class Membership(Contract):
         require(len(same) <= 1, "keys_not_distinct", member)
         ctx.emit(MemberChanged(member, after.role, after.standing, after.voting_key, after.tls_key))
 
+    @call
+    def limit(self, ctx: Context, name: str) -> int:
+        """Return a limit of blocks; for the contract `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        return self.limits[name]
+
+    @call
+    def change_limit(self, ctx: Context, name: str, value: int) -> None:
+        """Set a limit of blocks from the next height on; for the contract `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        require(name in self.limits, "limit_not_found", name)
+        self.limits[name] = value
+        ctx.emit(LimitChanged(name, value))
+
     @scheduled
     def end_tls_overlap(self, ctx: Context, member: str, former: bytes) -> None:
         """Let the former TLS key prove the member's node no longer; a later one that overlaps stays."""
@@ -445,6 +492,11 @@ class Membership(Contract):
         """All members in the order of the network definition."""
         found = self.registered.scan(limit=MEMBERS_MAX)
         return tuple([_row(key, item) for key, item in _ordered(found)])
+
+    @query
+    def block_limits(self) -> tuple[LimitRow, ...]:
+        """The limits of blocks that the members may change, as they hold for the next block."""
+        return tuple([LimitRow(name, value) for name, value in self.limits.scan(limit=LIMITS_MAX)])
 
     @query
     def member(self, member: MemberId) -> MemberRow:
@@ -502,6 +554,11 @@ class Membership(Contract):
         """Return (id, voting key) of the active validators in the order of the network definition."""
         return tuple([(key, member.voting_key) for key, member in Membership.read_members(state) if _votes(member)])
 
+    @staticmethod
+    def read_limits(state: State) -> tuple[tuple[str, int], ...]:
+        """Return the limits of blocks for the height after this state, by their names in the definition."""
+        return Membership.limits.scan_from(state, LIMITS_MAX)
+
     @invariant
     def somebody_decides(self) -> bool:
         """There is an active validator, and no two validators share a voting key."""
@@ -535,6 +592,7 @@ def _row(member: str, found: Member) -> MemberRow:
         _votes(found),
         found.address,
         found.former_tls_key,
+        found.next_voting_key,
     )
 
 

@@ -21,6 +21,7 @@ KINDS = (
     "change_role",
     "rotate_voting_key",
     "rotate_tls_key",
+    "change_parameter",
 )
 
 

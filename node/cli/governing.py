@@ -34,7 +34,8 @@ anyway_option = click.option(
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
-@click.argument("member")
+@click.argument("member", metavar="MEMBER|PARAMETER")
+@click.option("--value", type=int, help="For change_parameter.")
 @click.option("--voting-key", metavar="HEX", help="For rotate_voting_key: the public key of `hansa keys rotate`.")
 @click.option("--tls-key", metavar="HEX", help="For rotate_tls_key: that of `hansa keys rotate --kind tls`.")
 @click.option(
@@ -59,6 +60,7 @@ anyway_option = click.option(
 def propose(
     kind: str,
     member: str,
+    value: int | None,
     voting_key: str | None,
     tls_key: str | None,
     overlap: int | None,
@@ -74,15 +76,18 @@ def propose(
     directory: Directory,
     output: Output,
 ) -> int:
-    """Propose a change of MEMBER, and vote for it by that.
+    """Propose a change of MEMBER, or of a PARAMETER of the network, and vote for it by that.
 
     It takes effect after enough votes, as soon as the nodes of a quorum of the new list have said that they run.
     """
     if (request is None) == (kind == "add_member"):
         raise ConfigError("invalid_usage", "add_member, and nothing else, goes with --request FILE")
+    if (value is None) == (kind == "change_parameter"):
+        raise ConfigError("invalid_usage", "change_parameter, and nothing else, goes with --value NUMBER")
     given = {"voting_key": voting_key, "tls_key": tls_key}
+    method = {"add_member": "propose_member", "change_parameter": "propose_parameter"}.get(kind, "propose")
     args: dict[str, Any] = {
-        "member": member,
+        **({"member": member} if value is None else {"name": member, "value": value}),
         "expires_at_ms": time.time_ns() // 1_000_000 + expires,
         "reason": reason,
         **({"role": role} if role else {}),
@@ -90,9 +95,9 @@ def propose(
         **{name: _key(text) for name, text in given.items() if text is not None},
     }
     with connect(nodes, directory) as client:
-        if request is None:
+        if method == "propose":
             args["kind"] = kind
-        else:
+        if request is not None:
             args.update(_newcomer(read_request(request, client.status().network, member)))
         expected = _forecast(client, kind, member, args.get("role"))
         changes = _changes(client, kind, args)
@@ -104,7 +109,7 @@ def propose(
                 _show_forecast(output, expected)
             return FAILED if expected.refusal else 0
         _require_quorum(expected, anyway)
-        fate = _send(client, "propose" if request is None else "propose_member", args, sender, keys, directory)
+        fate = _send(client, method, args, sender, keys, directory)
         if output.as_json:
             output.document(fate)
         else:
@@ -179,13 +184,13 @@ def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: 
         output.document({"proposals": rows})
         return
     output.table(
-        ["number", "status", "change", "member", "by", "yes", "no"],
+        ["number", "status", "change", "of", "by", "yes", "no"],
         [
             [
                 row["number"],
                 row["proposal"]["status"],
                 row["proposal"]["kind"],
-                row["proposal"]["member"],
+                row["proposal"]["subject"],
                 row["proposal"]["proposer"],
                 ", ".join(row["yes"]),
                 ", ".join(row["no"]),
@@ -210,7 +215,7 @@ def _forecast(client: Client, kind: str, member: str, role: str | None) -> Forec
 
 
 def _forecast_of(client: Client, proposal: dict[str, Any]) -> Forecast:
-    return _forecast(client, proposal["kind"], proposal["member"], proposal["after"]["role"])
+    return _forecast(client, proposal["kind"], proposal["subject"], proposal["after"]["role"])
 
 
 def _newcomer(request: Request) -> dict[str, Any]:
@@ -230,6 +235,11 @@ def _changes(client: Client, kind: str, args: dict[str, Any]) -> list[tuple[str,
     if kind == "add_member":
         shown = [name for name in ("role", "address", "voting_key", "tls_key") if name in args]
         return [("standing", "absent", "active"), *((name, "", _text(args[name])) for name in shown)]
+    if kind == "change_parameter":
+        name = args["name"]
+        now = {row["name"]: row["value"] for row in client.query("membership.block_limits").value}
+        now["ready_blocks"] = client.query("governance.current_rules").value["ready_blocks"]
+        return [(name, str(now.get(name, "")), str(args["value"]))]
     row = client.query("membership.member", {"member": args["member"]}).value
     standings = {"remove_member": "removed", "suspend_member": "suspended", "resume_member": "active"}
     after = {"standing": standings.get(kind, row["standing"])}
@@ -276,7 +286,7 @@ def _show_proposal(output: Output, view: dict[str, Any]) -> None:
     output.facts(
         [
             ("proposal", view["number"]),
-            ("change", f"{found['kind']} {found['member']}"),
+            ("change", f"{found['kind']} {found['subject']}"),
             *(
                 [
                     (name.replace("_", " "), found["after"][name])

@@ -18,6 +18,9 @@ BLOCK_BYTES_LIMIT = 16 * 1024 * 1024
 HISTORY_BLOCKS_MAX = 10_000
 """A query at a past height undoes block by block: further back than this none reaches."""
 
+GOVERNED = ("block_transactions_max", "block_calls_max", "block_operations_max")
+"""Parameters with which a network begins, and which its members may change (contracts/governance.py)."""
+
 Role: TypeAlias = Literal["validator", "observer", "regulator"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -129,6 +132,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, dict=True):
             "members": [
                 {"id": m.id, "role": m.role, "voting_key": m.voting_key, "tls_key": m.tls_key} for m in self.members
             ],
+            "limits": [{"name": name, "value": getattr(self.parameters, name)} for name in GOVERNED],
             "principals": [
                 {"id": p.id, "keys": sorted(p.keys), "threshold": p.threshold} for p in _by_id(self.principals)
             ],

@@ -13,7 +13,7 @@ import msgspec
 from consensus.codec import decode_own, encode
 from contracts.engine import CallError, Engine, Environment, EventRecord, Revert
 from contracts.storage import HostFailure
-from node.config import NetworkConfig
+from node.config import NetworkConfig, Parameters
 from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor.admission import Admission
 from node.executor.difference import RECEIPT_SIZE_MAX, Claim, Difference, TracedRun, find_difference, verify_claim
@@ -52,6 +52,7 @@ class Executor:
         """`registry` reads policies and validators from a state. Before `open` only `genesis` works."""
         self._network = network
         self._engine = engine
+        self._registry = registry
         self._rules = Rules(network.network_id, network.parameters, engine, registry)
         self._contracts_hash = engine.contracts_hash()
         self._cache = ValueCache()
@@ -80,6 +81,7 @@ class Executor:
         """Stand on `view`; the tree is rebuilt from its buckets. StoreError when its root is not the head's."""
         # Read through the attribute: the same tree goes on over later views.
         self._view = view
+        self._take_limits(view)
         self._admission = Admission(self._rules, view)
         self._requests_from_ms = 0
         self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
@@ -99,11 +101,19 @@ class Executor:
         cache = self._cache.advance(executed.writes)
         self._opened_tree().commit(executed.tree)
         self._view = view
+        self._take_limits(view)
         if shown:
             self.show(view)
         self._cache = cache
         if executed.requests_removed:
             self._requests_from_ms = executed.requests_removed[-1][0]
+
+    def _take_limits(self, view: LedgerView) -> None:
+        """The next block is judged by the limits that the members have set."""
+        limits = dict(self._registry.read_limits(Overlay(view)))
+        known = self._rules.parameters
+        if any(getattr(known, name) != value for name, value in limits.items()):
+            self._rules = msgspec.structs.replace(self._rules, parameters=msgspec.structs.replace(known, **limits))
 
     def show(self, view: LedgerView) -> None:
         """Transactions are admitted and tried on `view`: that of the head, or of a block before it."""
@@ -115,6 +125,11 @@ class Executor:
             raise ValueError(f"the view's head is not block {self.head.height}")
         self._view = view
         self.show(view)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The network's parameters as they hold for the next block."""
+        return self._rules.parameters
 
     @property
     def head(self) -> HeadRecord:

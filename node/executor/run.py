@@ -70,12 +70,17 @@ class Registry(Protocol):
     def read_policy_at(self, state: Overlay, key: bytes) -> Policy | None:
         """Return the policy under a key that `policy_key` gave, or None."""
 
+    def read_limits(self, state: Overlay) -> tuple[tuple[str, int], ...]:
+        """Return those of the network's parameters that the state has, as they hold for the next block."""
+
     def read_validators(self, state: Overlay) -> tuple[tuple[str, bytes], ...]:
         """Return (id, voting key) of the validators in their order."""
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """All that decides outcomes besides the state: fixed for the life of a network and a release."""
+    """All that decides outcomes besides the state: fixed for a release, and for as long as the members change none
+    of the `parameters`.
+    """
 
     network: str
     parameters: Parameters

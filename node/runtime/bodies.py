@@ -23,15 +23,13 @@ class Bodies:
         executor: Executor,
         threads: Threads,
         clock: Clock,
-        candidates_max: int,
         report: Callable[[str, HansaError], None],
     ) -> None:
-        """`candidates_max` bounds what a builder is given; `report` is told of peers at fault."""
+        """`report` is told of peers at fault."""
         self._mempool = mempool
         self._executor = executor
         self._threads = threads
         self._clock = clock
-        self._candidates_max = candidates_max
         self._report = report
         self._gossip: Gossip | None = None
         self._transport: Transport | None = None
@@ -64,7 +62,7 @@ class Bodies:
 
     def candidates(self) -> list[Transaction]:
         """The transactions that a builder may choose from, in its order."""
-        return self._mempool.candidates(self._candidates_max)
+        return self._mempool.candidates(self._executor.parameters.block_transactions_max)
 
     def waiting_count(self) -> int:
         """How many transactions wait."""

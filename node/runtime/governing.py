@@ -49,11 +49,12 @@ class Governing:
         submit: Submit,
         replica: Callable[[], ReplicaStatus],
         is_withheld: Callable[[], bool],
+        remembers: bool,
         told: Callable[[Roster], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """`view()` gives the state of the head on disk. `told` is called with the members now and with each change
-        of them; `spawn` runs what takes time.
+        """`view()` gives the state of the head on disk. `remembers`: the disk knew at the start what this member
+        signed. `told` is called with the members now and with each change of them; `spawn` runs what takes time.
         """
         self._network = network
         self._member = member
@@ -61,6 +62,7 @@ class Governing:
         self._keys = keys
         self._replica = replica
         self._is_withheld = is_withheld
+        self._remembers = remembers
         self._spawn = spawn
         now = view()
         self._seen = self._mark_of(now)
@@ -108,10 +110,12 @@ class Governing:
         target = status.catch_up_target
         if self._is_withheld() or (target is not None and target > status.height):
             return False
-        # Who has lost its key, or rotates it for any other reason, votes once the new one is in force.
-        return status.abstention in (Abstention.NONE, Abstention.OBSERVER) or (
-            own_rotation and status.abstention is Abstention.OTHER_KEY
-        )
+        # Whatever silences the old key ends with it, and the list stays as long as it was.
+        if own_rotation or status.abstention is Abstention.NONE:
+            return True
+        # Who comes back must not be silent again for want of memory: the others may need its vote at once.
+        concluded = self._remembers or status.abstain_until > 0
+        return status.abstention is Abstention.OBSERVER and concluded and status.abstain_until < status.height
 
     def _mark_of(self, view: LedgerView) -> Mark:
         state = Overlay(view)

@@ -23,7 +23,10 @@ from consensus.effects import (
     Decide,
     Head,
     Input,
+    Memory,
     Synced,
+    ViewChangeRecord,
+    VoteRecord,
     Withhold,
 )
 from consensus.messages import TwoInstances
@@ -108,7 +111,6 @@ class Node:
             self._executor,
             self._threads,
             self._clock,
-            parameters.block_transactions_max,
             self._report,
         )
         self._chain = Chain(
@@ -187,10 +189,11 @@ class Node:
         now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
         keys = VotingKeys(config.member, own.voting_key, outside.sign, outside.further_keys)
         keys.adopt(self._chain.head.members)
+        memory = self._store.memory()
         replica = Replica(
             self._replica_config(outside.instance),
             self._chain.head,
-            msgspec.structs.replace(self._store.memory(), withheld=self._withheld()),
+            msgspec.structs.replace(memory, withheld=self._withheld()),
             self._recorder.signing(keys.sign),
             outside.verify,
             now_ms,
@@ -226,6 +229,7 @@ class Node:
             self._intake.submit,
             self._driver.status,
             lambda: bool(self._withheld()),
+            _remembers(memory),
             self._on_roster,
             self._driver.spawn,
         )
@@ -527,6 +531,12 @@ class Node:
         self._health.set_condition("blocks_pruned", None)
         self._governing.adopt(head.members)
         self._driver.give(Synced(head))
+
+
+def _remembers(memory: Memory) -> bool:
+    """Whether the disk knows what this member signed, or what it must not sign (consensus/README.md, 9.1)."""
+    signed = any(isinstance(record, VoteRecord | ViewChangeRecord) for record in memory.records)
+    return memory.never_voted or memory.voted or signed or memory.abstain_until > 0
 
 
 def _known(count: int | None) -> int:

@@ -48,14 +48,15 @@ class Readiness:
         self._clock = clock
         self._submit = submit
         self._may = may
-        self._said_ms: dict[int, int] = {}
+        # When it was said last, and on which head.
+        self._said: dict[int, tuple[int, int]] = {}
         self._log = structlog.get_logger("governance").bind(member=member)
 
     async def look(self, view: LedgerView) -> None:
         """Say what is due by the state of `view`."""
         state = Overlay(view)
         waiting = Governance.read_waiting(state)
-        self._said_ms = {number: ms for number, ms in self._said_ms.items() if number in dict(waiting)}
+        self._said = {number: said for number, said in self._said.items() if number in dict(waiting)}
         if not waiting:
             return
         rules = Governance.read_rules(state)
@@ -68,21 +69,23 @@ class Readiness:
             shown = Governance.read_readiness(state, number, self._member)
             # Half of the time for which it counts: what is late by a few blocks must not lapse.
             fresh = shown is not None and 2 * (view.head.height - shown) < rules.ready_blocks
-            said_ms = self._said_ms.get(number)
-            if fresh or (said_ms is not None and now_ms - said_ms < RETRY_MS):
+            said_ms, said_height = self._said.get(number, (now_ms - RETRY_MS, 0))
+            # What has arrived and grown old is said again at once: on a quick chain that may be soon.
+            arrived = shown is not None and shown > said_height
+            if fresh or (now_ms - said_ms < RETRY_MS and not arrived):
                 continue
             sign = self._keys.signer(policy.keys[0])
-            own_rotation = proposal.kind == "rotate_voting_key" and proposal.member == self._member
+            own_rotation = proposal.kind == "rotate_voting_key" and proposal.subject == self._member
             if sign is None or not self._would_vote(proposal, votes) or not self._may(own_rotation):
                 continue
-            self._said_ms[number] = now_ms
+            self._said[number] = now_ms, view.head.height
             await self._say(number, policy.keys[0], sign, view.head.height)
 
     def _would_vote(self, proposal: Proposal, votes: bool) -> bool:
         """Whether this member stands in the list after the change."""
         after = proposal.after
         return (
-            after.standing == "active" and after.role == "validator" if proposal.member == self._member else votes
+            after.standing == "active" and after.role == "validator" if proposal.subject == self._member else votes
         )
 
     async def _say(self, number: int, key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from consensus.members import Members, Validator
 from contracts.engine import EventRecord
-from contracts.governance import Governance, quorum_of, votes_needed
+from contracts.governance import PARAMETERS, Governance, quorum_of, votes_needed
 from contracts.membership import Membership, Policy
 from contracts.sdk import Revert
 from contracts.testkit import START_MS, World, reverts
@@ -28,7 +28,8 @@ def world_of(count: int, **rules: Any) -> World:
     ]
     members.append({"id": "watch", "role": "observer", "voting_key": key(90), "tls_key": key(190)})
     principals = [{"id": item["id"], "keys": [key(200)], "threshold": 1} for item in members]
-    membership = {"members": members, "principals": principals}
+    limits = [{"name": name, "value": 5_000} for name, _, _ in PARAMETERS if name != "ready_blocks"]
+    membership = {"members": members, "principals": principals, "limits": limits}
     return World((Membership, Governance), {"membership": membership, "governance": rules})
 
 
@@ -175,9 +176,10 @@ def test_what_was_voted_on_is_what_happens_or_nothing(world: World) -> None:
     suspension = decided(world, "suspend_member", "bank-b")
     ready(world, suspension, "bank-a", "bank-c", "bank-d")
     assert "bank-b" not in voters(world)
-    # The list after the rotation has bank-b, which votes no more: it can only fail, and never bring bank-b back.
-    ready(world, rotation, "bank-a")
+    # The list after the rotation has bank-b, which votes no more: it never brings bank-b back.
     assert ended(world, rotation) == ("void", "changed_meanwhile")
+    with reverts("proposal_not_waiting"):
+        ready(world, rotation, "bank-a")
     assert "bank-b" not in voters(world)
 
 
@@ -523,3 +525,118 @@ def test_a_voting_key_never_serves_twice_even_for_its_own_member(world: World) -
     assert dict(Membership.read_validators(world.state))["bank-b"] == key(50)
     with reverts("key_in_use"):
         propose(world, "rotate_voting_key", "bank-b", "bank-b", voting_key=key(2))
+
+
+def propose_parameter(world: World, name: str, value: int, by: str = "bank-a") -> int:
+    args = {"name": name, "value": value, "expires_at_ms": END_MS}
+    number: int = world.as_(by).call(Governance.propose_parameter, **args)[0].data["proposal"]
+    return number
+
+
+def test_a_parameter_changes_with_all_votes_but_f() -> None:
+    world = world_of(6)
+    number = propose_parameter(world, "block_calls_max", 8_000)
+    vote(world, number, "bank-b", "bank-c", "bank-d")
+    # A quorum of six are four; what all blocks are judged by asks for five.
+    assert status(world, number) == "open"
+    vote(world, number, "bank-e")
+    assert status(world, number) == "effective"
+    assert dict(Membership.read_limits(world.state))["block_calls_max"] == 8_000
+    number = propose_parameter(world, "ready_blocks", 7)
+    vote(world, number, "bank-b", "bank-c", "bank-d", "bank-e")
+    assert world.query(Governance.current_rules)["ready_blocks"] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("block_calls_max", 99, "value_out_of_range"),
+        ("block_calls_max", 1_000_001, "value_out_of_range"),
+        ("block_operations_max", 199_999, "value_out_of_range"),
+        ("ready_blocks", 1, "value_out_of_range"),
+        ("block_calls_max", 5_000, "nothing_to_change"),
+        ("validators_min", 1, "parameter_not_found"),
+        ("Bad Name", 1, "invalid_arguments"),
+    ],
+)
+def test_a_parameter_that_cannot_be_so_is_refused(world: World, name: str, value: int, code: str) -> None:
+    with reverts(code):
+        propose_parameter(world, name, value)
+
+
+def test_only_validators_propose_parameters(world: World) -> None:
+    with reverts("not_a_voter"):
+        propose_parameter(world, "ready_blocks", 7, by="watch")
+
+
+def test_what_was_proposed_of_a_parameter_meanwhile_is_void(world: World) -> None:
+    first, second = propose_parameter(world, "ready_blocks", 7), propose_parameter(world, "ready_blocks", 8)
+    vote(world, first, "bank-b", "bank-c", "bank-d")
+    assert status(world, first) == "effective"
+    assert ended(world, second) == ("void", "changed_meanwhile")
+
+
+def node_keys(world: World, member: str) -> tuple[bytes, ...]:
+    policy = Membership.read_policy(world.state, f"{member}/node")
+    assert policy is not None
+    return policy.keys
+
+
+def test_a_rotation_never_takes_effect_on_a_signature_of_the_old_key(world: World) -> None:
+    """Suspended and brought back while its rotation waited, a node signed with its old key, and it counted."""
+    rotation = decided(world, "rotate_voting_key", "bank-b", "bank-b", voting_key=key(50))
+    ready(world, rotation, "bank-a", "bank-c", "bank-d", "bank-e")
+    out = decided(world, "suspend_member", "bank-b")
+    ready(world, out, "bank-a", "bank-c", "bank-d")
+    assert ended(world, rotation) == ("void", "changed_meanwhile")
+    back = decided(world, "resume_member", "bank-b")
+    ready(world, back, "bank-a", "bank-c", "bank-d", "bank-b")
+    with reverts("proposal_not_waiting"):
+        ready(world, rotation, "bank-b")
+    assert dict(Membership.read_validators(world.state))["bank-b"] == key(2)
+    assert node_keys(world, "bank-b") == (key(2),)
+
+
+def test_a_change_ends_what_else_was_proposed_about_the_member(world: World) -> None:
+    stale = propose(world, "change_role", "bank-e", role="observer")
+    other = propose(world, "suspend_member", "bank-d")
+    number = decided(world, "suspend_member", "bank-e")
+    ready(world, number, "bank-a", "bank-b", "bank-c")
+    assert ended(world, stale) == ("void", "changed_meanwhile")
+    assert status(world, other) == "open"
+
+
+def test_a_member_that_lost_its_new_key_can_take_its_rotation_back(world: World) -> None:
+    """A mistyped key silenced the node for every change of the members, for as long as the rotation waited."""
+    rotation = decided(world, "rotate_voting_key", "bank-b", "bank-b", voting_key=key(50))
+    assert node_keys(world, "bank-b") == (key(50),)
+    with reverts("not_the_proposer"):
+        world.as_("bank-a").call(Governance.withdraw, proposal=rotation)
+    world.as_("bank-b").call(Governance.withdraw, proposal=rotation)
+    assert node_keys(world, "bank-b") == (key(2),)
+    # What the members decided about another is theirs.
+    removal = decided(world, "remove_member", "bank-e")
+    with reverts("proposal_not_open"):
+        world.as_("bank-a").call(Governance.withdraw, proposal=removal)
+
+
+def test_a_stolen_old_key_of_another_member_is_refused(world: World) -> None:
+    first = decided(world, "rotate_voting_key", "bank-b", "bank-b", voting_key=key(50))
+    ready(world, first, "bank-a", "bank-c", "bank-d", "bank-b")
+    with reverts("key_in_use"):
+        propose(world, "rotate_voting_key", "bank-c", "bank-c", voting_key=key(2))
+
+
+def test_votes_that_suffice_after_the_list_shrank_decide() -> None:
+    """Of eight, six must agree, of seven five: five had agreed, and nobody could say so again."""
+    world = world_of(8)
+    number = propose(world, "remove_member", "bank-g")
+    vote(world, number, "bank-b", "bank-c", "bank-d", "bank-e")
+    vote(world, number, "bank-f", "bank-g", yes=False)
+    with reverts("vote_unchanged"):
+        vote(world, number, "bank-a")
+    leaving = decided(world, "remove_member", "bank-h")
+    ready(world, leaving, "bank-a", "bank-b", "bank-c", "bank-d", "bank-e")
+    assert (len(voters(world)), status(world, number)) == (7, "open")
+    vote(world, number, "bank-a")
+    assert status(world, number) == "waiting"

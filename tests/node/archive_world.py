@@ -54,6 +54,10 @@ class Appointed:
         """The contract's own."""
         return Membership.read_policy_at(state, key)
 
+    def read_limits(self, state: Overlay) -> tuple[tuple[str, int], ...]:
+        """The contract's."""
+        return Membership.read_limits(state)
+
     def read_validators(self, state: Overlay) -> tuple[tuple[str, bytes], ...]:
         """Those appointed, or the contract's."""
         return Membership.read_validators(state) if self.validators is None else self.validators

@@ -9,7 +9,7 @@ import pytest
 from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor import Executor
 from node.ledger import Call, Proposal, Transaction
-from tests.node.ledger_world import ENGINE, HOUR_MS, Ledger, decoded, key_of, network, transfer
+from tests.node.ledger_world import BANKS, ENGINE, HOUR_MS, Ledger, decoded, key_of, network, transfer
 
 DAY_MS = 24 * HOUR_MS
 
@@ -395,3 +395,24 @@ def test_a_former_key_signs_in_its_successors_place_and_never_beside_it(ledger: 
     assert not suffices(keys[0], new)
     assert not suffices(keys[0])
     assert not suffices(new)
+
+
+def test_a_limit_that_the_members_changed_holds_from_the_next_block_on(ledger: Ledger) -> None:
+    def say(sender: str, method: str, **args: object) -> Transaction:
+        return ledger.transaction(sender, Call("governance", method, args))
+
+    expires_at_ms = ledger.now_ms + DAY_MS
+    change = {"name": "block_transactions_max", "value": 10, "expires_at_ms": expires_at_ms}
+    ledger.settle(say("bank-a", "propose_parameter", **change))
+    votes = [say(bank, "vote", proposal=1, yes=True) for bank in BANKS[1:3]]
+    # In the block that decides it the former limit holds.
+    ledger.settle(*votes, *[ledger.transaction("bank-a") for _ in range(10)])
+    assert ledger.executor.parameters.block_transactions_max == 10
+    many = [ledger.transaction("bank-a") for _ in range(12)]
+    built = ledger.build(*many)
+    assert built is not None
+    assert len(built.body.transactions) == 10
+    # A node that starts now reads it from the state.
+    started = Executor(ledger.network, ENGINE, ledger.registry)
+    started.open(ledger.store.snapshot())
+    assert started.parameters == ledger.executor.parameters

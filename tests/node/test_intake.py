@@ -40,7 +40,7 @@ class World:
         self.pool = Mempool(POOL, 2**20)
         clock = LedgerClock(self.ledger)
         executor, store = self.ledger.executor, self.ledger.store
-        bodies = Bodies(self.pool, executor, self.threads, clock, 10, lambda peer, error: None)
+        bodies = Bodies(self.pool, executor, self.threads, clock, lambda peer, error: None)
         self.intake = Intake(
             self.pool, executor, bodies, store, self.threads, clock, lambda: None, lambda: None, 1_000
         )

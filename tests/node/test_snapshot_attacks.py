@@ -351,7 +351,7 @@ async def fates(ledger: SignedLedger, *transactions: Transaction) -> list[str]:
     threads, clock, mempool = WorkerThreads(1), Clock(), Mempool(100, 2**20)
     monkey: Any = clock
     monkey.time_ms = lambda: ledger.store.head.time_ms
-    bodies = Bodies(mempool, ledger.executor, threads, clock, 10, lambda peer, error: None)
+    bodies = Bodies(mempool, ledger.executor, threads, clock, lambda peer, error: None)
     intake = Intake(
         mempool, ledger.executor, bodies, ledger.store, threads, clock, lambda: None, lambda: None, 1_000
     )

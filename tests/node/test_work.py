@@ -22,7 +22,7 @@ class World:
         self.told: list[WorkWaiting] = []
         clock = LedgerClock(self.ledger)
         executor = self.ledger.executor
-        bodies = Bodies(self.pool, executor, cast(Threads, None), clock, 10, lambda peer, error: None)
+        bodies = Bodies(self.pool, executor, cast(Threads, None), clock, lambda peer, error: None)
         self.work = Work(bodies, executor, clock, lambda: 2, self.told.append)
 
     def arrives(self) -> None:

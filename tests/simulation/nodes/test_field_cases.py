@@ -61,7 +61,7 @@ def test_quorum_1728_the_chain_goes_on_when_a_validator_is_removed_and_another_f
 
 
 def test_besu_8425_and_poa_245_a_member_without_vote_gets_one_back_when_its_node_runs() -> None:
-    """One vote for a validator whose node did not run halted the network; removed, restarted, added again: a crash."""
+    """A vote for a validator whose node did not run halted all; removed, restarted, added again: a crash."""
     world = scene(shape=SHAPE._replace(n=5))
     with world.staged() as until:
         assembly = Assembly(world, until)

@@ -199,3 +199,24 @@ def test_no_change_makes_a_list_that_cannot_decide() -> None:
         dead[0].start()
         assembly.effective(number, *live[:3], dead[0])
         assembly.goes_on(*live[:3], dead[0])
+
+
+@pytest.mark.slow
+def test_who_comes_back_without_its_memory_is_not_counted_before_it_may_vote() -> None:
+    """A wiped node that was suspended said that it was ready, was counted, and then abstained: nobody could decide."""
+    world = scene(shape=SHAPE._replace(n=5))
+    with world.staged() as until:
+        assembly = Assembly(world, until)
+        until(everybody_votes(world), 20_000)
+        guest = world.hosts[2]
+        others = [host for host in world.hosts if host is not guest]
+        names = [host.id for host in others]
+        assembly.effective(assembly.decide("suspend_member", guest.id, names[0], names[1:]), *world.hosts)
+        guest.crash(power=True)
+        guest.lose_disk(None)
+        # Of the five four decide, and three of the others run: from the first block on its vote is needed.
+        others[3].crash(power=True)
+        guest.start()
+        number = assembly.decide("resume_member", guest.id, names[0], names[1:3])
+        assembly.effective(number, guest, *others[:3])
+        assembly.goes_on(guest, *others[:3])
