@@ -85,7 +85,7 @@ PARAMETERS = (
     ("block_transactions_max", 10, 100_000),
     ("block_calls_max", 100, 1_000_000),
     ("block_operations_max", 200_000, 100_000_000),
-    (READY_BLOCKS_NAME, 2, READY_BLOCKS_MAX),
+    (READY_BLOCKS_NAME, 10, READY_BLOCKS_MAX),
 )
 """What members may change, from and to: whatever they choose, the first transaction of a block always fits, so that
 they can choose again.

@@ -76,9 +76,12 @@ class Governing:
         """The members now."""
         return self._links.roster
 
-    def adopt(self, members: Members) -> None:
-        """This list decides from now on: the replica, which is told next, signs with the key that it names."""
-        self._keys.adopt(members)
+    def adopt(self, members: Members) -> bool:
+        """This list decides from now on, and the replica is told next; return whether the node must begin anew."""
+        anew = self._keys.adopt(members)
+        if anew:
+            self._log.warning("the list names this member anew: this process signs no more, and another begins")
+        return anew
 
     def on_applied(self, view: LedgerView) -> None:
         """A block was applied: the members are what its state, that of `view`, says."""

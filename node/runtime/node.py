@@ -187,8 +187,10 @@ class Node:
         self._retention = Retention(config.retention, network, self._store, self._threads)
         self._recorder = Recorder()
         now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
-        keys = VotingKeys(config.member, own.voting_key, outside.sign, outside.further_keys)
-        keys.adopt(self._chain.head.members)
+        members = self._chain.head.members
+        keys = VotingKeys(config.member, own.voting_key, outside.sign, outside.further_keys, members)
+        if keys.listed is not None:
+            self._store.begin_with_key(keys.listed)
         memory = self._store.memory()
         replica = Replica(
             self._replica_config(outside.instance),
@@ -349,7 +351,9 @@ class Node:
         self._stopping.set()
 
     def _begin_anew(self) -> None:
-        """A snapshot lies whole: `run` ends, and whoever called it makes another node, which takes it over."""
+        """`run` ends, and whoever called it makes another node: it takes over a snapshot that lies whole, or is
+        what the list of members names now.
+        """
         self.begins_anew = not self._stopping.is_set()
         self._stopping.set()
 
@@ -506,8 +510,12 @@ class Node:
         """Apply a decided block."""
         answer = await self._work.while_applying(self._chain.decide(effect))
         if isinstance(answer, Applied | Synced):
-            self._governing.adopt(answer.head.members)
+            self._adopt(answer.head)
         return answer
+
+    def _adopt(self, head: Head) -> None:
+        if self._governing.adopt(head.members):
+            self._begin_anew()
 
     def catch_up(self, effect: CatchUp) -> None:
         """Fetch what the others have decided."""
@@ -529,7 +537,7 @@ class Node:
 
     def _on_synced(self, head: Head) -> None:
         self._health.set_condition("blocks_pruned", None)
-        self._governing.adopt(head.members)
+        self._adopt(head)
         self._driver.give(Synced(head))
 
 

@@ -48,8 +48,8 @@ class Readiness:
         self._clock = clock
         self._submit = submit
         self._may = may
-        # When it was said last, and on which head.
-        self._said: dict[int, tuple[int, int]] = {}
+        # When it was said last, on which head, and while who decided.
+        self._said: dict[int, tuple[int, int, tuple[str, ...]]] = {}
         self._log = structlog.get_logger("governance").bind(member=member)
 
     async def look(self, view: LedgerView) -> None:
@@ -60,7 +60,8 @@ class Readiness:
         if not waiting:
             return
         rules = Governance.read_rules(state)
-        votes = self._member in dict(Membership.read_validators(state))
+        deciding = tuple(name for name, _ in Membership.read_validators(state))
+        votes = self._member in deciding
         policy = Membership.read_policy(state, f"{self._member}/node")
         if rules is None or policy is None:
             return
@@ -69,16 +70,18 @@ class Readiness:
             shown = Governance.read_readiness(state, number, self._member)
             # Half of the time for which it counts: what is late by a few blocks must not lapse.
             fresh = shown is not None and 2 * (view.head.height - shown) < rules.ready_blocks
-            said_ms, said_height = self._said.get(number, (now_ms - RETRY_MS, 0))
+            said_ms, said_height, said_to = self._said.get(number, (now_ms - RETRY_MS, 0, deciding))
             # What has arrived and grown old is said again at once: on a quick chain that may be soon.
             arrived = shown is not None and shown > said_height
+            # Of another list others may be a quorum, and the ledger counts when somebody says so.
+            fresh = fresh and said_to == deciding
             if fresh or (now_ms - said_ms < RETRY_MS and not arrived):
                 continue
             sign = self._keys.signer(policy.keys[0])
             own_rotation = proposal.kind == "rotate_voting_key" and proposal.subject == self._member
             if sign is None or not self._would_vote(proposal, votes) or not self._may(own_rotation):
                 continue
-            self._said[number] = now_ms, view.head.height
+            self._said[number] = now_ms, view.head.height, deciding
             await self._say(number, policy.keys[0], sign, view.head.height)
 
     def _would_vote(self, proposal: Proposal, votes: bool) -> bool:
@@ -89,11 +92,13 @@ class Readiness:
         )
 
     async def _say(self, number: int, key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:
+        time_ms = self._clock.time_ms()
         body = Body(
             network=self._network_id,
             sender=f"{self._member}/node",
-            request_id=f"ready-{number}-{height}",
-            expires_at_ms=self._clock.time_ms() + EXPIRES_MS,
+            # Said again on the same head it is another request: it expires at another time.
+            request_id=f"ready-{number}-{time_ms}",
+            expires_at_ms=time_ms + EXPIRES_MS,
             mode="atomic",
             calls=(Call("governance", "ready", {"proposal": number}),),
         )

@@ -7,6 +7,7 @@ lies under its digest since it was voted for; the batch of its height only refer
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from consensus.amnesia import HEIGHT_MAX
 from consensus.codec import encode
 from consensus.effects import Memory, Record, ViewChangeRecord, VoteRecord
 from consensus.messages import Certificate, Evidence
@@ -24,6 +25,7 @@ from node.store.layout import (
     META_NETWORK,
     META_NEVER_VOTED,
     META_VOTED,
+    META_VOTING_KEY,
     DivergenceRecord,
     EvidenceRecord,
     ReceiptsRecord,
@@ -295,6 +297,24 @@ class Store:
         if rows:
             self._database.write(rows)
         self._records.update(changed)
+
+    def begin_with_key(self, voting_key: bytes) -> None:
+        """The list that this process begins with names this key for its member.
+
+        A promise never to vote again was made for the key that was found in two places: it ends with that key. And
+        that a member never voted is taken at its word at genesis alone: later on the directory may be an image from
+        before it did, so the others are heard first.
+        """
+        known = self._database.get(META_VOTING_KEY)
+        rows: _Rows = []
+        if known != voting_key:
+            rows.append((META_VOTING_KEY, voting_key))
+            if known is not None and self._abstain_until() >= HEIGHT_MAX:
+                rows.append((META_ABSTAIN, None))
+        if self.head.height and self._database.get(META_NEVER_VOTED) is not None:
+            rows += [(META_VOTED, b"1"), (META_NEVER_VOTED, None)]
+        if rows:
+            self._database.write(rows)
 
     def memory(self) -> Memory:
         """Return what the disk says of this member's own votes; records in the order in which they were put."""

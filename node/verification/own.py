@@ -29,6 +29,7 @@ from node.store.layout import (
     META_PRUNED,
     META_REMOVE,
     META_VOTED,
+    META_VOTING_KEY,
     RECORD_SIZE_MAX,
     DivergenceRecord,
     EvidenceRecord,
@@ -40,7 +41,16 @@ from node.verification.chain import Verify
 from node.verification.report import Progress, differs, read, require
 
 NUMBERS = (META_HEAD, META_ABSTAIN, META_ENDINGS, META_FIRST, META_PRUNED, META_REMOVE)
-VALUES = (META_FORMAT, META_NETWORK, META_NEVER_VOTED, META_VOTED, META_DIVERGED, META_ADOPTING, META_HELD)
+VALUES = (
+    META_FORMAT,
+    META_NETWORK,
+    META_NEVER_VOTED,
+    META_VOTED,
+    META_VOTING_KEY,
+    META_DIVERGED,
+    META_ADOPTING,
+    META_HELD,
+)
 MARKERS = (*VALUES, *NUMBERS)
 LETTERS = b"bcefghjklmpqrstuvwxy"
 """The first byte of every row that this release writes."""

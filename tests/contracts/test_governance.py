@@ -542,9 +542,9 @@ def test_a_parameter_changes_with_all_votes_but_f() -> None:
     vote(world, number, "bank-e")
     assert status(world, number) == "effective"
     assert dict(Membership.read_limits(world.state))["block_calls_max"] == 8_000
-    number = propose_parameter(world, "ready_blocks", 7)
+    number = propose_parameter(world, "ready_blocks", 70)
     vote(world, number, "bank-b", "bank-c", "bank-d", "bank-e")
-    assert world.query(Governance.current_rules)["ready_blocks"] == 7
+    assert world.query(Governance.current_rules)["ready_blocks"] == 70
 
 
 @pytest.mark.parametrize(
@@ -553,7 +553,7 @@ def test_a_parameter_changes_with_all_votes_but_f() -> None:
         ("block_calls_max", 99, "value_out_of_range"),
         ("block_calls_max", 1_000_001, "value_out_of_range"),
         ("block_operations_max", 199_999, "value_out_of_range"),
-        ("ready_blocks", 1, "value_out_of_range"),
+        ("ready_blocks", 9, "value_out_of_range"),
         ("block_calls_max", 5_000, "nothing_to_change"),
         ("validators_min", 1, "parameter_not_found"),
         ("Bad Name", 1, "invalid_arguments"),
@@ -566,11 +566,11 @@ def test_a_parameter_that_cannot_be_so_is_refused(world: World, name: str, value
 
 def test_only_validators_propose_parameters(world: World) -> None:
     with reverts("not_a_voter"):
-        propose_parameter(world, "ready_blocks", 7, by="watch")
+        propose_parameter(world, "ready_blocks", 70, by="watch")
 
 
 def test_what_was_proposed_of_a_parameter_meanwhile_is_void(world: World) -> None:
-    first, second = propose_parameter(world, "ready_blocks", 7), propose_parameter(world, "ready_blocks", 8)
+    first, second = propose_parameter(world, "ready_blocks", 70), propose_parameter(world, "ready_blocks", 80)
     vote(world, first, "bank-b", "bank-c", "bank-d")
     assert status(world, first) == "effective"
     assert ended(world, second) == ("void", "changed_meanwhile")

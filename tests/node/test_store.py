@@ -12,6 +12,7 @@ from pathlib import Path
 import plyvel
 import pytest
 
+from consensus.amnesia import HEIGHT_MAX
 from consensus.effects import (
     Memory,
     NewViewRecord,
@@ -589,3 +590,27 @@ def test_a_closed_store_says_so(ledger: Ledger) -> None:
         view.get(b"x")
     with pytest.raises(StoreError, match="store_closed"):
         ledger.store.put_pending([(bytes(32), b"x")])
+
+
+def test_a_promise_of_silence_ends_with_the_key_for_which_it_was_made(ledger: Ledger) -> None:
+    first, second = bytes(31) + b"1", bytes(31) + b"2"
+    ledger.store.put_records([], abstain_until=HEIGHT_MAX)
+    # Who made it is not known: it stays.
+    ledger.store.begin_with_key(first)
+    ledger.store.begin_with_key(first)
+    assert ledger.store.memory().abstain_until == HEIGHT_MAX
+    ledger.store.begin_with_key(second)
+    assert ledger.store.memory().abstain_until == 0
+    # What was promised for some heights holds whatever the key.
+    ledger.store.put_records([], abstain_until=9)
+    ledger.store.begin_with_key(first)
+    assert ledger.store.memory().abstain_until == 9
+
+
+def test_a_member_is_believed_never_to_have_voted_at_genesis_alone(ledger: Ledger) -> None:
+    ledger.store.begin_with_key(bytes(32))
+    assert ledger.store.memory().never_voted
+    ledger.settle(ledger.transaction("bank-a"))
+    ledger.store.begin_with_key(bytes(32))
+    memory = ledger.store.memory()
+    assert (memory.never_voted, memory.voted) == (False, True)

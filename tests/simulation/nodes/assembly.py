@@ -1,4 +1,5 @@
-"""The members' administrators of a seeded run: they suspend and bring back one another and rotate keys meanwhile.
+"""The members' administrators of a seeded run: they suspend and bring back one another, change roles, rotate keys
+and change how large blocks may be meanwhile.
 
 They know what the node knows that they ask, lose answers and say things twice; when all is mended, they bring back
 whoever is suspended.
@@ -7,7 +8,7 @@ whoever is suspended.
 from typing import TYPE_CHECKING, Any
 
 from contracts.governance import Governance, Proposal
-from contracts.membership import Membership
+from contracts.membership import Member, Membership
 from node.ledger import Call
 from node.state import Overlay
 from tests.simulation.nodes.founding import key_of, next_key, transaction
@@ -42,7 +43,7 @@ class Assembly:
         """What is not settled yet: a suspended member, or a change under way; or None."""
         for host in self.world.hosts:
             state = state_of(host)
-            out = [name for name, member in Membership.read_members(state) if member.standing != "active"]
+            out = [name for name, member in Membership.read_members(state) if _way_back(member) is not None]
             if out or Governance.undecided.scan_from(state, 1):
                 return f"{host.id}: {out} out, undecided {Governance.undecided.scan_from(state, 9)}"
         return None
@@ -64,17 +65,24 @@ class Assembly:
                 self._vote(state, number, proposal, voters)
         if found:
             return
-        out = [name for name, member in members if member.standing == "suspended"]
+        out = [(name, back) for name, member in members if (back := _way_back(member)) is not None]
         pick = self.world.timeline.pick
         by = voters[pick(0, len(voters))]
         if out:
-            self._say(by, "propose", self._change("resume_member", out[0]), "propose")
+            name, (kind, role) = out[0]
+            self._say(by, "propose", {**self._change(kind, name), **role}, "propose")
+        elif not self.healed and self.world.timeline.chance(150):
+            self._resize(by)
         elif not self.healed:
             target = voters[pick(0, len(voters))]
             keys = dict(Membership.read_validators(state))
             spare = (len(voters) - 2) // 3 >= len(self.world.plan.faulty) and len(voters) > 4
             if spare and self.world.timeline.chance(600):
-                self._say(by, "propose", self._change("suspend_member", target), "propose")
+                if self.world.timeline.chance(500):
+                    self._say(by, "propose", self._change("suspend_member", target), "propose")
+                else:
+                    change = {**self._change("change_role", target), "role": "observer"}
+                    self._say(by, "propose", change, "propose")
             elif keys[target] != next_key(target):
                 change = {**self._change("rotate_voting_key", target), "voting_key": next_key(target)}
                 self._say(target, "propose", change, "propose")
@@ -84,13 +92,24 @@ class Assembly:
             if Governance.votes.read_from(state, (number, voter)) is None:
                 self._say(voter, "vote", {"proposal": number, "yes": True}, number)
 
+    def _resize(self, by: str) -> None:
+        """Another limit of transactions for the blocks from then on."""
+        change = {
+            **self._change("", ""),
+            "name": "block_transactions_max",
+            "value": self.world.timeline.pick(10, 40),
+        }
+        self._say(
+            by, "propose_parameter", {key: change[key] for key in ("name", "value", "expires_at_ms")}, "propose"
+        )
+
     def _change(self, kind: str, member: str) -> dict[str, Any]:
         now_ms = START_MS + self.world.timeline.now_us // 1000
         return {"kind": kind, "member": member, "expires_at_ms": now_ms + PROPOSAL_MS}
 
     def _say(self, sender: str, method: str, args: dict[str, Any], what: object) -> None:
         now_us = self.world.timeline.now_us
-        key = (method, what, "" if method == "propose" else sender)
+        key = (what, "" if what == "propose" else sender)
         if now_us - self._said_us.get(key, -REPEAT_US) < REPEAT_US:
             return
         self._said_us[key] = now_us
@@ -106,6 +125,13 @@ class Assembly:
         )
         hosts = [host for host in self.world.hosts if host.door is not None]
         self.world.clients.submit_at(hosts[self.world.timeline.pick(0, len(hosts))], [made])
+
+
+def _way_back(member: Member) -> tuple[str, dict[str, str]] | None:
+    """The change, with its arguments, that makes the member a validator again; None: it is one."""
+    if member.standing != "active":
+        return "resume_member", {}
+    return ("change_role", {"role": "validator"}) if member.role != "validator" else None
 
 
 def state_of(host: "Host") -> Overlay:

@@ -207,6 +207,10 @@ class Host:
         self.world.note(self, f"ends with {code}")
         refused = process.database is None or process.database.refused
         self._bury(power=False)
+        if code == 0 and process.node is not None and process.node.begins_anew:
+            self.world.reached["began anew"] += 1
+            self.start()
+            return
         expected = (code == 0 and self.stopping) or (code == STOPPED_BY_DISK and refused)
         self.world.on_end(self, code, expected)
 

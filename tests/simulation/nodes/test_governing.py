@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from consensus.amnesia import HEIGHT_MAX
 from contracts.governance import Governance
 from contracts.membership import Membership
 from node.ledger import Call, Transaction
 from node.runtime.roster import FAREWELL_MS
 from node.state import Overlay
-from tests.simulation.nodes.founding import key_of, next_key, transaction
+from node.store import Store
+from tests.simulation.nodes.disk import MemoryDatabase
+from tests.simulation.nodes.founding import DATA, key_of, next_key, transaction
 from tests.simulation.nodes.host import Host
 from tests.simulation.nodes.test_scenes import SHAPE, everybody_votes, final_at, scene
 from tests.simulation.nodes.timeline import START_MS
@@ -203,7 +206,7 @@ def test_no_change_makes_a_list_that_cannot_decide() -> None:
 
 @pytest.mark.slow
 def test_who_comes_back_without_its_memory_is_not_counted_before_it_may_vote() -> None:
-    """A wiped node that was suspended said that it was ready, was counted, and then abstained: nobody could decide."""
+    """A wiped node that was suspended said it was ready, was counted, and then abstained: nobody could decide."""
     world = scene(shape=SHAPE._replace(n=5))
     with world.staged() as until:
         assembly = Assembly(world, until)
@@ -220,3 +223,29 @@ def test_who_comes_back_without_its_memory_is_not_counted_before_it_may_vote() -
         number = assembly.decide("resume_member", guest.id, names[0], names[1:3])
         assembly.effective(number, guest, *others[:3])
         assembly.goes_on(guest, *others[:3])
+
+
+@pytest.mark.slow
+def test_a_key_that_lives_twice_can_be_rotated_and_its_member_votes_again() -> None:
+    """Its node never said that it was ready, and the promise of silence outlived the key for which it was made."""
+    world = scene(shape=SHAPE._replace(n=4))
+    with world.staged() as until:
+        assembly = Assembly(world, until)
+        until(everybody_votes(world), 20_000)
+        owner, others = world.hosts[1], [world.hosts[0], *world.hosts[2:]]
+        names = [host.id for host in others]
+        owner.crash(power=True)
+        network = world.founding.network
+        store = Store(
+            DATA, network.network_id, network.genesis_hash, open_database=lambda _: MemoryDatabase(owner.disk)
+        )
+        store.put_records([], {}, HEIGHT_MAX)
+        store.close()
+        owner.start()
+        until(lambda: owner.door is not None, 20_000)
+        new = next_key(owner.id)
+        number = assembly.decide("rotate_voting_key", owner.id, owner.id, names[:2], voting_key=new)
+        assembly.effective(number, *world.hosts)
+        until(everybody_votes(world), 60_000)
+        others[0].crash(power=True)
+        assembly.goes_on(owner, *others[1:])
