@@ -189,7 +189,10 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     ) -> TimerHandle:
         handle = TimerHandle(when, callback, args, self, context)
         if self.alive:
-            self._timeline.at(round(when * 1_000_000), self._come_due, handle)
+            # What lies ahead by less than the clock's step waits for that step: else time would never reach it.
+            now_us = self._timeline.now_us
+            due_us = max(round(when * 1_000_000), now_us + 1 if when > self.time() else now_us)
+            self._timeline.at(due_us, self._come_due, handle)
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
