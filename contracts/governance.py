@@ -8,12 +8,16 @@ More than 500 lines because whoever audits a contract reads one file. A proposal
 It is *waiting* once enough members voted for it. A change of the list that decides blocks then waits for the QUORUM
 GUARD: it takes effect in the block in which a quorum of the NEW list has shown, on the ledger and within the last
 `ready_blocks` blocks, that its nodes run (`ready`), among them every member that the change brings in. That block
-still belongs to the old list; its header names the new one, which decides the next height.
+still belongs to the old list; its header names the new one, which decides the next height. A member's own new key,
+be it for votes or for links, waits for that member's node at least: it says so only with the key at hand.
 
 Invariants: what takes effect is exactly what was voted on (`before` must still hold, else the proposal is void); no
 change leaves fewer than `validators_min` validators; each member has one vote, that of its root principal, and only
-active validators vote. Member records belong to `membership`: this contract changes them by `ctx.call` alone.
-Who is added is linked once the votes suffice, and has no vote before its own node has shown that it runs.
+active validators vote. No proposal takes votes or readiness, or takes effect, in a block at or after its
+`expires_at_ms`: each call looks at that itself and ends what is over, since a scheduled call may be settled
+unexecuted. A member's own new key ends no proposal of others about that member. Member records belong to
+`membership`: this contract changes them by `ctx.call` alone. Who is added is linked once the votes
+suffice, and has no vote before its own node has shown that it runs.
 """
 
 from typing import Annotated, Literal
@@ -77,6 +81,10 @@ VALIDATORS_MIN = 4
 VALIDATORS_MAX = 128
 """Consensus has no place for more."""
 READY_BLOCKS = 100
+READY_BLOCKS_MIN = 20
+READY_BLOCKS_EACH = 4
+"""A readiness lasts so many blocks for each that must show it, or `ready_blocks` if that is more: one that is said
+anew makes a block of its own, and must not make those of all others grow old."""
 READY_BLOCKS_MAX = 100_000
 DAY_MS = 86_400_000
 PROPOSAL_MS_MAX = 90 * DAY_MS
@@ -85,7 +93,7 @@ PARAMETERS = (
     ("block_transactions_max", 10, 100_000),
     ("block_calls_max", 100, 1_000_000),
     ("block_operations_max", 200_000, 100_000_000),
-    (READY_BLOCKS_NAME, 10, READY_BLOCKS_MAX),
+    (READY_BLOCKS_NAME, READY_BLOCKS_MIN, READY_BLOCKS_MAX),
 )
 """What members may change, from and to: whatever they choose, the first transaction of a block always fits, so that
 they can choose again.
@@ -94,6 +102,12 @@ OWN_KINDS = ("rotate_voting_key", "rotate_tls_key")
 """Any member proposes these for itself, and nobody for another: only it knows that it has the key."""
 OPEN_PER_MEMBER_MAX = 8
 OPEN_MAX = 400
+OPEN_PER_OTHER_MAX = 2
+OPEN_OTHERS_MAX = 50
+"""Who has no vote proposes its own keys alone. All f of 128 validators and all others leave room for proposals."""
+ENDED_MAX = 50
+"""So many proposals at most does one call end whose time is over; the next calls end more."""
+MINUTE_MS = 60_000
 CASTS_MAX = 8
 PAGE_MAX = 100
 HISTORY_MAX = 500
@@ -126,10 +140,11 @@ class Facts(Value):
 
 
 class Undecided(Value):
-    """Of a proposal that is open or waits: who proposed it, and about what."""
+    """Of a proposal that is open or waits: who proposed it, about what, and from when on it is over."""
 
     proposer: str
     subject: str
+    expires_at_ms: int
 
 
 class RootPolicy(Value):
@@ -268,7 +283,6 @@ class Governance(Contract):
         Code("proposal_not_found", "No proposal has that number."),
         Code("member_not_found", "No member has that id."),
         Code("proposal_not_open", "The proposal was decided or has ended: it takes no votes any more."),
-        Code("proposal_expired", "The proposal's time is over: propose it again."),
         Code("proposal_not_waiting", "The proposal waits for no readiness: it is still voted on, or has ended."),
         Code("not_a_voter", "Only the root principal of an active validator proposes and votes."),
         Code("not_the_proposer", "Only who proposed it withdraws a proposal."),
@@ -291,13 +305,16 @@ class Governance(Contract):
         Code("parameter_not_found", "No parameter that members may change has that name."),
         Code("value_out_of_range", "The parameter cannot be that: docs/governance.md has the ranges."),
         Code("expiry_out_of_range", "A proposal expires within 90 days, and after now."),
-        Code("too_many_open", "A member has at most 8 undecided or waiting proposals, and a network 400."),
+        Code(
+            "too_many_open",
+            "A member has at most 8 undecided or waiting proposals (2 without a vote), and a network 400 (50).",
+        ),
         Code("vote_unchanged", "The member has voted so already."),
         Code("too_many_casts", "A member casts its vote on one proposal at most 8 times."),
         Code("not_in_new_set", "Only a validator of the list after the change shows its readiness, by its node."),
         Code("changed_meanwhile", "Something else changed the member since this was proposed."),
         Code("superseded", "Another new key of the same member was decided later."),
-        Code("rules_out_of_range", "validators_min is 1 … 256, ready_blocks 2 … 100,000, and a kind stands once."),
+        Code("rules_out_of_range", "validators_min is 1 … 256, ready_blocks 20 … 100,000, and a kind stands once."),
         Code("limit_out_of_range", "A page has 1 … 100 rows."),
     )
 
@@ -306,6 +323,8 @@ class Governance(Contract):
     proposals: Map[int, Proposal] = Map(missing="proposal_not_found")
     # Those that are open or waiting, by number.
     undecided: Map[int, Undecided] = Map(missing="proposal_not_found")
+    # At which minutes `tidy` is scheduled, and at which height that was done.
+    wakes: Map[int, int] = Map()
     votes: Map[tuple[int, MemberId], Vote] = Map()
     readiness: Map[tuple[int, MemberId], int] = Map()
     history: Map[tuple[int, int], Step] = Map()
@@ -323,7 +342,10 @@ class Governance(Contract):
 
         `validators_min`: no change may leave fewer. `ready_blocks`: for so long a readiness counts.
         """
-        require(1 <= validators_min <= 256 and 2 <= ready_blocks <= READY_BLOCKS_MAX, "rules_out_of_range")
+        require(
+            1 <= validators_min <= 256 and READY_BLOCKS_MIN <= ready_blocks <= READY_BLOCKS_MAX,
+            "rules_out_of_range",
+        )
         named: list[str] = [item.kind for item in thresholds]
         require(all(named.count(kind) == 1 for kind in named), "rules_out_of_range")
         strict = sorted([item.kind for item in thresholds if item.threshold == "all_but_f"])
@@ -348,6 +370,7 @@ class Governance(Contract):
         It ends at `expires_at_ms` unless it took effect before. `voting_key` or `tls_key`: for their rotation, the
         new one, which any member proposes for itself; the former TLS key serves on for `overlap_ms`.
         """
+        self._end_overdue(ctx)
         rows = ctx.call(Membership.roster)
         own = kind in OWN_KINDS and ctx.sender == member
         require(own or ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
@@ -382,6 +405,7 @@ class Governance(Contract):
         Once the votes suffice, its node is linked and follows. A validator has its vote once its node has caught up
         and said so. `keys` and `threshold` are its root principal's.
         """
+        self._end_overdue(ctx)
         rows = ctx.call(Membership.roster)
         require(ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
         require(_facts(rows, member) is None, "member_exists", member)
@@ -399,6 +423,7 @@ class Governance(Contract):
         self, ctx: Context, name: ParameterName, value: int, expires_at_ms: TimeMs, reason: Reason = ""
     ) -> None:
         """Propose another value of a parameter of the network, from the next block on; it needs n - f votes."""
+        self._end_overdue(ctx)
         rows = ctx.call(Membership.roster)
         require(ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
         ranges = [(low, high) for known, low, high in PARAMETERS if known == name]
@@ -414,13 +439,15 @@ class Governance(Contract):
     def vote(self, ctx: Context, proposal: Number, yes: bool) -> None:
         """Vote for or against an open proposal; the vote may be changed until the proposal is decided.
 
-        The same vote again counts all votes anew: others may suffice since the list has changed.
+        The same vote again counts all votes anew: others may suffice since the list has changed. A proposal whose
+        time is over ends by this, and does not count the vote.
         """
+        if self._is_over(ctx, proposal):
+            return
         found = self.proposals[proposal]
         rows = ctx.call(Membership.roster)
         require(ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
         require(found.status == "open", "proposal_not_open", found.status)
-        require(ctx.time_ms < found.expires_at_ms, "proposal_expired")
         known = self.votes.get((proposal, ctx.sender))
         if known is None or known.yes != yes:
             self._cast(ctx, proposal, yes)
@@ -431,6 +458,8 @@ class Governance(Contract):
     @call
     def withdraw(self, ctx: Context, proposal: Number) -> None:
         """Take back an open proposal, or one's own new key that is waited for; the proposer sends this."""
+        if self._is_over(ctx, proposal):
+            return
         found = self.proposals[proposal]
         require(ctx.sender == found.proposer, "not_the_proposer", ctx.sender)
         # Else a key that was mistyped or lost would silence the member's node for as long as it is waited for.
@@ -445,37 +474,67 @@ class Governance(Contract):
 
         The sender is "<member>/node", whose signature is the voting key's: after the change, the new one's.
         """
+        if self._is_over(ctx, proposal):
+            return
         found = self.proposals[proposal]
         require(found.status == "waiting", "proposal_not_waiting", found.status)
-        require(ctx.time_ms < found.expires_at_ms, "proposal_expired")
         rows = ctx.call(Membership.roster)
         member, slash, rest = ctx.sender.partition("/")
-        new_list = _voters(_changed(rows, found))
-        require(slash + rest == "/node" and member in new_list, "not_in_new_set", ctx.sender)
+        heard = _heard(rows, found)
+        own = found.kind in OWN_KINDS and member == found.subject
+        require(slash + rest == "/node" and (own or member in heard), "not_in_new_set", ctx.sender)
         if (proposal, member) not in self.readiness:
             self._note(ctx, proposal, member, "ready")
         self.readiness[proposal, member] = ctx.height
         ctx.emit(ReadinessShown(proposal, member))
-        rules = self.rules.read()
         obstacle = self._obstacle(ctx, rows, found)
         if obstacle != "":
             self._let_go(ctx, found)
             self._end(ctx, proposal, found, "void", obstacle)
             return
-        shown = [name for name in new_list if self._is_ready(proposal, name, ctx.height, rules)]
-        brought_in = found.subject in new_list and found.subject not in shown
-        if len(shown) >= quorum_of(len(new_list)) and not brought_in:
+        lasting = lasting_blocks(self.rules.read(), len(heard))
+        shown = [name for name in heard if self._is_ready(proposal, name, ctx.height, lasting)]
+        needed = quorum_of(len(heard)) if heard else 0
+        # Whom the change brings in, or whose key is new, is among them.
+        awaited = found.subject in heard or found.kind in OWN_KINDS
+        if len(shown) >= needed and (not awaited or self._is_ready(proposal, found.subject, ctx.height, lasting)):
             self._take_effect(ctx, proposal, found)
 
     @scheduled
-    def expire(self, ctx: Context, number: int) -> None:
-        """End a proposal that did not take effect in its time."""
-        found = self.proposals[number]
-        if number in self.undecided:
-            self._let_go(ctx, found)
-            self._end(ctx, number, found, "expired", "")
+    def tidy(self, ctx: Context, minute_ms: int) -> None:
+        """End proposals whose time is over; nothing hangs on that, for they take and do nothing any more."""
+        del self.wakes[minute_ms]
+        self._end_overdue(ctx)
+        if any(item.expires_at_ms <= ctx.time_ms for _, item in self.undecided.scan(limit=OPEN_MAX)):
+            self._wake(ctx, ctx.time_ms + 1)
 
     # --- steps ---
+
+    def _wake(self, ctx: Context, at_ms: int) -> None:
+        """Let `tidy` be called at the next full minute: once, however many proposals end then."""
+        minute_ms = (at_ms + MINUTE_MS - 1) // MINUTE_MS * MINUTE_MS
+        if minute_ms not in self.wakes:
+            self.wakes[minute_ms] = ctx.height
+            ctx.schedule(minute_ms, Governance.tidy, minute_ms=minute_ms)
+
+    def _is_over(self, ctx: Context, number: int) -> bool:
+        """End proposals whose time is over; return whether this one has just been among them."""
+        known = self.undecided.get(number)
+        over = known is not None and known.expires_at_ms <= ctx.time_ms
+        if over:
+            self._expire(ctx, number)
+        self._end_overdue(ctx)
+        return over
+
+    def _end_overdue(self, ctx: Context) -> None:
+        rows = self.undecided.scan(limit=OPEN_MAX)
+        for number in [number for number, item in rows if item.expires_at_ms <= ctx.time_ms][:ENDED_MAX]:
+            self._expire(ctx, number)
+
+    def _expire(self, ctx: Context, number: int) -> None:
+        found = self.proposals[number]
+        self._let_go(ctx, found)
+        self._end(ctx, number, found, "expired", "")
 
     def _open(
         self,
@@ -491,6 +550,7 @@ class Governance(Contract):
         root: RootPolicy | None,
     ) -> None:
         require(ctx.time_ms < expires_at_ms <= ctx.time_ms + PROPOSAL_MS_MAX, "expiry_out_of_range")
+        votes = ctx.sender in _voters(rows)
         proposal = Proposal(
             ctx.sender,
             kind,
@@ -509,19 +569,27 @@ class Governance(Contract):
         )
         obstacle = self._obstacle(ctx, rows, proposal)
         require(obstacle == "", obstacle, member)
-        open_ones = self.undecided.scan(limit=OPEN_MAX)
-        own = [number for number, item in open_ones if item.proposer == ctx.sender]
-        require(len(own) < OPEN_PER_MEMBER_MAX and len(open_ones) < OPEN_MAX, "too_many_open", ctx.sender)
+        self._require_room(ctx, rows, votes)
         number = self.last.read() + 1
         self.last.set(number)
-        self.undecided[number] = Undecided(ctx.sender, member)
+        self.undecided[number] = Undecided(ctx.sender, member, expires_at_ms)
         self.proposals[number] = proposal
-        ctx.schedule(expires_at_ms, Governance.expire, number=number)
+        self._wake(ctx, expires_at_ms)
         self._note(ctx, number, ctx.sender, "proposed")
         ctx.emit(Proposed(number, ctx.sender, kind, member))
-        if ctx.sender in _voters(rows):
+        if votes:
             self._cast(ctx, number, True)
         self._count(ctx, number, proposal, rows)
+
+    def _require_room(self, ctx: Context, rows: tuple[MemberRow, ...], votes: bool) -> None:
+        """Nobody keeps the others from proposing: those who have no vote have a small share of the room."""
+        voters = _voters(rows)
+        found = [item for _, item in self.undecided.scan(limit=OPEN_MAX)]
+        own = len([item for item in found if item.proposer == ctx.sender])
+        others = len([item for item in found if item.proposer not in voters])
+        room = len(found) < OPEN_MAX and own < OPEN_PER_MEMBER_MAX
+        small = own < OPEN_PER_OTHER_MAX and others < OPEN_OTHERS_MAX
+        require(room and (votes or small), "too_many_open", ctx.sender)
 
     def _cast(self, ctx: Context, number: int, yes: bool) -> None:
         known = self.votes.get((number, ctx.sender))
@@ -555,7 +623,7 @@ class Governance(Contract):
             return
         if found.kind == "add_member":
             ctx.call(Membership.enlist, member, after.role, after.address, after.voting_key, after.tls_key)
-        if _list(rows) == _list(_changed(rows, found)):
+        if found.kind not in OWN_KINDS and not _heard(rows, found):
             self._take_effect(ctx, number, decided)
             return
         if found.kind == "rotate_voting_key":
@@ -596,11 +664,30 @@ class Governance(Contract):
                 found.overlap_ms,
             )
         self._end(ctx, number, found, "effective", "")
-        # What else was proposed about it was voted on as it was before, and would look right again some day.
         for other in self._about(member):
             stale = self.proposals[other]
+            if found.kind in OWN_KINDS and stale.kind != found.kind:
+                self._carry_on(other, stale, found)
+                continue
+            # It was voted on for the member as it was before, and would look right again some day.
             self._let_go(ctx, stale)
             self._end(ctx, other, stale, "void", "changed_meanwhile")
+
+    def _carry_on(self, number: int, stale: Proposal, rotated: Proposal) -> None:
+        """What was proposed of a member that has a new key is proposed of it with that key.
+
+        Else whoever is about to be removed would shake that off with a harmless new key, again and again.
+        """
+        if rotated.kind == "rotate_tls_key":
+            key = rotated.after.tls_key
+            before, after = replace(stale.before, tls_key=key), replace(stale.after, tls_key=key)
+        else:
+            key = rotated.after.voting_key
+            before, after = replace(stale.before, voting_key=key), replace(stale.after, voting_key=key)
+            if (number, stale.subject) in self.readiness:
+                # Its node shows with the new key that it runs.
+                del self.readiness[number, stale.subject]
+        self.proposals[number] = replace(stale, before=before, after=after)
 
     def _value(self, ctx: Context, name: str) -> int:
         return self.rules.read().ready_blocks if name == READY_BLOCKS_NAME else ctx.call(Membership.limit, name)
@@ -655,9 +742,9 @@ class Governance(Contract):
         self.lines[number] = place + 1
         self.history[number, place] = Step(ctx.height, ctx.time_ms, member, what)
 
-    def _is_ready(self, number: int, member: str, height: int, rules: Rules) -> bool:
+    def _is_ready(self, number: int, member: str, height: int, lasting: int) -> bool:
         shown = self.readiness.get((number, member))
-        return shown is not None and height - shown < rules.ready_blocks
+        return shown is not None and height - shown < lasting
 
     # --- queries ---
 
@@ -694,11 +781,17 @@ class Governance(Contract):
         return ProposalRow(number, proposal, yes, tuple([voter for voter, is_yes in cast if not is_yes]))
 
     @staticmethod
-    def read_waiting(state: State) -> tuple[tuple[int, Proposal], ...]:
-        """Return the decided proposals that wait for readiness, with their numbers."""
-        numbers = [number for number, _ in Governance.undecided.scan_from(state, OPEN_MAX)]
+    def read_waiting(state: State, time_ms: int) -> tuple[tuple[int, Proposal], ...]:
+        """Return the decided proposals that wait for readiness and are not over at `time_ms`, by number."""
+        undecided = Governance.undecided.scan_from(state, OPEN_MAX)
+        numbers = [number for number, item in undecided if time_ms < item.expires_at_ms]
         found = [(number, Governance.proposals.read_from(state, number)) for number in numbers]
         return tuple([(number, item) for number, item in found if item is not None and item.status == "waiting"])
+
+    @staticmethod
+    def read_heard(state: State, found: Proposal) -> tuple[str, ...]:
+        """Return of whom a quorum must be ready before the change; empty where the list stays as it is."""
+        return _heard(Membership.read_rows(state), found)
 
     @staticmethod
     def read_readiness(state: State, number: int, member: str) -> int | None:
@@ -736,6 +829,17 @@ def quorum_of(count: int) -> int:
 def votes_needed(count: int, all_but_f: bool) -> int:
     """Return how many of `count` validators must vote for a proposal."""
     return count - (count - 1) // 3 if all_but_f else quorum_of(count)
+
+
+def lasting_blocks(rules: Rules, count: int) -> int:
+    """Return for how many blocks a readiness counts where `count` validators show theirs."""
+    return max(rules.ready_blocks, READY_BLOCKS_EACH * count)
+
+
+def _heard(rows: tuple[MemberRow, ...], found: Proposal) -> tuple[str, ...]:
+    """Of whom a quorum must be ready: the list after the change, where that is another one; else of nobody."""
+    then = _changed(rows, found)
+    return () if _list(rows) == _list(then) else _voters(then)
 
 
 def _voters(rows: tuple[MemberRow, ...]) -> tuple[str, ...]:
@@ -785,7 +889,7 @@ def _changed(rows: tuple[MemberRow, ...], found: Proposal) -> tuple[MemberRow, .
     standing = "removed" if after.standing == "absent" else after.standing
     votes = after.role == "validator" and after.standing == "active"
     keys = (after.voting_key, after.tls_key)
-    row = MemberRow(found.subject, after.role, keys[0], keys[1], standing, votes, after.address, b"", b"")
+    row = MemberRow(found.subject, after.role, keys[0], keys[1], standing, votes, after.address, b"", 0, b"")
     known = any(item.id == found.subject for item in rows)
     changed = tuple([row if item.id == found.subject else item for item in rows])
     return changed if known else (*changed, row)

@@ -6,9 +6,12 @@ A member's root principal carries the member's id ("bank-a") and acts for all th
 "bank-a/node" is the member's node itself: it signs with the voting key, so it has no policy of its own that anybody
 could set. While a rotation of the voting key is expected, it signs with the new key, which proves that it has it.
 
+More than 500 lines because whoever audits a contract reads one file.
+
 Members change by decisions of the contract `governance` alone. No voting or TLS key ever serves twice. Keys of
 links and of principals overlap when they change: for a while the former one does too, and never counts beside its
-successor. More than 500 lines because whoever audits a contract reads one file.
+successor. Invariant: a former key serves in no block at or after its `until_ms`, whatever else happens; no call has
+to come for that, since a scheduled call may be settled unexecuted.
 """
 
 from typing import Annotated, Literal
@@ -22,6 +25,7 @@ from contracts.sdk import (
     Map,
     Meta,
     PrincipalId,
+    QueryContext,
     State,
     Value,
     call,
@@ -49,6 +53,8 @@ OverlapMs = Annotated[int, Meta(ge=0, le=90 * 86_400_000, description="for so lo
 
 GOVERNANCE = "@governance"
 NODE = "/node"
+READY = ("governance", "ready")
+"""The one call that a node makes."""
 KEYS_MAX = 16
 LIMITS_MAX = 32
 MEMBERS_MAX = 1_000
@@ -87,8 +93,8 @@ class Member(Value):
 
     Only an active validator has a vote. One that joins is linked and follows; a suspended member does too and may
     come back; a removed one does not. `next_voting_key` is the key that a decided rotation waits for, or empty.
-    `former_tls_key` still proves the member's node, beside `tls_key`, until an overlap ends; or empty. `address` is
-    where the node of a member listens that joined later; the network definition has those of the first.
+    `former_tls_key` still proves the member's node, beside `tls_key`, below `former_tls_until_ms`; or empty.
+    `address` is where the node of a member listens that joined later; the definition has those of the first.
     """
 
     position: int
@@ -98,14 +104,16 @@ class Member(Value):
     standing: Standing = "active"
     next_voting_key: bytes = b""
     former_tls_key: bytes = b""
+    former_tls_until_ms: int = 0
     address: str = ""
 
 
 class FormerKey(Value):
-    """A key that was rotated: until the overlap ends it signs in the place of its successor."""
+    """A key that was rotated: in blocks below `until_ms` it signs in the place of its successor."""
 
     key: bytes
     successor: bytes
+    until_ms: int
 
 
 class Policy(Value):
@@ -130,6 +138,7 @@ class MemberRow(Value):
     votes: bool
     address: str
     former_tls_key: bytes
+    former_tls_until_ms: int
     next_voting_key: bytes
 
 
@@ -175,15 +184,6 @@ class MemberChanged(Event):
     standing: Standing
     voting_key: bytes
     tls_key: bytes
-
-    topics = ("member/{member}",)
-
-
-class OverlapEnded(Event):
-    """The former key of the member's node, or of the principal, does not serve any more."""
-
-    member: str
-    principal: str
 
     topics = ("member/{member}",)
 
@@ -335,32 +335,16 @@ class Membership(Contract):
         place = self._managed(ctx, principal)
         known = self.policies[place]
         require(former in known.keys, "key_not_found", principal)
-        require(key not in known.keys and all(item.key != key for item in known.former), "key_in_use", principal)
+        valid = [item for item in known.former if ctx.time_ms < item.until_ms]
+        require(key not in known.keys and all(item.key != key for item in valid), "key_in_use", principal)
         keys = tuple(sorted([key if item == former else item for item in known.keys]))
         # What `former` itself had replaced ends now: its successor is none any more.
-        kept = [item for item in known.former if item.successor != former]
+        kept = [item for item in valid if item.successor != former]
         until_ms = ctx.time_ms + overlap_ms
         if overlap_ms:
-            kept.append(FormerKey(former, key))
-            ctx.schedule(
-                until_ms,
-                Membership.end_key_overlap,
-                member=place[0],
-                rest=place[1],
-                former=former,
-                successor=key,
-            )
+            kept.append(FormerKey(former, key, until_ms))
         self.policies[place] = Policy(known.threshold, keys, tuple(kept))
         ctx.emit(KeyRotated(place[0], principal, former, key, until_ms))
-
-    @scheduled
-    def end_key_overlap(self, ctx: Context, member: str, rest: str, former: bytes, successor: bytes) -> None:
-        """Let the former key of a principal sign no longer, if nothing else ended that before."""
-        known = self.policies.get((member, rest))
-        if known is not None and FormerKey(former, successor) in known.former:
-            kept = tuple([item for item in known.former if item != FormerKey(former, successor)])
-            self.policies[member, rest] = replace(known, former=kept)
-            ctx.emit(OverlapEnded(member, member + rest))
 
     def _managed(self, ctx: Context, principal: str) -> tuple[str, str]:
         """Where the principal's policy lies; revert unless its member's root principal sends this."""
@@ -374,7 +358,7 @@ class Membership(Contract):
     def roster(self, ctx: Context) -> tuple[MemberRow, ...]:
         """Return all members in their order; for the contract `governance` alone."""
         ctx.authorize(GOVERNANCE)
-        return self.members()
+        return self._rows(ctx.time_ms)
 
     @call
     def is_used(self, ctx: Context, key: Key) -> bool:
@@ -437,19 +421,23 @@ class Membership(Contract):
         """
         ctx.authorize(GOVERNANCE)
         known = self.registered[member]
-        after = replace(known, role=role, standing=standing, voting_key=voting_key, next_voting_key=b"")
+        # A new voting key that is waited for is, unless this is it: `governance` takes back what it does not.
+        expected = known.next_voting_key if voting_key == known.voting_key else b""
+        after = replace(known, role=role, standing=standing, voting_key=voting_key, next_voting_key=expected)
         if tls_key != known.tls_key:
+            until_ms = ctx.time_ms + overlap_ms
             former = known.tls_key if overlap_ms else b""
-            after = replace(after, tls_key=tls_key, former_tls_key=former)
-            if former != b"":
-                ctx.schedule(ctx.time_ms + overlap_ms, Membership.end_tls_overlap, member=member, former=former)
+            after = replace(after, tls_key=tls_key, former_tls_key=former, former_tls_until_ms=until_ms)
+            if overlap_ms:
+                # So that there is a block by then, on a quiet ledger too: nodes look at their links with each.
+                ctx.schedule(until_ms, Membership.end_tls_overlap, member=member, former=former)
         self.used[voting_key] = member
         self.used[tls_key] = member
         self._change(ctx, member, after)
 
     def _change(self, ctx: Context, member: str, after: Member) -> None:
         self.registered[member] = after
-        rows = self.members()
+        rows = self._rows(ctx.time_ms)
         require(any(row.votes for row in rows), "no_validator_left", member)
         same = [row for row in rows if row.role == "validator" and row.voting_key == after.voting_key]
         require(len(same) <= 1, "keys_not_distinct", member)
@@ -471,11 +459,10 @@ class Membership(Contract):
 
     @scheduled
     def end_tls_overlap(self, ctx: Context, member: str, former: bytes) -> None:
-        """Let the former TLS key prove the member's node no longer; a later one that overlaps stays."""
+        """Forget a former TLS key whose time is over; one that overlaps since stays."""
         known = self.registered[member]
-        if known.former_tls_key == former:
-            self.registered[member] = replace(known, former_tls_key=b"")
-            ctx.emit(OverlapEnded(member, ""))
+        if known.former_tls_key == former and known.former_tls_until_ms <= ctx.time_ms:
+            self.registered[member] = replace(known, former_tls_key=b"", former_tls_until_ms=0)
 
     @call
     def expect_key(self, ctx: Context, member: MemberId, voting_key: Key | None = None) -> None:
@@ -488,10 +475,9 @@ class Membership(Contract):
         self.registered[member] = replace(self.registered[member], next_voting_key=expected)
 
     @query
-    def members(self) -> tuple[MemberRow, ...]:
+    def members(self, ctx: QueryContext) -> tuple[MemberRow, ...]:
         """All members in the order of the network definition."""
-        found = self.registered.scan(limit=MEMBERS_MAX)
-        return tuple([_row(key, item) for key, item in _ordered(found)])
+        return self._rows(ctx.time_ms)
 
     @query
     def block_limits(self) -> tuple[LimitRow, ...]:
@@ -499,9 +485,13 @@ class Membership(Contract):
         return tuple([LimitRow(name, value) for name, value in self.limits.scan(limit=LIMITS_MAX)])
 
     @query
-    def member(self, member: MemberId) -> MemberRow:
+    def member(self, ctx: QueryContext, member: MemberId) -> MemberRow:
         """One member."""
-        return _row(member, self.registered[member])
+        return _row(member, self.registered[member], ctx.time_ms)
+
+    def _rows(self, time_ms: int) -> tuple[MemberRow, ...]:
+        found = self.registered.scan(limit=MEMBERS_MAX)
+        return tuple([_row(key, item, time_ms) for key, item in _ordered(found)])
 
     @query
     def principals(
@@ -529,6 +519,14 @@ class Membership(Contract):
         return Membership.read_policy_at(state, Membership.policy_key(principal))
 
     @staticmethod
+    def only_call(principal: str) -> tuple[str, str] | None:
+        """Return the one call (contract, method) that such a principal makes; None: it makes any.
+
+        A node's key lies open at a machine on the network: no money is to hang on it.
+        """
+        return READY if principal.endswith(NODE) else None
+
+    @staticmethod
     def policy_key(principal: str) -> bytes:
         """Return the state key under which a principal's policy lies; a node's is its member's record."""
         member, rest = _place(principal)
@@ -548,6 +546,11 @@ class Membership(Contract):
     def read_members(state: State) -> tuple[tuple[str, Member], ...]:
         """Return every member with its id, in the order of the network definition."""
         return _ordered(Membership.registered.scan_from(state, MEMBERS_MAX))
+
+    @staticmethod
+    def read_rows(state: State) -> tuple[MemberRow, ...]:
+        """Return every member as `members` does, without the former keys of links."""
+        return tuple([_row(key, item, item.former_tls_until_ms) for key, item in Membership.read_members(state)])
 
     @staticmethod
     def read_validators(state: State) -> tuple[tuple[str, bytes], ...]:
@@ -582,7 +585,8 @@ class Membership(Contract):
         return all(place[0] in self.registered for place, _ in self.policies.scan(limit=None))
 
 
-def _row(member: str, found: Member) -> MemberRow:
+def _row(member: str, found: Member, time_ms: int) -> MemberRow:
+    overlaps = time_ms < found.former_tls_until_ms
     return MemberRow(
         member,
         found.role,
@@ -591,7 +595,8 @@ def _row(member: str, found: Member) -> MemberRow:
         found.standing,
         _votes(found),
         found.address,
-        found.former_tls_key,
+        found.former_tls_key if overlaps else b"",
+        found.former_tls_until_ms if overlaps else 0,
         found.next_voting_key,
     )
 

@@ -99,6 +99,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The sender is not a principal of this network.",
         "Check the spelling with `hansa query membership.principals`.",
     ),
+    "not_for_nodes": ErrorEntry(
+        "A member's node, which signs with the voting key, says that it is ready and makes no other call.",
+        "Send it as the member's root principal or as one below it.",
+    ),
     "policy_unsatisfied": ErrorEntry(
         "The signatures do not satisfy the sender's key policy (m of n keys).",
         "Add the missing signatures, or sign with keys of the policy: `hansa query membership.principal`.",

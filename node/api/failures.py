@@ -17,6 +17,7 @@ _log = structlog.get_logger("api")
 _STATUS_OF_CODE = {
     "bad_signature": 403,
     "unknown_principal": 403,
+    "not_for_nodes": 403,
     "policy_unsatisfied": 403,
     "route_not_found": 404,
     "unknown_contract": 404,

@@ -154,8 +154,13 @@ def vote(
         if output.as_json:
             output.document(fate)
         elif not code:
-            now = client.query("governance.proposal", {"proposal": number}).value
-            output.text(f"Voted {choice}. Proposal {number} is {now['proposal']['status']}.")
+            now = client.query("governance.proposal", {"proposal": number}).value["proposal"]
+            if now["status"] == "expired":
+                message(
+                    f"hansa: proposal {number} was over before the vote came: it does not count. Propose it again."
+                )
+                return FAILED
+            output.text(f"Voted {choice}. Proposal {number} is {now['status']}.")
         return code
 
 

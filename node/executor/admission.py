@@ -8,7 +8,7 @@ from functools import cached_property
 
 from contracts.state_keys import encode_component
 from node.errors import RejectedTransaction
-from node.executor.run import Policy, Rules, next_due_ms, request_of, request_prefix, taken, unsatisfied, untimely
+from node.executor.run import Policy, Rules, misplaced, next_due_ms, request_of, request_prefix, taken, unsatisfied
 from node.ledger import RequestRecord, Transaction
 from node.state import LedgerView, Overlay
 
@@ -41,25 +41,27 @@ class Admission:
         used, policy = self._read(transaction)
         time_ms = max(now_ms, self._earliest_ms)
         return (
-            untimely(self._rules, transaction, time_ms)
+            misplaced(self._rules, transaction, time_ms)
             or taken(used, transaction)
-            or unsatisfied(policy, transaction)
+            or unsatisfied(policy, transaction, time_ms)
         )
 
     def admit(self, transaction: Transaction, now_ms: int) -> int | None:
         """Return None when `transaction` may wait for a block, or the height at which it is final.
 
-        Raise RejectedTransaction for the first of: wrong_network, expired, expiry_too_far, request_conflict,
-        unknown_principal, policy_unsatisfied. A final transaction is recognised even after it expired.
+        Raise RejectedTransaction for the first of: wrong_network, expired, expiry_too_far, not_for_nodes,
+        request_conflict, unknown_principal, policy_unsatisfied. A final transaction is recognised even after it
+        expired.
         """
         body = transaction.body
         used, policy = self._read(transaction)
         if used is not None and used.tx_id == transaction.tx_id and body.network == self._rules.network:
             return used.height
+        time_ms = max(now_ms, self._earliest_ms)
         reason = (
-            untimely(self._rules, transaction, max(now_ms, self._earliest_ms))
+            misplaced(self._rules, transaction, time_ms)
             or taken(used, transaction)
-            or unsatisfied(policy, transaction)
+            or unsatisfied(policy, transaction, time_ms)
         )
         if reason is not None:
             raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")

@@ -41,6 +41,10 @@ class FormerKey(Protocol):
     def successor(self) -> bytes:
         """The key in whose place it signs."""
 
+    @property
+    def until_ms(self) -> int:
+        """The time of blocks from which on it signs no more."""
+
 
 class Policy(Protocol):
     """Which signatures let a principal act: any `threshold` of `keys`, of which a former one may take the place."""
@@ -69,6 +73,9 @@ class Registry(Protocol):
 
     def read_policy_at(self, state: Overlay, key: bytes) -> Policy | None:
         """Return the policy under a key that `policy_key` gave, or None."""
+
+    def only_call(self, principal: str) -> tuple[str, str] | None:
+        """Return the one call (contract, method) that such a principal makes; None: it makes any."""
 
     def read_limits(self, state: Overlay) -> tuple[tuple[str, int], ...]:
         """Return those of the network's parameters that the state has, as they hold for the next block."""
@@ -200,9 +207,11 @@ class BlockRun:
         """Return why no block may contain `transaction` here and now, or None. Its signatures are verified."""
         sender = self._sender(transaction.body.sender)
         return (
-            untimely(self._rules, transaction, self.time_ms)
+            misplaced(self._rules, transaction, self.time_ms)
             or taken(self.overlay.get(self._request_key(transaction), RequestRecord), transaction)
-            or unsatisfied(self._rules.registry.read_policy_at(self.overlay, sender.policy_key), transaction)
+            or unsatisfied(
+                self._rules.registry.read_policy_at(self.overlay, sender.policy_key), transaction, self.time_ms
+            )
         )
 
     def attempt(self, transaction: Transaction) -> Attempt:
@@ -299,14 +308,18 @@ class BlockRun:
         return Environment(self._rules.network, self.height, self.time_ms, sender, tx_id, encode)
 
 
-def untimely(rules: Rules, transaction: Transaction, time_ms: int) -> str | None:
+def misplaced(rules: Rules, transaction: Transaction, time_ms: int) -> str | None:
     """Return why a block at `time_ms` on this network may not contain `transaction`, whatever the state says."""
     body = transaction.body
     if body.network != rules.network:
         return "wrong_network"
     if time_ms > body.expires_at_ms:
         return "expired"
-    return "expiry_too_far" if body.expires_at_ms > time_ms + EXPIRY_AHEAD_MS_MAX else None
+    if body.expires_at_ms > time_ms + EXPIRY_AHEAD_MS_MAX:
+        return "expiry_too_far"
+    only = rules.registry.only_call(body.sender)
+    others = only is not None and any((item.contract, item.method) != only for item in body.calls)
+    return "not_for_nodes" if others else None
 
 
 def taken(used: RequestRecord | None, transaction: Transaction) -> str | None:
@@ -316,8 +329,8 @@ def taken(used: RequestRecord | None, transaction: Transaction) -> str | None:
     return "already_final" if used.tx_id == transaction.tx_id else "request_conflict"
 
 
-def unsatisfied(policy: Policy | None, transaction: Transaction) -> str | None:
-    """Return why the transaction's signatures do not suffice for its sender's `policy` (None: a stranger)."""
+def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
+    """Return why the signatures do not suffice at `time_ms` for the sender's `policy` (None: a stranger)."""
     if policy is None:
         return "unknown_principal"
     signed = 0
@@ -325,7 +338,7 @@ def unsatisfied(policy: Policy | None, transaction: Transaction) -> str | None:
         signed += signature.key in policy.keys
     for item in policy.former:
         signers = [signature.key for signature in transaction.signatures]
-        signed += item.key in signers and item.successor not in signers
+        signed += time_ms < item.until_ms and item.key in signers and item.successor not in signers
     return None if signed >= policy.threshold else "policy_unsatisfied"
 
 

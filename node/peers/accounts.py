@@ -29,6 +29,7 @@ class Account:
         "repeated",
         "requests",
         "sent_bytes",
+        "shows_former",
     )
 
     def __init__(self) -> None:
@@ -41,6 +42,8 @@ class Account:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.requests = 0
+        self.shows_former = False
+        """Whether the next attempt to dial it shows the former key, where two are valid: the other one failed."""
 
     def describe(self, member: MemberConfig, link: Link | None) -> PeerInfo:
         """Return `member` as a status page shows it; `link` is its open link, if there is one."""

@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import random
 import socket
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +20,11 @@ from structlog.typing import FilteringBoundLogger
 
 from node.config import MemberConfig, NetworkConfig, split_address
 from node.errors import ConfigError, InvalidFrame, Unavailable
-from node.keys import SigningKey, certificate_key, tls_context
+from node.keys import SigningKey, certificate_key
 from node.peers.accounts import Account, Endings, describe_failure, printable
 from node.peers.link import Link
 from node.peers.listener import Listener
+from node.peers.shown_keys import ShownKeys, server_name
 from node.peers.transport import PeerHandler, PeerInfo, Timing
 from node.wire import (
     PROTOCOL_VERSION,
@@ -88,8 +88,7 @@ class Peers:
         if network.member(member).tls_key != tls_key.public:
             raise ConfigError("wrong_key", f"the TLS key at hand is not the one that network.toml has for {member}")
         self._id = member
-        self._tls_key = tls_key
-        self._tls_keys = {key.public: key for key in (tls_key, *further_tls_keys)}
+        self._shown = ShownKeys((tls_key, *further_tls_keys))
         self._listen = listen
         self._handler = handler
         self._queue_bytes_max = queue_bytes_max
@@ -115,8 +114,6 @@ class Peers:
         self._listener = Listener(self._prove, lambda code, text: self._note(code, text))
         self._watching: asyncio.Task[None] | None = None
         self._running = False
-        self._server_context: ssl.SSLContext
-        self._client_context: ssl.SSLContext
         self.set_members(network.known)
 
     # --- the Transport ---
@@ -213,21 +210,15 @@ class Peers:
     def set_members(self, members: Sequence[MemberConfig]) -> None:
         """Only `members` are spoken to from now on; links of removed members, and under old keys, are closed.
 
-        Of its own keys the node shows the former one while both are valid: who was away when the new one came, and
-        has not heard of it, still knows the node. The other ones need not be at hand before that is over.
+        Of its own keys the node shows those that are valid (shown_keys.py).
         """
         before = self._members
         own = next((member for member in members if member.id == self._id), None)
-        shown = () if own is None else (own.former_tls_key, own.tls_key)
-        at_hand = [self._tls_keys[key] for key in shown if key in self._tls_keys]
-        if at_hand:
-            self._tls_key = at_hand[0]
-        if own is not None and own.tls_key not in self._tls_keys:
+        if own is not None and not self._shown.has(own.tls_key):
             self._log.error("peers.tls_key_missing", tls_key=own.tls_key.hex(), member=self._id)
         self._members = {member.id: member for member in members if member.id != self._id}
         pinned = [key for member in self._members.values() for key in member.tls_keys]
-        self._server_context = tls_context(self._tls_key, server=True, pinned=pinned)
-        self._client_context = tls_context(self._tls_key, server=False, pinned=pinned)
+        self._shown.show(() if own is None else own.tls_keys, pinned)
         for member_id in [*before]:
             old, new = before[member_id], self._members.get(member_id)
             link = self._links.get(member_id)
@@ -284,6 +275,9 @@ class Peers:
         """Return an open link to `member`, or None after the reason was noted."""
         link = Link(self, member.id, self._queue_bytes_max)
         host, port = split_address(member.address)
+        account = self._accounts[member.id]
+        context = self._shown.client(former=account.shows_former)
+        account.shows_former = not account.shows_former
         self._unproven.add(link)
         try:
             async with asyncio.timeout(self._timing.connect_s):
@@ -291,8 +285,8 @@ class Peers:
                     lambda: link,
                     host,
                     port,
-                    ssl=self._client_context,
-                    server_hostname="",
+                    ssl=context,
+                    server_hostname=server_name(member.tls_key),
                     ssl_handshake_timeout=self._timing.connect_s,
                 )
             await self._await_greeting(link)
@@ -304,7 +298,10 @@ class Peers:
             return None
         finally:
             self._unproven.discard(link)
-        return link if link.peer is not None else None
+        if link.peer is None:
+            return None
+        account.shows_former = False
+        return link
 
     async def _prove(self, connection: socket.socket, host: str) -> None:
         """Return when the caller behind `connection` is a connected peer, or gone."""
@@ -315,7 +312,7 @@ class Peers:
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: link,
                     connection,
-                    ssl=self._server_context,
+                    ssl=self._shown.server,
                     ssl_handshake_timeout=self._timing.connect_s,
                 )
             await self._await_greeting(link)

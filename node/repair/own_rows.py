@@ -32,6 +32,7 @@ def forget_votes(database: Database, journal: Journal, why: str) -> None:
     rows += [(META_NEVER_VOTED, None), (META_VOTED, None)]
     if len(until) != 8 or int.from_bytes(until, "big") < HEIGHT_MAX:
         rows.append((META_ABSTAIN, None))
+    # What never signs again (META_SILENCED) is kept: no number of heights ends that.
     database.write(rows)
     journal.abstains = True
     journal.say(

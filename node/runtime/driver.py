@@ -119,6 +119,10 @@ class Driver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def halt(self) -> None:
+        """Nothing is given to the replica any more, as if this process had crashed; `close` is still to come."""
+        self._stopped = True
+
     def give(self, given: Input) -> None:
         """The replica has taken `given` and its effects are queued; nothing is given to one without its records."""
         if self._stopped or not self._started:
@@ -153,7 +157,8 @@ class Driver:
             if records:
                 await self._persist(records)
             for effect in batch:
-                self._perform(effect)
+                if not self._stopped:
+                    self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Broadcast):

@@ -27,11 +27,12 @@ Submit = Callable[[Sequence[bytes]], Awaitable[list[Submission | HansaError]]]
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What differs between two states if a proposal moved between them, or a member changed."""
+    """What differs between two states if a proposal moved between them, a member changed, or an overlap ended."""
 
     last: int
     undecided: tuple[int, ...]
     rows: tuple[tuple[str, Member], ...]
+    overlapping: tuple[str, ...]
     invited: bool
 
 
@@ -50,11 +51,13 @@ class Governing:
         replica: Callable[[], ReplicaStatus],
         is_withheld: Callable[[], bool],
         remembers: bool,
+        tls_keys: frozenset[bytes],
         told: Callable[[Roster], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         """`view()` gives the state of the head on disk. `remembers`: the disk knew at the start what this member
-        signed. `told` is called with the members now and with each change of them; `spawn` runs what takes time.
+        signed. `tls_keys` are those at hand. `told` is called with the members now and with each change of
+        them; `spawn` runs what takes time.
         """
         self._network = network
         self._member = member
@@ -68,7 +71,7 @@ class Governing:
         self._seen = self._mark_of(now)
         self._saying = False
         self._links = MemberLinks(member, network.known, roster_at(network, now, member), transport, clock, told)
-        self._readiness = Readiness(network.network_id, member, keys, clock, submit, self._may)
+        self._readiness = Readiness(network.network_id, member, keys, tls_keys, clock, submit, self._may)
         self._log = structlog.get_logger("governance").bind(member=member)
 
     @property
@@ -107,14 +110,18 @@ class Governing:
         finally:
             self._saying = False
 
-    def _may(self, own_rotation: bool) -> bool:
-        """Whether this node would do its part: it votes now, or follows and has caught up."""
+    def _may(self, own_key: bool) -> bool:
+        """Whether this node would do its part: it votes now, or follows and has caught up.
+
+        `own_key`: for a new key of its own it must have caught up, and no more.
+        """
         status = self._replica()
         target = status.catch_up_target
         if self._is_withheld() or (target is not None and target > status.height):
             return False
-        # Whatever silences the old key ends with it, and the list stays as long as it was.
-        if own_rotation or status.abstention is Abstention.NONE:
+        # The list stays as long as it was, and its member as silent or not. One silenced for good votes under the
+        # new key; what was promised for some heights holds under any.
+        if own_key or status.abstention is Abstention.NONE:
             return True
         # Who comes back must not be silent again for want of memory: the others may need its vote at once.
         concluded = self._remembers or status.abstain_until > 0
@@ -124,4 +131,6 @@ class Governing:
         state = Overlay(view)
         numbers = tuple(number for number, _ in Governance.undecided.scan_from(state, OPEN_MAX))
         last = Governance.last.read_from(state) or 0
-        return Mark(last, numbers, Membership.read_members(state), view.head.height < self._network.as_of)
+        rows = Membership.read_members(state)
+        overlapping = tuple(name for name, row in rows if view.head.time_ms < row.former_tls_until_ms)
+        return Mark(last, numbers, rows, overlapping, view.head.height < self._network.as_of)

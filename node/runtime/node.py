@@ -70,7 +70,7 @@ from node.runtime.surroundings import Surroundings
 from node.runtime.voting_keys import VotingKeys
 from node.runtime.whereabouts import Whereabouts
 from node.runtime.work import Work
-from node.state import ExecutedBlock
+from node.state import ExecutedBlock, Overlay
 from node.store import StoreView
 
 WORK_INTERVAL_MS = 200
@@ -189,8 +189,8 @@ class Node:
         now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
         members = self._chain.head.members
         keys = VotingKeys(config.member, own.voting_key, outside.sign, outside.further_keys, members)
-        if keys.listed is not None:
-            self._store.begin_with_key(keys.listed)
+        row = Membership.registered.read_from(Overlay(self._executor.view), config.member)
+        self._store.begin_with_key(keys.listed or (own if row is None else row).voting_key)
         memory = self._store.memory()
         replica = Replica(
             self._replica_config(outside.instance),
@@ -205,7 +205,7 @@ class Node:
             replica, self, self._router, self._chain.persist, self._clock, self._recorder, self._fail
         )
         self._reports = reports = Reports(
-            network, config.member, keys.sign, outside.verify, self._peers, self._clock
+            network, config.member, keys.signer, outside.verify, self._peers, self._clock
         )
         self._health = Health(
             network,
@@ -232,6 +232,7 @@ class Node:
             self._driver.status,
             lambda: bool(self._withheld()),
             _remembers(memory),
+            outside.tls_keys,
             self._on_roster,
             self._driver.spawn,
         )
@@ -509,13 +510,17 @@ class Node:
     async def decide(self, effect: Decide) -> Input | None:
         """Apply a decided block."""
         answer = await self._work.while_applying(self._chain.decide(effect))
-        if isinstance(answer, Applied | Synced):
-            self._adopt(answer.head)
-        return answer
+        ended = isinstance(answer, Applied | Synced) and self._ends_with(answer.head)
+        return None if ended else answer
 
-    def _adopt(self, head: Head) -> None:
-        if self._governing.adopt(head.members):
+    def _ends_with(self, head: Head) -> bool:
+        """Whether the list of that head names this member anew: then the replica hears of nothing any more."""
+        anew = self._governing.adopt(head.members)
+        if anew:
+            # In the same turn of the loop: whoever ends must neither sign nor record what it could not sign.
+            self._driver.halt()
             self._begin_anew()
+        return anew
 
     def catch_up(self, effect: CatchUp) -> None:
         """Fetch what the others have decided."""
@@ -537,8 +542,8 @@ class Node:
 
     def _on_synced(self, head: Head) -> None:
         self._health.set_condition("blocks_pruned", None)
-        self._adopt(head)
-        self._driver.give(Synced(head))
+        if not self._ends_with(head):
+            self._driver.give(Synced(head))
 
 
 def _remembers(memory: Memory) -> bool:

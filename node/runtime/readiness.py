@@ -2,17 +2,18 @@
 
 A change of the list that decides blocks takes effect once a quorum of the new list has said so lately (the quorum
 guard of contracts/governance.py). No person says it: a person does not know whether the node runs. So the node
-signs, with its voting key, as "<member>/node"; that principal owns nothing and may do nothing else of weight.
+signs, with its voting key, as "<member>/node"; that principal calls nothing else.
 
 Invariant: it is said only by a node that votes, or, coming back, that has caught up; and never on behalf of a key
 that is not at hand.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import structlog
 
-from contracts.governance import Governance, Proposal
+from contracts.governance import OWN_KINDS, Governance, Proposal, lasting_blocks
 from contracts.membership import Membership
 from node.client.answers import Submission
 from node.errors import HansaError
@@ -23,10 +24,22 @@ from node.state import LedgerView, Overlay
 
 RETRY_MS = 10_000
 """What was said and is not on the ledger yet is not said again before."""
+APART_MS = 1_000
+"""Nothing is said sooner after the last word, however fast blocks come."""
 EXPIRES_MS = 20_000
 """It is said again before; one that a new key has overtaken goes by itself."""
+CALLS_MAX = 16
+"""For so many changes it is said in one transaction."""
 
 Submit = Callable[[Sequence[bytes]], Awaitable[list[Submission | HansaError]]]
+
+
+class Said(NamedTuple):
+    """When it was said last of a proposal, on which head, and while who decided."""
+
+    time_ms: int
+    height: int
+    deciding: tuple[str, ...]
 
 
 class Readiness:
@@ -37,75 +50,93 @@ class Readiness:
         network_id: str,
         member: str,
         keys: VotingKeys,
+        tls_keys: frozenset[bytes],
         clock: Clock,
         submit: Submit,
         may: Callable[[bool], bool],
     ) -> None:
-        """`may(own_rotation)` says whether this node would do its part after the change."""
+        """`may(own_key)` says whether this node would do its part after the change, or has a new key of its own.
+
+        `tls_keys` are those at hand.
+        """
         self._network_id = network_id
         self._member = member
         self._keys = keys
+        self._tls_keys = tls_keys
         self._clock = clock
         self._submit = submit
         self._may = may
-        # When it was said last, on which head, and while who decided.
-        self._said: dict[int, tuple[int, int, tuple[str, ...]]] = {}
+        self._said: dict[int, Said] = {}
+        self._last_ms: int | None = None
         self._log = structlog.get_logger("governance").bind(member=member)
 
     async def look(self, view: LedgerView) -> None:
         """Say what is due by the state of `view`."""
         state = Overlay(view)
-        waiting = Governance.read_waiting(state)
+        waiting = Governance.read_waiting(state, view.head.time_ms)
         self._said = {number: said for number, said in self._said.items() if number in dict(waiting)}
-        if not waiting:
-            return
-        rules = Governance.read_rules(state)
-        deciding = tuple(name for name, _ in Membership.read_validators(state))
-        votes = self._member in deciding
         policy = Membership.read_policy(state, f"{self._member}/node")
-        if rules is None or policy is None:
+        now_ms, height = self._clock.now_ms(), view.head.height
+        early = self._last_ms is not None and now_ms - self._last_ms < APART_MS
+        sign = None if policy is None else self._keys.signer(policy.keys[0])
+        if not waiting or policy is None or sign is None or early:
             return
-        now_ms = self._clock.now_ms()
+        deciding = tuple(name for name, _ in Membership.read_validators(state))
+        due: list[int] = []
+        others: list[int] = []
         for number, proposal in waiting:
             shown = Governance.read_readiness(state, number, self._member)
-            # Half of the time for which it counts: what is late by a few blocks must not lapse.
-            fresh = shown is not None and 2 * (view.head.height - shown) < rules.ready_blocks
-            said_ms, said_height, said_to = self._said.get(number, (now_ms - RETRY_MS, 0, deciding))
+            said = self._said.get(number)
             # What has arrived and grown old is said again at once: on a quick chain that may be soon.
-            arrived = shown is not None and shown > said_height
-            # Of another list others may be a quorum, and the ledger counts when somebody says so.
-            fresh = fresh and said_to == deciding
-            if fresh or (now_ms - said_ms < RETRY_MS and not arrived):
-                continue
-            sign = self._keys.signer(policy.keys[0])
-            own_rotation = proposal.kind == "rotate_voting_key" and proposal.subject == self._member
-            if sign is None or not self._would_vote(proposal, votes) or not self._may(own_rotation):
-                continue
-            self._said[number] = now_ms, view.head.height, deciding
-            await self._say(number, policy.keys[0], sign, view.head.height)
+            arrived = said is None or (shown is not None and shown > said.height)
+            lost = said is not None and now_ms - said.time_ms >= RETRY_MS
+            if (arrived or lost) and self._concerns(state, proposal):
+                (others if self._is_fresh(state, proposal, shown, said, height, deciding) else due).append(number)
+        if due:
+            # One word for all: each makes a block, and with each block the words of all grow older.
+            numbers = [*due, *others][:CALLS_MAX]
+            self._said.update(dict.fromkeys(numbers, Said(now_ms, height, deciding)))
+            self._last_ms = now_ms
+            await self._say(numbers, policy.keys[0], sign, height)
 
-    def _would_vote(self, proposal: Proposal, votes: bool) -> bool:
-        """Whether this member stands in the list after the change."""
-        after = proposal.after
-        return (
-            after.standing == "active" and after.role == "validator" if proposal.subject == self._member else votes
-        )
+    def _concerns(self, state: Overlay, proposal: Proposal) -> bool:
+        """Whether the ledger waits for this member's word on it, and the member can give it."""
+        own_key = proposal.kind in OWN_KINDS and proposal.subject == self._member
+        if not own_key and self._member not in Governance.read_heard(state, proposal):
+            return False
+        if own_key and proposal.kind == "rotate_tls_key" and proposal.after.tls_key not in self._tls_keys:
+            return False
+        return self._may(own_key)
 
-    async def _say(self, number: int, key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:
+    @staticmethod
+    def _is_fresh(
+        state: Overlay, proposal: Proposal, shown: int | None, said: Said | None, height: int, now: tuple[str, ...]
+    ) -> bool:
+        """Whether what was said counts for a good while yet. `now` is who decides."""
+        rules = Governance.read_rules(state)
+        if shown is None or rules is None:
+            return False
+        # Of another list others may be a quorum, and the ledger counts when somebody says so.
+        if said is not None and said.deciding != now:
+            return False
+        # Half of the time for which it counts: what is late by a few blocks must not lapse.
+        return 2 * (height - shown) < lasting_blocks(rules, len(Governance.read_heard(state, proposal)))
+
+    async def _say(self, numbers: list[int], key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:
         time_ms = self._clock.time_ms()
         body = Body(
             network=self._network_id,
             sender=f"{self._member}/node",
             # Said again on the same head it is another request: it expires at another time.
-            request_id=f"ready-{number}-{time_ms}",
+            request_id=f"ready-{numbers[0]}-{time_ms}",
             expires_at_ms=time_ms + EXPIRES_MS,
-            mode="atomic",
-            calls=(Call("governance", "ready", {"proposal": number}),),
+            mode="each",
+            calls=tuple(Call("governance", "ready", {"proposal": number}) for number in numbers),
         )
         unsigned = Transaction.assemble(body, [KeySignature(key, bytes(64))])
         signature = sign(transaction_signing_bytes(unsigned.body_bytes))
         [answer] = await self._submit([Transaction.assemble(body, [KeySignature(key, signature)]).data])
         if isinstance(answer, HansaError):
-            self._log.warning("its readiness was not taken", proposal=number, reason=answer.message)
+            self._log.warning("its readiness was not taken", proposals=numbers, reason=answer.message)
         else:
-            self._log.info("says that it is ready", proposal=number, height=height)
+            self._log.info("says that it is ready", proposals=numbers, height=height)

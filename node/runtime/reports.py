@@ -29,15 +29,16 @@ class Reports:
         self,
         network: NetworkConfig,
         member: str,
-        sign: Callable[[bytes], bytes],
+        signer: Callable[[bytes], Callable[[bytes], bytes] | None],
         verify: Callable[[bytes, bytes, bytes], bool],
         transport: Transport,
         clock: Clock,
     ) -> None:
+        """`signer` gives what signs with one of this member's keys; None: that one is not at hand."""
         self._network_id = network.network_id
         self._keys = {item.id: item.voting_key for item in network.members}
         self._member = member
-        self._sign = sign
+        self._signer = signer
         self._verify = verify
         self._transport = transport
         self._clock = clock
@@ -65,9 +66,11 @@ class Reports:
 
     def publish(self, report: Report) -> None:
         """This node's `report` is on its way to every peer, and others' reports to those who cannot hear them."""
-        data = encode_report(report)
-        own = MemberReport(self._member, data, self._sign(report_bytes(data)))
-        self._transport.broadcast(own)
+        # By the ledger's key, whoever decides blocks: a member that is suspended, or an observer, has one too.
+        sign = self._signer(self._keys[self._member]) if self._member in self._keys else None
+        if sign is not None:
+            data = encode_report(report)
+            self._transport.broadcast(MemberReport(self._member, data, sign(report_bytes(data))))
         now_ms = self._clock.now_ms()
         for peer in self._transport.connected:
             known = self._newest.get(peer)

@@ -39,8 +39,11 @@ class Roster(msgspec.Struct, frozen=True):
         )
 
 
-def roster_of(network: NetworkConfig, rows: tuple[tuple[str, Member], ...], height: int, me: str) -> Roster:
-    """Return the members as the ledger has them at `height`, and this one, `me`, whom it may not have yet.
+def roster_of(
+    network: NetworkConfig, rows: tuple[tuple[str, Member], ...], height: int, time_ms: int, me: str
+) -> Roster:
+    """Return the members as the ledger has them at `height`, whose block has `time_ms`, and this one, `me`, whom it
+    may not have yet.
 
     Below the height of an invitation (network.as_of) the ledger here is older than that: its peers come first.
     """
@@ -50,7 +53,8 @@ def roster_of(network: NetworkConfig, rows: tuple[tuple[str, Member], ...], heig
     standings: dict[str, str] = {}
     for name, row in rows:
         address = here[name].address if name in here else row.address
-        member = MemberConfig(name, row.role, address, row.voting_key, row.tls_key, row.former_tls_key)
+        former = row.former_tls_key if time_ms < row.former_tls_until_ms else b""
+        member = MemberConfig(name, row.role, address, row.voting_key, row.tls_key, former)
         later = invited.pop(name, None)
         if later is not None:
             member = msgspec.structs.replace(member, tls_key=later.tls_key, former_tls_key=later.former_tls_key)
@@ -66,7 +70,8 @@ def roster_of(network: NetworkConfig, rows: tuple[tuple[str, Member], ...], heig
 
 def roster_at(network: NetworkConfig, view: LedgerView, me: str) -> Roster:
     """Return the members as the state of `view` has them, and `me`."""
-    return roster_of(network, Membership.read_members(Overlay(view)), view.head.height, me)
+    head = view.head
+    return roster_of(network, Membership.read_members(Overlay(view)), head.height, head.time_ms, me)
 
 
 class MemberLinks:

@@ -50,6 +50,7 @@ class Surroundings:
     `cut_snapshot` makes chunks of the rows that were set aside for a snapshot.
     `disk_free` tells how many bytes are left for a directory (None: nobody can tell).
     `further_keys` sign with other voting keys of this member, by their public keys: one may come into force.
+    `tls_keys` are the public keys of links that are at hand.
     `instance` tells this process from others with the same key: 16 bytes drawn at its start (empty: nothing does).
     """
 
@@ -64,6 +65,7 @@ class Surroundings:
     disk_free: Callable[[Path], int | None] = free_bytes
     cut_snapshot: Cut = cut
     further_keys: Mapping[bytes, Sign] = field(default_factory=dict)
+    tls_keys: frozenset[bytes] = frozenset()
 
 
 def this_machine(
@@ -116,4 +118,5 @@ def this_machine(
         instance=instance,
         cut_snapshot=cut_apart,
         further_keys={key.public: key.sign for key in further_keys},
+        tls_keys=frozenset(key.public for key in (tls_key, *further_tls_keys)),
     )

@@ -32,7 +32,7 @@ class VotingKeys:
         self._keys: dict[bytes, Sign] = {founding_key: sign, **further}
         self._listed = self._key_in(members)
         # A key that is not at hand is none of ours to the replica, whoever else signs: it then abstains.
-        self._current = sign if self._listed is None else self._keys.get(self._listed, _nothing)
+        self._current = sign if self._listed is None else self._keys.get(self._listed, _not_at_hand)
 
     @property
     def listed(self) -> bytes | None:
@@ -40,14 +40,15 @@ class VotingKeys:
         return self._listed
 
     def adopt(self, members: Members) -> bool:
-        """This list decides from now on; return whether another process must begin, and this one is silent.
+        """This list decides from now on; return whether another process must begin.
 
-        Call it just before the replica is given the head with that list.
+        Then the replica is given neither the head with that list nor anything else: a signature raises. Call it
+        just before the replica would be given that head.
         """
         before, self._listed = self._listed, self._key_in(members)
         if self._listed is None or self._listed == before:
             return False
-        self._current = _nothing
+        self._current = _ended
         return True
 
     def sign(self, data: bytes) -> bytes:
@@ -63,5 +64,10 @@ class VotingKeys:
         return None if index is None else members.key(index)
 
 
-def _nothing(data: bytes) -> bytes:
+def _not_at_hand(data: bytes) -> bytes:
+    """Nobody's signature: the replica tries its key first, and abstains."""
     return bytes(SIGNATURE_SIZE)
+
+
+def _ended(data: bytes) -> bytes:
+    raise RuntimeError("a process whose member the list names anew was asked for a signature")

@@ -1,7 +1,8 @@
 """What lies where in the database: one letter for each kind of entry, integers as 8 bytes big-endian.
 
 m name                  markers: format, network, height of the head, never_voted, voted, abstain_until, endings,
-                        voting_key (the member's key in the list that the last process began with),
+                        voting_key (the member's key in the list that the last process began with), silenced_keys
+                        (those of its voting keys that never sign again, one after the other),
                         diverged (the block that is executed otherwise here), first (the lowest height from which on
                         every body is here; absent: 1), remove (blocks below it may go), pruned (below it all is
                         gone but what `y` rows name), held (topics under legal hold)
@@ -43,6 +44,7 @@ META_VOTED = b"mvoted"
 META_ABSTAIN = b"mabstain_until"
 META_ENDINGS = b"mendings"
 META_VOTING_KEY = b"mvoting_key"
+META_SILENCED = b"msilenced_keys"
 META_DIVERGED = b"mdiverged"
 META_FIRST = b"mfirst"
 META_PRUNED = b"mpruned"

@@ -24,6 +24,7 @@ from node.store.layout import (
     META_HEAD,
     META_NETWORK,
     META_NEVER_VOTED,
+    META_SILENCED,
     META_VOTED,
     META_VOTING_KEY,
     DivergenceRecord,
@@ -88,6 +89,7 @@ class Store:
             self._records: dict[bytes, tuple[int, Record]] = {}
             self._endings = int.from_bytes(self._database.get(META_ENDINGS) or b"", "big")
             self._sequence = 0
+            self._voting_key = b""
             for key, value in self._database.scan(b"c", b"d"):
                 sequence = int.from_bytes(value[:8], "big")
                 self._records[key] = (sequence, stored(value[8:], Record, "consensus record"))  # type: ignore[arg-type]
@@ -289,7 +291,7 @@ class Store:
             if body.header.height > self.head.height and self._database.get(marker) is None:
                 rows += [(b"b" + digest, encode(body)), (marker, b"")]
         if abstain_until is not None:
-            rows.append((META_ABSTAIN, number(max(abstain_until, self._abstain_until()))))
+            rows += self._promise(abstain_until)
         # Only what this member signed makes it one that has voted; others' certificates and new views do not.
         signed = any(isinstance(record, VoteRecord | ViewChangeRecord) for _, record in changed.values())
         if signed and self._database.get(META_VOTED) is None:
@@ -301,20 +303,34 @@ class Store:
     def begin_with_key(self, voting_key: bytes) -> None:
         """The list that this process begins with names this key for its member.
 
-        A promise never to vote again was made for the key that was found in two places: it ends with that key. And
-        that a member never voted is taken at its word at genesis alone: later on the directory may be an image from
+        A promise never to vote again was made for the key that was found in two places: it names that key, silences
+        no other, and is never taken back. Before any key was known here there was but one.
+
+        That a member never voted is taken at its word at genesis alone: later on the directory may be an image from
         before it did, so the others are heard first.
         """
         known = self._database.get(META_VOTING_KEY)
-        rows: _Rows = []
-        if known != voting_key:
-            rows.append((META_VOTING_KEY, voting_key))
-            if known is not None and self._abstain_until() >= HEIGHT_MAX:
-                rows.append((META_ABSTAIN, None))
+        rows: _Rows = [] if known == voting_key else [(META_VOTING_KEY, voting_key)]
+        self._voting_key = voting_key
+        if known is None and self._abstain_until() >= HEIGHT_MAX:
+            rows += [(META_ABSTAIN, None), *self._promise(HEIGHT_MAX)]
         if self.head.height and self._database.get(META_NEVER_VOTED) is not None:
             rows += [(META_VOTED, b"1"), (META_NEVER_VOTED, None)]
         if rows:
             self._database.write(rows)
+
+    def _promise(self, abstain_until: int) -> _Rows:
+        """The rows that say so; of a key that is not known, that no key signs any more."""
+        if abstain_until < HEIGHT_MAX or not self._voting_key:
+            return [(META_ABSTAIN, number(max(abstain_until, self._abstain_until())))]
+        silenced = self._database.get(META_SILENCED) or b""
+        return [] if self._is_silenced() else [(META_SILENCED, silenced + self._voting_key)]
+
+    def _is_silenced(self) -> bool:
+        """Whether the key that this process began with never signs again."""
+        silenced = self._database.get(META_SILENCED) or b""
+        size = len(self._voting_key)
+        return size > 0 and self._voting_key in [silenced[at : at + size] for at in range(0, len(silenced), size)]
 
     def memory(self) -> Memory:
         """Return what the disk says of this member's own votes; records in the order in which they were put."""
@@ -322,7 +338,7 @@ class Store:
         return Memory(
             never_voted=self._database.get(META_NEVER_VOTED) is not None,
             voted=self._database.get(META_VOTED) is not None,
-            abstain_until=self._abstain_until(),
+            abstain_until=HEIGHT_MAX if self._is_silenced() else self._abstain_until(),
             records=tuple(record for _, record in current),
         )
 

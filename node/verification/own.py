@@ -28,6 +28,7 @@ from node.store.layout import (
     META_NEVER_VOTED,
     META_PRUNED,
     META_REMOVE,
+    META_SILENCED,
     META_VOTED,
     META_VOTING_KEY,
     RECORD_SIZE_MAX,
@@ -47,6 +48,7 @@ VALUES = (
     META_NEVER_VOTED,
     META_VOTED,
     META_VOTING_KEY,
+    META_SILENCED,
     META_DIVERGED,
     META_ADOPTING,
     META_HELD,
@@ -90,6 +92,8 @@ class Own:
         for key, value in found.items():
             require(key in MARKERS, f"a marker {key[1:]!r} of no known kind", key)
             require(key not in NUMBERS or len(value) == 8, "a number cannot be read", key)
+        silenced = found.get(META_SILENCED, b"")
+        require(len(silenced) % 32 == 0, "the list of keys that never sign again cannot be read", META_SILENCED)
         never = META_NEVER_VOTED in found
         require(
             not (never and (META_VOTED in found or self._signed())),

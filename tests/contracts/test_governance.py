@@ -13,6 +13,8 @@ from contracts.testkit import START_MS, World, reverts
 
 DAY_MS = 86_400_000
 END_MS = START_MS + DAY_MS
+TIDY_MS = DAY_MS + 60_000
+"""What ends at END_MS is tidied up at the next full minute."""
 
 
 def key(number: int) -> bytes:
@@ -106,11 +108,11 @@ def test_a_member_is_removed_when_the_votes_and_then_the_new_quorum_suffice(worl
 
 
 def test_readiness_grows_old(world: World) -> None:
-    world = world_of(5, ready_blocks=3)
+    world = world_of(5, ready_blocks=20)
     number = decided(world, "remove_member", "bank-e")
     ready(world, number, "bank-a", "bank-b")
-    world.advance(1)
-    world.advance(1)
+    for _ in range(19):
+        world.advance(1)
     ready(world, number, "bank-c")
     assert status(world, number) == "waiting"
     ready(world, number, "bank-a")
@@ -164,7 +166,7 @@ def test_a_later_new_key_takes_the_place_of_one_that_waits(world: World) -> None
 
 def test_a_rotation_that_expires_gives_the_node_its_key_back(world: World) -> None:
     number = decided(world, "rotate_voting_key", "bank-b", "bank-b", voting_key=key(50))
-    world.advance(DAY_MS)
+    world.advance(TIDY_MS)
     assert status(world, number) == "expired"
     policy = Membership.read_policy(world.state, "bank-b/node")
     assert policy is not None
@@ -257,7 +259,7 @@ def test_a_degraded_network_keeps_a_member_without_which_it_would_stand_still() 
     assert status(world, number) == "waiting"
     ready(world, number, "bank-a", "bank-b", "bank-c")
     assert "bank-d" in voters(world)
-    world.advance(DAY_MS)
+    world.advance(TIDY_MS)
     assert ended(world, number) == ("expired", "")
     assert "bank-d" in voters(world)
 
@@ -265,7 +267,7 @@ def test_a_degraded_network_keeps_a_member_without_which_it_would_stand_still() 
 def test_a_proposal_expires_and_then_takes_neither_votes_nor_readiness(world: World) -> None:
     number = propose(world, "remove_member", "bank-e")
     waiting = decided(world, "suspend_member", "bank-e")
-    world.advance(DAY_MS)
+    world.advance(TIDY_MS)
     assert (status(world, number), status(world, waiting)) == ("expired", "expired")
     with reverts("proposal_not_open"):
         vote(world, number, "bank-b")
@@ -374,7 +376,7 @@ def test_nobody_sets_a_policy_for_a_node(world: World) -> None:
     "rules",
     [
         {"validators_min": 0},
-        {"ready_blocks": 1},
+        {"ready_blocks": 19},
         {"thresholds": [{"kind": "remove_member", "threshold": "quorum"}] * 2},
     ],
 )
@@ -426,7 +428,7 @@ def test_a_newcomer_that_never_comes_is_forgotten_and_may_try_again(world: World
         propose(world, "remove_member", "bank-n")
     with reverts("member_exists"):
         propose_member(world, by="bank-b")
-    world.advance(DAY_MS)
+    world.advance(TIDY_MS)
     assert status(world, number) == "expired"
     assert Membership.read_policy(world.state, "bank-n/node") is None
     assert all(row["id"] != "bank-n" for row in world.query(Membership.members))
@@ -491,6 +493,11 @@ def test_no_role_change_leaves_too_few_validators() -> None:
 
 def test_both_tls_keys_prove_a_member_until_the_overlap_ends(world: World) -> None:
     number = decided(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(150), overlap_ms=60_000)
+    # Nobody knows yet that its node has the key.
+    assert status(world, number) == "waiting"
+    with reverts("not_in_new_set"):
+        ready(world, number, "bank-a")
+    ready(world, number, "bank-b")
     assert status(world, number) == "effective"
     row = world.query(Membership.member, member="bank-b")
     assert (row["tls_key"], row["former_tls_key"]) == (key(150), key(102))
@@ -501,10 +508,17 @@ def test_both_tls_keys_prove_a_member_until_the_overlap_ends(world: World) -> No
         propose(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(102), expires_at_ms=END_MS + DAY_MS)
 
 
+def new_tls_key(world: World, member: str, new: bytes, overlap_ms: int) -> None:
+    """The member's node has the key and proves itself by it."""
+    number = decided(world, "rotate_tls_key", member, member, tls_key=new, overlap_ms=overlap_ms)
+    ready(world, number, member)
+    assert status(world, number) == "effective"
+
+
 def test_the_overlap_of_a_later_tls_key_is_not_cut_short_by_an_earlier_one(world: World) -> None:
-    decided(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(150), overlap_ms=60_000)
+    new_tls_key(world, "bank-b", key(150), 60_000)
     world.advance(30_000)
-    decided(world, "rotate_tls_key", "bank-b", "bank-b", tls_key=key(151), overlap_ms=60_000)
+    new_tls_key(world, "bank-b", key(151), 60_000)
     assert world.query(Membership.member, member="bank-b")["former_tls_key"] == key(150)
     world.advance(30_000)
     assert world.query(Membership.member, member="bank-b")["former_tls_key"] == key(150)
@@ -516,7 +530,19 @@ def test_an_observer_rotates_its_own_key_and_does_not_vote_for_it(world: World) 
     number = propose(world, "rotate_tls_key", "watch", "watch", tls_key=key(150), overlap_ms=0)
     assert world.query(Governance.proposal, proposal=number)["yes"] == []
     vote(world, number, "bank-a", "bank-b", "bank-c", "bank-d")
-    assert world.query(Membership.member, member="watch")["former_tls_key"] == b""
+    ready(world, number, "watch")
+    row = world.query(Membership.member, member="watch")
+    assert (row["tls_key"], row["former_tls_key"]) == (key(150), b"")
+
+
+def test_an_observers_voting_key_too_is_in_force_once_its_node_has_signed_with_it(world: World) -> None:
+    number = propose(world, "rotate_voting_key", "watch", "watch", voting_key=key(50))
+    vote(world, number, "bank-a", "bank-b", "bank-c", "bank-d")
+    assert (status(world, number), node_keys(world, "watch")) == ("waiting", (key(50),))
+    with reverts("not_in_new_set"):
+        ready(world, number, "bank-a")
+    ready(world, number, "watch")
+    assert world.query(Membership.member, member="watch")["voting_key"] == key(50)
 
 
 def test_a_voting_key_never_serves_twice_even_for_its_own_member(world: World) -> None:

@@ -140,9 +140,10 @@ def test_a_principals_key_is_rotated_with_an_overlap(world: World) -> None:
     root = world.as_("bank-a")
     rotate = {"principal": "bank-a/desk", "former": key(13), "key": key(30), "overlap_ms": 60_000}
     (event,) = root.call(Membership.rotate_key, **rotate)
+    began_ms = world.time_ms
     assert event.name == "KeyRotated"
     assert Membership.read_policy(world.state, "bank-a/desk") == Policy(
-        1, (key(30),), (FormerKey(key(13), key(30)),)
+        1, (key(30),), (FormerKey(key(13), key(30), began_ms + 60_000),)
     )
     with reverts("key_not_found"):
         root.call(Membership.rotate_key, **rotate)
@@ -151,12 +152,14 @@ def test_a_principals_key_is_rotated_with_an_overlap(world: World) -> None:
     # A third key ends the first one at once, whose successor is none any more.
     root.call(Membership.rotate_key, principal="bank-a/desk", former=key(30), key=key(31), overlap_ms=120_000)
     assert Membership.read_policy(world.state, "bank-a/desk") == Policy(
-        1, (key(31),), (FormerKey(key(30), key(31)),)
+        1, (key(31),), (FormerKey(key(30), key(31), world.time_ms + 120_000),)
     )
     world.advance(60_000)
     assert len(world.query(Membership.principal, principal="bank-a/desk")["former"]) == 1
+    # Its time is over: another one may take its place, and it is forgotten.
     world.advance(60_000)
-    assert Membership.read_policy(world.state, "bank-a/desk") == Policy(1, (key(31),))
+    root.call(Membership.rotate_key, principal="bank-a/desk", former=key(31), key=key(30), overlap_ms=0)
+    assert Membership.read_policy(world.state, "bank-a/desk") == Policy(1, (key(30),))
 
 
 def test_only_the_root_rotates_and_never_a_nodes_key(world: World) -> None:

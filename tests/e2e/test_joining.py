@@ -1,5 +1,6 @@
-"""A fifth member joins four that run, and one of the four leaves: by commands alone, under load, nobody restarted."""
+"""A fifth member joins four that run, and one of the four leaves: by commands, under load, nobody restarted."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def longest_gap_ms(url: str, first: int) -> int:
     """The longest time from one block after `first` to the next."""
     with Client([url]) as client:
         times = [client.block(height).header.time_ms for height in range(first, client.status().height + 1)]
-    return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0)
+    return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0)
 
 
 def test_a_fifth_member_joins_and_a_first_one_leaves_under_load(

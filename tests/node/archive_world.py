@@ -54,6 +54,10 @@ class Appointed:
         """The contract's own."""
         return Membership.read_policy_at(state, key)
 
+    def only_call(self, principal: str) -> tuple[str, str] | None:
+        """The contract's."""
+        return Membership.only_call(principal)
+
     def read_limits(self, state: Overlay) -> tuple[tuple[str, int], ...]:
         """The contract's."""
         return Membership.read_limits(state)

@@ -385,6 +385,7 @@ def test_a_former_key_signs_in_its_successors_place_and_never_beside_it(ledger: 
     keys, new = [key_of("bank-a/desk", number) for number in range(3)], key_of("bank-a/desk", 7)
     rotation = {"principal": "bank-a/desk", "former": keys[0], "key": new, "overlap_ms": 60_000}
     ledger.settle(ledger.transaction("bank-a", Call("membership", "rotate_key", rotation)))
+    until_ms = ledger.store.head.time_ms + 60_000
 
     def suffices(*signers: bytes) -> bool:
         return ledger.executor.obstacle(ledger.transaction("bank-a/desk", keys=signers), ledger.now_ms) is None
@@ -395,6 +396,12 @@ def test_a_former_key_signs_in_its_successors_place_and_never_beside_it(ledger: 
     assert not suffices(keys[0], new)
     assert not suffices(keys[0])
     assert not suffices(new)
+    # By the time of the block it ends, whether any call comes to end it or not.
+    ledger.now_ms = until_ms - 1
+    assert suffices(keys[0], keys[1])
+    ledger.now_ms = until_ms
+    assert not suffices(keys[0], keys[1])
+    assert suffices(new, keys[1])
 
 
 def test_a_limit_that_the_members_changed_holds_from_the_next_block_on(ledger: Ledger) -> None:

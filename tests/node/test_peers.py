@@ -282,6 +282,8 @@ async def test_either_tls_key_proves_a_member_while_a_rotation_overlaps(trio: Me
     rotated.set_members((*members[:2], overlapping))
     await until(lambda: len(rotated.connected) == 2)
     assert {certificate_key(link.certificate) for link in trio.nodes["bank-b"]._links.values()} >= {old}
+    # Whoever knows the new one is shown that, be it by a link that it dials or one that it takes.
+    assert {certificate_key(link.certificate) for link in trio.nodes["bank-a"]._links.values()} >= {new.public}
     ended = msgspec.structs.replace(overlapping, former_tls_key=b"")
     for node in trio.nodes.values():
         node.set_members((*members[:2], ended))

@@ -60,20 +60,28 @@ def status(ledger: GovernedLedger) -> str:
     return found.status
 
 
-@pytest.mark.parametrize(("ready_blocks", "block_ms"), [(100, 1_000), (10, 100), (100, 20)])
-async def test_nodes_that_run_are_ready_at_the_same_time(tmp_path: Path, ready_blocks: int, block_ms: int) -> None:
-    """On a quick chain one's word had grown old whenever the other spoke, ten seconds after it had spoken last."""
-    ledger = governed(tmp_path / "data", ready_blocks)
-    pool: list[Transaction] = []
+def readiness(
+    ledger: GovernedLedger, bank: str, pool: list[Transaction], tls_keys: frozenset[bytes] = frozenset()
+) -> Readiness:
+    """The part of the bank's node that says it; what it says comes into `pool`."""
 
     async def submit(data: Sequence[bytes]) -> list[Submission | HansaError]:
         pool.extend(Transaction.decode(item) for item in data)
         return [Submission("") for _ in data]
 
+    keys = VotingKeys(bank, VOTING[bank].public, VOTING[bank].sign, {}, ledger.store.head.members)
+    clock = cast(Clock, cast(Any, LedgersTime(ledger)))
+    return Readiness(ledger.network.network_id, bank, keys, tls_keys, clock, submit, lambda own: True)
+
+
+@pytest.mark.parametrize(("ready_blocks", "block_ms"), [(100, 1_000), (20, 100), (100, 20)])
+async def test_nodes_that_run_are_ready_at_the_same_time(tmp_path: Path, ready_blocks: int, block_ms: int) -> None:
+    """On a quick chain one's word had grown old whenever the other spoke, ten seconds after it had spoken last."""
+    ledger = governed(tmp_path / "data", ready_blocks)
+    pool: list[Transaction] = []
+
     def node(bank: str) -> Readiness:
-        keys = VotingKeys(bank, VOTING[bank].public, VOTING[bank].sign, {}, ledger.store.head.members)
-        clock = cast(Clock, cast(Any, LedgersTime(ledger)))
-        return Readiness(ledger.network.network_id, bank, keys, clock, submit, lambda own: True)
+        return readiness(ledger, bank, pool)
 
     started_ms, nodes = ledger.now_ms, [node("bank-a")]
     while status(ledger) == "waiting" and ledger.now_ms - started_ms < 6 * LATER_MS:
@@ -89,4 +97,61 @@ async def test_nodes_that_run_are_ready_at_the_same_time(tmp_path: Path, ready_b
         assert executed is not None
         ledger.decide(executed)
     assert status(ledger) == "effective"
+    ledger.store.close()
+
+
+@pytest.mark.parametrize("proposals", [1, 4])
+async def test_while_a_change_waits_on_a_quiet_ledger_the_nodes_words_do_not_keep_it_busy(
+    tmp_path: Path, proposals: int
+) -> None:
+    """Each made a block, with which those of the others grew older, and were said anew: hundreds a minute."""
+    ledger = governed(tmp_path / "data", 20)
+    for number in range(2, proposals + 1):
+        change: dict[str, Any] = {"kind": "suspend_member", "member": "bank-d", "expires_at_ms": ledger.end()}
+        ledger.agree(
+            ledger.say("bank-a", "propose", **change),
+            ledger.say("bank-b", "vote", proposal=number, yes=True),
+            ledger.say("bank-c", "vote", proposal=number, yes=True),
+        )
+    pool: list[Transaction] = []
+    # Two would be enough: one alone waits for the others, which are down.
+    node = readiness(ledger, "bank-a", pool)
+    height, end_ms = ledger.store.head.height, ledger.now_ms + 60_000
+    while ledger.now_ms < end_ms:
+        ledger.now_ms += 200
+        await node.look(ledger.store.snapshot())
+        waiting = [item for item in pool if ledger.executor.obstacle(item, ledger.now_ms) is None]
+        pool.clear()
+        if waiting:
+            ledger.settle(*waiting)
+    made = ledger.store.head.height - height
+    ledger.store.close()
+    assert made <= 2
+
+
+async def test_a_new_key_for_links_is_spoken_for_by_its_own_node_alone_and_only_with_the_key_at_hand(
+    tmp_path: Path,
+) -> None:
+    ledger = governed(tmp_path / "data", 20)
+    new = bytes(31) + b"t"
+    change: dict[str, Any] = {
+        "kind": "rotate_tls_key",
+        "member": "bank-b",
+        "tls_key": new,
+        "expires_at_ms": ledger.end(),
+    }
+    ledger.agree(
+        ledger.say("bank-b", "propose", **change),
+        ledger.say("bank-a", "vote", proposal=2, yes=True),
+        ledger.say("bank-c", "vote", proposal=2, yes=True),
+    )
+
+    async def spoken_for(bank: str, *tls_keys: bytes) -> list[int]:
+        pool: list[Transaction] = []
+        await readiness(ledger, bank, pool, frozenset(tls_keys)).look(ledger.store.snapshot())
+        return [call.args["proposal"] for item in pool for call in item.body.calls]
+
+    assert await spoken_for("bank-a", new) == [1]
+    assert await spoken_for("bank-b") == [1]
+    assert await spoken_for("bank-b", new) == [1, 2]
     ledger.store.close()

@@ -32,6 +32,7 @@ from node.wire import (
 from tests.node.diagnosis_world import report
 
 KEYS = {name: SigningKey(bytes([place]) * 32) for place, name in enumerate(("member-0", "member-1", "member-2"), 1)}
+NEXT = SigningKey(bytes([9]) * 32)
 NETWORK = NetworkConfig(
     name="net",
     members=tuple(MemberConfig(name, "validator", "h:1", key.public, key.public) for name, key in KEYS.items()),
@@ -75,7 +76,8 @@ class Desk:
         self.links = Links()
         self.verified = 0
         links: Any = self.links
-        self.reports = Reports(NETWORK, "member-0", KEYS["member-0"].sign, self._verify, links, self.clock)
+        self.at_hand = {key.public: key.sign for key in (KEYS["member-0"], NEXT)}
+        self.reports = Reports(NETWORK, "member-0", self.at_hand.get, self._verify, links, self.clock)
 
     def _verify(self, key: bytes, data: bytes, signature: bytes) -> bool:
         self.verified += 1
@@ -96,6 +98,32 @@ def test_a_report_travels_as_bytes_in_the_lowest_class() -> None:
     assert decode_message(encode_frame(message)[LENGTH_SIZE:]) == message
     assert traffic_class(message) is TrafficClass.BULK
     assert decode_report(message.report) == report("member-1", network=NETWORK.network_id)
+
+
+def test_a_report_is_signed_by_the_key_that_the_ledger_has_for_the_member() -> None:
+    """A member that changed its key and was suspended signed with its first one: nobody heard it any more."""
+    desk = Desk()
+    content = report("member-0", network=NETWORK.network_id)
+
+    def signers() -> list[SigningKey]:
+        told = [item for item in desk.links.told if isinstance(item, MemberReport)]
+        desk.links.told.clear()
+        return [
+            key
+            for item in told
+            for key in (KEYS["member-0"], NEXT)
+            if verify(key.public, report_bytes(item.report), item.signature)
+        ]
+
+    desk.reports.publish(content)
+    assert signers() == [KEYS["member-0"]]
+    desk.reports.set_members([msgspec.structs.replace(NETWORK.members[0], voting_key=NEXT.public)])
+    desk.reports.publish(content)
+    assert signers() == [NEXT]
+    # Without the key nothing that anybody could believe can be said.
+    del desk.at_hand[NEXT.public]
+    desk.reports.publish(content)
+    assert signers() == []
 
 
 def test_a_members_report_is_kept_with_its_age() -> None:

@@ -592,18 +592,25 @@ def test_a_closed_store_says_so(ledger: Ledger) -> None:
         ledger.store.put_pending([(bytes(32), b"x")])
 
 
-def test_a_promise_of_silence_ends_with_the_key_for_which_it_was_made(ledger: Ledger) -> None:
+def test_a_promise_of_silence_names_its_key_and_is_never_taken_back(ledger: Ledger) -> None:
+    """An older head, put back, names the first key again, a later one the second: each keeps its own promise."""
     first, second = bytes(31) + b"1", bytes(31) + b"2"
+    # Of before there were other keys: then it was about the first one.
     ledger.store.put_records([], abstain_until=HEIGHT_MAX)
-    # Who made it is not known: it stays.
-    ledger.store.begin_with_key(first)
     ledger.store.begin_with_key(first)
     assert ledger.store.memory().abstain_until == HEIGHT_MAX
     ledger.store.begin_with_key(second)
     assert ledger.store.memory().abstain_until == 0
+    ledger.store.put_records([], abstain_until=HEIGHT_MAX)
+    assert ledger.store.memory().abstain_until == HEIGHT_MAX
+    for key in (first, second, first):
+        ledger.store.begin_with_key(key)
+        assert ledger.store.memory().abstain_until == HEIGHT_MAX
+    ledger.store.begin_with_key(bytes(32))
+    assert ledger.store.memory().abstain_until == 0
     # What was promised for some heights holds whatever the key.
     ledger.store.put_records([], abstain_until=9)
-    ledger.store.begin_with_key(first)
+    ledger.store.begin_with_key(bytes(31) + b"3")
     assert ledger.store.memory().abstain_until == 9
 
 

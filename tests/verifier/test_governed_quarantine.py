@@ -1,0 +1,56 @@
+"""A primary may settle a scheduled call unexecuted after two failed views: nothing that must end hangs on one."""
+
+from pathlib import Path
+
+from contracts.governance import MINUTE_MS, Governance
+from node.executor.run import SCHEDULE
+from node.ledger import Call, sha256
+from node.state import Overlay
+from tests.node.evidence_world import VOTING
+from tests.verifier.test_governed_chain import GovernedLedger, opened
+
+
+def quarantine_what_is_due(ledger: GovernedLedger) -> None:
+    """A block in which all scheduled calls are settled unexecuted; every honest backup takes it."""
+    keys = [key for key, _ in ledger.store.snapshot().scan(SCHEDULE, SCHEDULE + b"\xff")]
+    suspects = frozenset(sha256(b"hansa/scheduled" + key) for key in keys)
+    executed = ledger.build(allow_empty=True, allow_quarantine=True, suspects=suspects)
+    assert executed is not None
+    assert executed.proposal.quarantined == tuple(range(len(keys)))
+    assert ledger.executor.check(executed.proposal, [], allow_quarantine=True).digest == executed.digest
+    ledger.decide(executed)
+
+
+def test_an_expiry_that_was_settled_unexecuted_ends_the_proposal_all_the_same(tmp_path: Path) -> None:
+    """It waited for ever, took its proposer's room, and every node went on saying that it was ready."""
+    ledger = opened(tmp_path / "data")
+    ledger.open_accounts("ACC-1", "ACC-2", funds=1_000)
+    end_ms = ledger.now_ms + MINUTE_MS
+    ledger.agree(
+        ledger.say("bank-a", "propose", kind="remove_member", member="bank-d", expires_at_ms=end_ms),
+        ledger.say("bank-b", "vote", proposal=1, yes=True),
+        ledger.say("bank-c", "vote", proposal=1, yes=True),
+    )
+    ledger.now_ms = end_ms + MINUTE_MS
+    quarantine_what_is_due(ledger)
+    state = Overlay(ledger.store.snapshot())
+    # No node says anything of it any more.
+    assert Governance.read_waiting(state, ledger.store.head.time_ms) == ()
+    ledger.settle(ledger.say("bank-b", "vote", proposal=1, yes=False))
+    found = Governance.proposals.read_from(Overlay(ledger.store.snapshot()), 1)
+    ledger.close()
+    assert found is not None
+    assert found.status == "expired"
+
+
+def test_a_node_says_that_it_is_ready_and_makes_no_other_call(tmp_path: Path) -> None:
+    """The voting key lies open at a machine on the network: no money is to hang on it."""
+    ledger = opened(tmp_path / "data")
+    opening = Call("settlement", "open_account", {"account": "HOT", "owner": "bank-b", "currency": "USD"})
+    ready = Call("governance", "ready", {"proposal": 1})
+    alone = ledger.transaction("bank-b/node", opening, by=VOTING["bank-b"])
+    beside = ledger.transaction("bank-b/node", ready, opening, by=VOTING["bank-b"])
+    good = ledger.transaction("bank-b/node", ready, by=VOTING["bank-b"])
+    found = [ledger.executor.obstacle(item, ledger.now_ms) for item in (alone, beside, good)]
+    ledger.close()
+    assert found == ["not_for_nodes", "not_for_nodes", None]
