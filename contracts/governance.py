@@ -480,7 +480,7 @@ class Governance(Contract):
         require(found.status == "waiting", "proposal_not_waiting", found.status)
         rows = ctx.call(Membership.roster)
         member, slash, rest = ctx.sender.partition("/")
-        heard = _heard(rows, found)
+        heard = heard_for(rows, found)
         own = found.kind in OWN_KINDS and member == found.subject
         require(slash + rest == "/node" and (own or member in heard), "not_in_new_set", ctx.sender)
         if (proposal, member) not in self.readiness:
@@ -623,7 +623,7 @@ class Governance(Contract):
             return
         if found.kind == "add_member":
             ctx.call(Membership.enlist, member, after.role, after.address, after.voting_key, after.tls_key)
-        if found.kind not in OWN_KINDS and not _heard(rows, found):
+        if found.kind not in OWN_KINDS and not heard_for(rows, found):
             self._take_effect(ctx, number, decided)
             return
         if found.kind == "rotate_voting_key":
@@ -789,11 +789,6 @@ class Governance(Contract):
         return tuple([(number, item) for number, item in found if item is not None and item.status == "waiting"])
 
     @staticmethod
-    def read_heard(state: State, found: Proposal) -> tuple[str, ...]:
-        """Return of whom a quorum must be ready before the change; empty where the list stays as it is."""
-        return _heard(Membership.read_rows(state), found)
-
-    @staticmethod
     def read_readiness(state: State, number: int, member: str) -> int | None:
         """Return the height at which the member's node showed its readiness for the proposal; None: never."""
         return Governance.readiness.read_from(state, (number, member))
@@ -836,8 +831,8 @@ def lasting_blocks(rules: Rules, count: int) -> int:
     return max(rules.ready_blocks, READY_BLOCKS_EACH * count)
 
 
-def _heard(rows: tuple[MemberRow, ...], found: Proposal) -> tuple[str, ...]:
-    """Of whom a quorum must be ready: the list after the change, where that is another one; else of nobody."""
+def heard_for(rows: tuple[MemberRow, ...], found: Proposal) -> tuple[str, ...]:
+    """Return of whom a quorum must be ready: the list after the change if it is another one, else of nobody."""
     then = _changed(rows, found)
     return () if _list(rows) == _list(then) else _voters(then)
 

@@ -275,6 +275,8 @@ class Peers:
         """Return an open link to `member`, or None after the reason was noted."""
         link = Link(self, member.id, self._queue_bytes_max)
         host, port = split_address(member.address)
+        # Its key may have changed since this node began to dial it.
+        known_by = self._members.get(member.id, member).tls_key
         account = self._accounts[member.id]
         context = self._shown.client(former=account.shows_former)
         account.shows_former = not account.shows_former
@@ -286,7 +288,7 @@ class Peers:
                     host,
                     port,
                     ssl=context,
-                    server_hostname=server_name(member.tls_key),
+                    server_hostname=server_name(known_by),
                     ssl_handshake_timeout=self._timing.connect_s,
                 )
             await self._await_greeting(link)

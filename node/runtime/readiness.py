@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import structlog
 
-from contracts.governance import OWN_KINDS, Governance, Proposal, lasting_blocks
+from contracts.governance import OWN_KINDS, Governance, Proposal, heard_for, lasting_blocks
 from contracts.membership import Membership
 from node.client.answers import Submission
 from node.errors import HansaError
@@ -81,7 +81,10 @@ class Readiness:
         sign = None if policy is None else self._keys.signer(policy.keys[0])
         if not waiting or policy is None or sign is None or early:
             return
-        deciding = tuple(name for name, _ in Membership.read_validators(state))
+        rules, rows = Governance.read_rules(state), Membership.read_rows(state)
+        if rules is None:
+            return
+        deciding = tuple(row.id for row in rows if row.votes)
         due: list[int] = []
         others: list[int] = []
         for number, proposal in waiting:
@@ -90,8 +93,14 @@ class Readiness:
             # What has arrived and grown old is said again at once: on a quick chain that may be soon.
             arrived = said is None or (shown is not None and shown > said.height)
             lost = said is not None and now_ms - said.time_ms >= RETRY_MS
-            if (arrived or lost) and self._concerns(state, proposal):
-                (others if self._is_fresh(state, proposal, shown, said, height, deciding) else due).append(number)
+            heard = heard_for(rows, proposal)
+            if not (arrived or lost) or not self._concerns(proposal, heard):
+                continue
+            # Half of the time for which it counts: what is late by a few blocks must not lapse.
+            fresh = shown is not None and 2 * (height - shown) < lasting_blocks(rules, len(heard))
+            # Of another list others may be a quorum, and the ledger counts when somebody says so.
+            fresh = fresh and (said is None or said.deciding == deciding)
+            (others if fresh else due).append(number)
         if due:
             # One word for all: each makes a block, and with each block the words of all grow older.
             numbers = [*due, *others][:CALLS_MAX]
@@ -99,28 +108,14 @@ class Readiness:
             self._last_ms = now_ms
             await self._say(numbers, policy.keys[0], sign, height)
 
-    def _concerns(self, state: Overlay, proposal: Proposal) -> bool:
+    def _concerns(self, proposal: Proposal, heard: tuple[str, ...]) -> bool:
         """Whether the ledger waits for this member's word on it, and the member can give it."""
         own_key = proposal.kind in OWN_KINDS and proposal.subject == self._member
-        if not own_key and self._member not in Governance.read_heard(state, proposal):
+        if not own_key and self._member not in heard:
             return False
         if own_key and proposal.kind == "rotate_tls_key" and proposal.after.tls_key not in self._tls_keys:
             return False
         return self._may(own_key)
-
-    @staticmethod
-    def _is_fresh(
-        state: Overlay, proposal: Proposal, shown: int | None, said: Said | None, height: int, now: tuple[str, ...]
-    ) -> bool:
-        """Whether what was said counts for a good while yet. `now` is who decides."""
-        rules = Governance.read_rules(state)
-        if shown is None or rules is None:
-            return False
-        # Of another list others may be a quorum, and the ledger counts when somebody says so.
-        if said is not None and said.deciding != now:
-            return False
-        # Half of the time for which it counts: what is late by a few blocks must not lapse.
-        return 2 * (height - shown) < lasting_blocks(rules, len(Governance.read_heard(state, proposal)))
 
     async def _say(self, numbers: list[int], key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:
         time_ms = self._clock.time_ms()

@@ -293,3 +293,24 @@ async def test_either_tls_key_proves_a_member_while_a_rotation_overlaps(trio: Me
         return all(link is not None and certificate_key(link.certificate) == new.public for link in links)
 
     await until(proven)
+
+
+async def test_a_dialler_is_shown_the_key_by_which_it_knows_the_node(trio: Mesh) -> None:
+    members, new = trio.network.members, SigningKey.generate()
+    old = members[0].tls_key
+    overlapping = msgspec.structs.replace(members[0], tls_key=new.public, former_tls_key=old)
+    await trio.nodes["bank-a"].close()
+    trio.nodes["bank-b"].set_members((overlapping, *members[1:]))
+    rotated = await trio.start("bank-a", further_tls_keys=(new,))
+    rotated.set_members((overlapping, *members[1:]))
+
+    def shown(node: str) -> bytes | None:
+        link = trio.nodes[node]._links.get("bank-a")
+        return None if link is None else certificate_key(link.certificate)
+
+    await until(lambda: shown("bank-b") is not None and shown("insurer-a") is not None)
+    # Whoever knows both keys asks for the new one, whoever was away for the former.
+    for node in ("bank-b", "insurer-a"):
+        trio.nodes[node]._links["bank-a"].abort("lost", "the cable was pulled")
+    await until(lambda: shown("bank-b") == new.public)
+    await until(lambda: shown("insurer-a") == old)

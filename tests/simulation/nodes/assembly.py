@@ -11,7 +11,7 @@ from contracts.governance import Governance, Proposal
 from contracts.membership import Member, Membership
 from node.ledger import Call
 from node.state import Overlay
-from tests.simulation.nodes.founding import key_of, next_key, transaction
+from tests.simulation.nodes.founding import key_of, next_key, next_tls_key, transaction
 from tests.simulation.nodes.timeline import START_MS
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ EXPIRES_MS = 20_000
 PROPOSAL_MS = 10 * 60_000
 REPEAT_US = 1_500_000
 """Nobody says the same again sooner."""
+OVERLAP_MS = 2_000
 BOUND_MS = 90_000
 """So much longer may recovery take: the last change waits for its votes, its readiness, and a boundary."""
 
@@ -86,6 +87,9 @@ class Assembly:
             elif keys[target] != next_key(target):
                 change = {**self._change("rotate_voting_key", target), "voting_key": next_key(target)}
                 self._say(target, "propose", change, "propose")
+            elif dict(members)[target].tls_key != next_tls_key(target):
+                change = {**self._change("rotate_tls_key", target), "tls_key": next_tls_key(target)}
+                self._say(target, "propose", {**change, "overlap_ms": OVERLAP_MS}, "propose")
 
     def _vote(self, state: Overlay, number: int, proposal: Proposal, voters: list[str]) -> None:
         for voter in voters:

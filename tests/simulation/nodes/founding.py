@@ -55,6 +55,11 @@ def next_key(member: str) -> bytes:
     return key_of(member, 18)
 
 
+def next_tls_key(member: str) -> bytes:
+    """The key of its links to which the member may rotate; it lies on its machine too."""
+    return key_of(member, 19)
+
+
 class Shape(NamedTuple):
     """The constants in which one network differs from another."""
 

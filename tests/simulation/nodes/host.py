@@ -12,7 +12,7 @@ from node.runtime.node import Node
 from node.runtime.surroundings import Surroundings
 from node.store import Database
 from tests.simulation.nodes.disk import Contents, Disk, MemoryDatabase, PowerCut, Rows
-from tests.simulation.nodes.founding import DATA, key_of, next_key, signer, verify
+from tests.simulation.nodes.founding import DATA, next_key, next_tls_key, signer, verify
 from tests.simulation.nodes.loop import ProcessLoop
 from tests.simulation.nodes.rules import height_of
 from tests.simulation.nodes.threads import Pace, VirtualClock, VirtualThreads
@@ -90,7 +90,7 @@ class Process:
             verify=verify,
             instance=self.instance,
             further_keys={next_key(host.id): signer(next_key(host.id))},
-            tls_keys=frozenset((host.member.tls_key, key_of(host.id, 19))),
+            tls_keys=frozenset((host.member.tls_key, next_tls_key(host.id))),
         )
 
 

@@ -293,3 +293,49 @@ def test_who_begins_anew_records_and_sends_nothing_that_it_did_not_sign(monkeypa
             until(everybody_votes(world), 60_000)
     assert guest.starts >= 3
     assert not unsigned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["nothing", "rotated", "resumed"])
+def test_a_disk_from_before_the_list_changed_makes_nobody_vote_twice(change: str) -> None:
+    """The image did not know the key of the newer votes that it was shown, passed them over and voted again."""
+    world = scene(shape=SHAPE._replace(n=5))
+    with world.staged() as until:
+        assembly = Assembly(world, until)
+        until(everybody_votes(world), 20_000)
+        owner = world.hosts[1]
+        others = [host for host in world.hosts if host is not owner]
+        names = [host.id for host in others]
+        if change == "resumed":
+            assembly.effective(assembly.decide("suspend_member", owner.id, names[0], names[1:]), *world.hosts)
+            assembly.goes_on(*world.hosts)
+        image = owner.disk.copy()
+        taken_at = owner.height
+        if change == "resumed":
+            assembly.effective(assembly.decide("resume_member", owner.id, names[0], names[1:3]), *world.hosts)
+        elif change == "rotated":
+            new = next_key(owner.id)
+            number = assembly.decide("rotate_voting_key", owner.id, owner.id, names[:3], voting_key=new)
+            assembly.effective(number, *world.hosts)
+        until(everybody_votes(world), 60_000)
+        for _ in range(4):
+            assembly.goes_on(*world.hosts)
+        voted_at = owner.height
+        assert voted_at > taken_at
+        owner.crash(power=True)
+        owner.lose_disk(image)
+        # It is held to what it said before: the rule of one vote for one slot judges it on.
+        owner.forgetful = False
+        owner.start()
+        for _ in range(3):
+            assembly.goes_on(*others)
+        until(everybody_votes(world), 60_000)
+        assert abstained(owner) >= voted_at
+        assembly.goes_on(*world.hosts)
+
+
+def abstained(host: Host) -> int:
+    """Up to which height the node has promised to sign nothing."""
+    assert host.process is not None
+    assert host.process.node is not None
+    return host.process.node._driver.status().abstain_until
