@@ -51,8 +51,9 @@ def pointed_at(path: Path) -> str:
     return (path / ".venv" / SITE / "hansa.pth").read_text().splitlines()[0]
 
 
-def prepare(path: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "HANSA_PYTHON": str(path / ".venv" / "bin" / "python"), "TMPDIR": str(path)}
+def prepare(path: Path, python: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    python = python or path / ".venv" / "bin" / "python"
+    environment = {**os.environ, "HANSA_PYTHON": str(python), "TMPDIR": str(path)}
     command = [path / "scripts" / "prepare"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -91,3 +92,24 @@ def test_an_environment_that_points_here_may_lie_elsewhere(tmp_path: Path) -> No
     (one / ".venv").rename(tmp_path / "environment")
     (one / ".venv").symlink_to(tmp_path / "environment")
     assert prepare(one).stderr == ""
+
+
+def test_an_environment_of_another_interpreter_is_made_anew(tmp_path: Path) -> None:
+    """It went on with the interpreter that it was made with, which may be a third slower than the one asked for."""
+    path = checkout(tmp_path / "one")
+    (path / ".venv" / ".prepared-run").unlink()
+    made = tmp_path / "made"
+    wanted = tmp_path / "python"
+    wanted.write_text(f'#!/bin/sh\ncase "$*" in *"-m venv"*) echo "$*" >{made}; exit 1 ;; esac\n')
+    wanted.chmod(0o755)
+    ended = prepare(path, wanted)
+    assert ended.returncode == 2
+    assert made.read_text().split()[-2:] == ["--clear", str(path / ".venv")]
+
+
+def test_an_interpreter_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    path = checkout(tmp_path / "one")
+    (path / ".venv" / ".prepared-run").unlink()
+    ended = prepare(path, tmp_path / "nothing")
+    assert ended.returncode == 2
+    assert f"HANSA_PYTHON names no Python 3.11 ({tmp_path / 'nothing'})" in ended.stderr
