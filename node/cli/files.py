@@ -1,6 +1,8 @@
-"""Files that a command writes once: new, readable by their owner alone, never over an older one."""
+"""Files that a command writes: new ones, never over an older one, and the one that it was given to add to."""
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from node.errors import ConfigError
@@ -20,4 +22,21 @@ def write_new(file: Path, data: bytes, code: str) -> None:
         with open(descriptor, "wb") as opened:
             opened.write(data)
     except OSError as error:
+        raise ConfigError(code, f"{file}: {error.strerror or error}") from error
+
+
+def replace_file(file: Path, data: bytes, code: str) -> None:
+    """`file` durably holds `data`, in one step; raise ConfigError(`code`), and it holds what it held before."""
+    beside: str | None = None
+    try:
+        descriptor, beside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mkstemp gives mode 0600
+        with open(descriptor, "wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(descriptor)
+        os.replace(beside, file)
+    except OSError as error:
+        if beside is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)
         raise ConfigError(code, f"{file}: {error.strerror or error}") from error

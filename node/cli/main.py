@@ -15,6 +15,7 @@ from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
 from node.cli.repairing import repair
 from node.cli.setup import init, keys, run
+from node.cli.signing import build, sign
 from node.cli.submitting import tx
 from node.cli.syncing import sync
 from node.cli.verifying import verify
@@ -60,6 +61,8 @@ COMMANDS = (
 
 for command in COMMANDS:
     cli.add_command(command)
+for command in (build, sign):
+    tx.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from node.cli.output import Output
 from node.client import Client
 from node.config import NodeConfig, load_node, split_address
 from node.errors import ConfigError
-from node.keys import SigningKey, find_passphrase, read_key_file, read_key_info
+from node.keys import KeyInfo, SigningKey, find_passphrase, read_key_file, read_key_info
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,17 +123,23 @@ def signing_keys(
 ) -> tuple[str, list[SigningKey]]:
     """Who signs, and the opened keys. Without key files, the directory's key of the principal is taken."""
     if not files:
-        files = [_key_of(principal, directory)]
-    infos = [read_key_info(path) for path in files]
-    for path, info in zip(files, infos, strict=True):
-        if info.kind != "principal":
-            raise ConfigError("wrong_key", f"{path}: is a {info.kind} key, which signs no transactions")
+        files = [key_of(principal, directory)]
+    infos = [principal_key_info(path) for path in files]
     who = principal or infos[0].id
     phrase = passphrase(directory)
     return who, [read_key_file(path, phrase, kind="principal")[1] for path in files]
 
 
-def _key_of(principal: str | None, directory: Directory) -> Path:
+def principal_key_info(path: Path) -> KeyInfo:
+    """What the key file says of itself; raise ConfigError (`wrong_key`) for one that signs no transactions."""
+    info = read_key_info(path)
+    if info.kind != "principal":
+        raise ConfigError("wrong_key", f"{path}: is a {info.kind} key, which signs no transactions")
+    return info
+
+
+def key_of(principal: str | None, directory: Directory) -> Path:
+    """Where the directory's node keeps the key of the principal (None: of its member)."""
     node = directory.node()
     if node is None:
         raise ConfigError("invalid_usage", "no key is named: use --key FILE, or --dir with a node's directory")
