@@ -9,13 +9,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from node.cli.options import NODE_FILE, key_file_name
 from node.config import NetworkConfig, NodeConfig, dump_node, load_network, load_node
 from node.errors import ConfigError
-from node.keys import KeyInfo, KeyKind, SigningKey, read_key_info, write_key_file
+from node.keys import KeyInfo, KeyKind, SigningKey, key_made_ms, read_key_info, write_key_file
 
 NETWORK_FILE = "network.toml"
 API_DEFAULT = "127.0.0.1:7700"
@@ -23,12 +24,20 @@ _UNUSED = "voting.unused"
 
 
 class PublicKey(msgspec.Struct, frozen=True):
-    """A key file and what others need to know of it (hex)."""
+    """A key file and what others need to know of it (hex).
+
+    `created_at_ms` (Unix milliseconds) is when the key was made by its own record (`created_from` is `key`); where
+    the file is of before that was kept, when the file was last written (`file`): the key is at least as old. What
+    these files hold is `encrypted`, without exception: there is no other form.
+    """
 
     kind: KeyKind
     id: str
     public_key: str
     file: str
+    created_at_ms: int
+    created_from: Literal["key", "file"]
+    encrypted: bool = True
 
 
 class Founded(msgspec.Struct, frozen=True):
@@ -65,11 +74,22 @@ def make_keys(directory: Path, member: str, principals: Sequence[str], passphras
 
 def list_keys(keys_dir: Path) -> list[PublicKey]:
     """The key files of a directory, by name; raise ConfigError for one that is damaged or open to others."""
-    found = []
-    for path in sorted(keys_dir.glob("*.key")):
-        info = read_key_info(path)
-        found.append(PublicKey(info.kind, info.id, info.public_key.hex(), str(path)))
-    return found
+    return [public_key(path) for path in sorted(keys_dir.glob("*.key"))]
+
+
+def public_key(path: Path) -> PublicKey:
+    """What one key file says; raise ConfigError where it is damaged or open to others."""
+    info = read_key_info(path)
+    source: Literal["key", "file"] = "file" if info.created_at_ms is None else "key"
+    return PublicKey(info.kind, info.id, info.public_key.hex(), str(path), key_made_ms(path, info), source)
+
+
+def forget_unused(keys_dir: Path) -> None:
+    """Whatever voting key lies here from now on has no right to vote from genesis: it may have voted elsewhere."""
+    unused = keys_dir / _UNUSED
+    if unused.exists():
+        unused.unlink()
+        _sync_directory(keys_dir)
 
 
 def join_network(

@@ -9,6 +9,7 @@ import click
 
 from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
+from node.cli.carrying_keys import keys_export, keys_import
 from node.cli.documents import docs
 from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
@@ -63,6 +64,8 @@ for command in COMMANDS:
     cli.add_command(command)
 for command in (build, sign):
     tx.add_command(command)
+for command in (keys_export, keys_import):
+    keys.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,6 +49,11 @@ class Directory:
             return None
         return load_node(file)
 
+    def found(self) -> NodeConfig | None:
+        """Its node.toml, or None where none lies: a directory may hold keys before its node is made."""
+        file = self.path / NODE_FILE
+        return load_node(file) if file.exists() else None
+
     def required(self) -> NodeConfig:
         """Its node.toml; raise ConfigError where none lies."""
         return load_node(self.path / NODE_FILE)
@@ -113,9 +118,8 @@ def passphrase(directory: Directory, *, confirm: bool = False) -> str:
         typed: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
         return typed
 
-    file = directory.path / NODE_FILE
-    configured = load_node(file).passphrase_file if file.exists() else None
-    return find_passphrase(os.environ, configured, prompt)
+    node = directory.found()
+    return find_passphrase(os.environ, node.passphrase_file if node else None, prompt)
 
 
 def signing_keys(

@@ -19,7 +19,7 @@ import msgspec
 from consensus.codec import CodecError, encode
 from node.client.drafting import Signer
 from node.errors import ConfigError, RejectedTransaction
-from node.keys import key_fingerprint, verify
+from node.keys import verify
 from node.ledger import (
     SIGNATURES_MAX,
     TRANSACTION_SIZE_MAX,
@@ -51,8 +51,7 @@ class PolicyKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def words(self) -> str:
         """The key as people name it."""
-        fingerprint = key_fingerprint(bytes.fromhex(self.key))[:16]
-        return f"key {fingerprint}" if self.name is None else f"{_printable(self.name)} (key {fingerprint})"
+        return _shown(self.key) if self.name is None else f"{_printable(self.name)} ({_shown(self.key)})"
 
 
 class KnownPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,7 +136,7 @@ class TransactionFile:
             may = ", ".join(item.words for item in self.policy.keys)
             raise RejectedTransaction(
                 "signer_not_entitled",
-                f"key {key_fingerprint(public)[:16]} is none of those that sign for {self.body.sender}: {may}",
+                f"{_shown(public.hex())} is none of those that sign for {self.body.sender}: {may}",
             )
         if public in self.signers:
             raise RejectedTransaction("already_signed", f"{found.words} has signed this transaction already")
@@ -161,7 +160,8 @@ class TransactionFile:
         said += f", by {', '.join(given)}" if given else ""
         if wanted == 0:
             return said
-        return f"{said}; missing: {wanted} of {', '.join(item.words for item in others)}"
+        among = "any of " if len(others) > wanted else ""
+        return f"{said}; missing: {wanted} more, by {among}{', '.join(item.words for item in others)}"
 
     def summary(self) -> tuple[str, ...]:
         """What is signed, in words: every part of the body, one line a call. Nothing is left out for its length."""
@@ -206,8 +206,13 @@ class TransactionFile:
             raise _altered("one key stands twice among its signatures")
         for item in signatures:
             if not verify(item.key, message, item.signature):
-                raise _altered(f"the signature of key {key_fingerprint(item.key)[:16]} is not one of this content")
+                raise _altered(f"the signature of {_shown(item.key.hex())} is not one of this content")
         return found
+
+
+def _shown(key: str) -> str:
+    """A public key (hex) by the digits it begins with, as `hansa keys list` shows it whole."""
+    return f"key {key[:16]}…"
 
 
 def _altered(what: str) -> ConfigError:

@@ -93,6 +93,7 @@ class Node:
         # No part may keep a view for long: what a view may show, the disk cannot give back.
         self._executor.open(self._store.snapshot())
         self._metrics = Metrics()
+        self._metrics.key_ages(outside.keys_made_ms, outside.clock.time_ms)
         self._disk = DiskSpace(
             config.disk, lambda: outside.disk_free(config.data_dir), self._threads, self._judge_standing
         )

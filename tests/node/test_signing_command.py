@@ -161,11 +161,11 @@ def test_maker_builds_and_signs_checker_signs_and_it_is_final(office: Desk) -> N
     assert f"transaction {made['tx_id']}" in out
     assert '1. till.deposit: account = "C-1", amount = 500' in out
     assert "1 of 2 signatures, by bank-a/anna" in out
-    assert "missing: 1 of bank-a/ben" in out
+    assert "missing: 1 more, by any of bank-a/ben" in out
 
     code, out, err = office.submit()
     assert (code, err.startswith("hansa: policy_unsatisfied: 1 of 2 signatures, by bank-a/anna")) == (1, True)
-    assert "missing: 1 of bank-a/ben (key " in err
+    assert "missing: 1 more, by any of bank-a/ben (key " in err
 
     code, out, err = office.sign("carla", "--json")
     assert code == 0, err
@@ -214,7 +214,7 @@ def test_nobody_has_signed(office: Desk) -> None:
     code, _, err = office.submit()
     assert (code, office.node.submissions) == (1, before)
     assert "policy_unsatisfied: " in err
-    assert "0 of 2 signatures; missing: 2 of bank-a/anna" in err
+    assert "0 of 2 signatures; missing: 2 more, by any of bank-a/anna" in err
 
 
 def network_file(directory: Path, name: str) -> tuple[Path, str]:

@@ -54,11 +54,11 @@ def altered(file: TransactionFile, change: Callable[[dict[str, Any]], None]) -> 
 
 def test_maker_and_checker_sign_one_after_the_other() -> None:
     made = TransactionFile(body(), POLICY)
-    assert made.standing().startswith("0 of 2 signatures; missing: 2 of bank-a/anna (key ")
+    assert made.standing().startswith("0 of 2 signatures; missing: 2 more, by any of bank-a/anna (key ")
     once = TransactionFile.decode(made.encode()).signed_by(ANNA)
     words = TransactionFile.decode(once.encode()).standing()
     assert words.startswith("1 of 2 signatures, by bank-a/anna (key ")
-    assert "missing: 1 of bank-a/ben (key " in words
+    assert "missing: 1 more, by any of bank-a/ben (key " in words
     assert words.count("key ") == 3
     twice = TransactionFile.decode(once.encode()).signed_by(CARLA)
     assert "missing" not in twice.standing()
