@@ -201,6 +201,26 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The key file holds another kind of key, or another member's, than is wanted here.",
         "Use the file that `hansa init` wrote for this member.",
     ),
+    "pkcs11_missing": ErrorEntry(
+        "A key in a device was named, and the package that speaks PKCS#11 is not installed.",
+        "Install it: pip install 'hansa[pkcs11]'.",
+    ),
+    "token_unreachable": ErrorEntry(
+        "The device's library cannot be loaded, or the device has no such token.",
+        "Check module-path and token in the key's name, that the device is plugged in, and its own settings.",
+    ),
+    "token_key_not_found": ErrorEntry(
+        "The token holds no such Ed25519 key, or several of that name.",
+        "Check object and id in the key's name with the device's own tools; its public key must lie there too.",
+    ),
+    "token_refused": ErrorEntry(
+        "The device refused: the PIN is wrong or locked, or it does not sign with Ed25519. Nothing was signed.",
+        "Read the reason. A PIN is never tried again by itself: devices lock themselves after a few wrong ones.",
+    ),
+    "pin_missing": ErrorEntry(
+        "The device wants a PIN and none was given.",
+        "Add pin-source=file:PATH to the key's name, or start it from a terminal.",
+    ),
     # --- peers ---
     "port_in_use": ErrorEntry(
         "Another program listens on that address.",

@@ -13,6 +13,7 @@ from node.cli.output import Output
 from node.client import Client
 from node.config import NodeConfig, load_node, split_address
 from node.errors import ConfigError
+from node.hardware import TokenAddress, TokenKey
 from node.keys import KeyInfo, SigningKey, find_passphrase, read_key_file, read_key_info
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -140,6 +141,21 @@ def principal_key_info(path: Path) -> KeyInfo:
     if info.kind != "principal":
         raise ConfigError("wrong_key", f"{path}: is a {info.kind} key, which signs no transactions")
     return info
+
+
+def token_key(uri: str) -> TokenKey:
+    """The key in a device that a `pkcs11:` URI names; its PIN comes from the URI's pin-source or a prompt."""
+    address = TokenAddress.parse(uri)
+
+    def pin() -> str:
+        if address.pin_file is not None:
+            return find_passphrase({}, address.pin_file)
+        if not sys.stdin.isatty():
+            raise ConfigError("pin_missing", f"{address.object or 'the key'}: there is no terminal to ask at")
+        typed: str = click.prompt("PIN", hide_input=True, err=True)
+        return typed
+
+    return TokenKey(address, pin)
 
 
 def key_of(principal: str | None, directory: Directory) -> Path:

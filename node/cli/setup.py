@@ -9,9 +9,10 @@ from typing import Final
 import click
 
 from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables, public_key
-from node.cli.options import NODE_FILE, Directory, directory_option, output_option, passphrase
+from node.cli.options import NODE_FILE, Directory, directory_option, output_option, passphrase, token_key
 from node.cli.output import Output, message
 from node.errors import ConfigError
+from node.hardware import SCHEME
 from node.keys import SigningKey, find_passphrase, write_key_file
 from node.wording import counted
 
@@ -124,11 +125,18 @@ def keys_list(directory: Directory, output: Output) -> None:
 
 
 @keys.command("show")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("key", metavar="FILE|URI")
 @output_option
-def keys_show(file: Path, output: Output) -> None:
-    """What a key file says about itself; no passphrase is needed."""
-    found = public_key(file)
+def keys_show(key: str, output: Output) -> None:
+    """What a key file says about itself, without a passphrase. Of a key in a device (pkcs11:…) the public key."""
+    if key.startswith(SCHEME):
+        public = token_key(key).public.hex()
+        if output.as_json:
+            output.document({"public_key": public})
+        else:
+            output.facts([("public key", public)])
+        return
+    found = public_key(Path(key))
     if output.as_json:
         output.document(found)
     else:

@@ -5,7 +5,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,14 +23,16 @@ from node.cli.options import (
     output_option,
     passphrase,
     principal_key_info,
+    token_key,
 )
 from node.cli.output import Output, message
 from node.cli.submitting import calls_of
 from node.cli.transaction_files import known_policy, read_transaction_file, words_of
-from node.client import draft
+from node.client import Signer, draft
 from node.client.transaction_file import FILE_SIZE_MAX, PolicyKey, TransactionFile
 from node.config import load_network
 from node.errors import ConfigError, RejectedTransaction
+from node.hardware import SCHEME
 from node.keys import read_key_file
 from node.ledger import EXPIRY_AHEAD_MS_MAX
 
@@ -101,7 +103,9 @@ def build(
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), help="Your key file.")
+@click.option(
+    "--key", metavar="FILE|URI", help="Your key file; or a key in a device: pkcs11:token=…;object=…?module-path=…"
+)
 @click.option(
     "--network",
     "network_file",
@@ -113,7 +117,7 @@ def build(
 @output_option
 def sign(
     file: Path,
-    key: Path | None,
+    key: str | None,
     network_file: Path | None,
     yes: bool,
     directory: Directory,
@@ -129,15 +133,24 @@ def sign(
         click.echo(line, err=output.as_json)
     _require_network(found, network_file)
     _require_time(found)
-    key = key or key_of(found.body.sender, directory)
-    # Said before anybody is asked for a passphrase.
-    found.require_wanted(principal_key_info(key).public_key)
+    public, signer = _signer(key, found.body.sender, directory)
+    # Said before anybody is asked for a passphrase or a PIN.
+    found.require_wanted(public)
     if not yes:
         _confirm()
-    _, signer = read_key_file(key, passphrase(directory), kind="principal")
-    signed = found.signed_by(signer)
+    signed = found.signed_by(signer())
     replace_file(file, signed.encode(), "transaction_file_not_written")
     _show(output, file, signed)
+
+
+def _signer(key: str | None, sender: str, directory: Directory) -> tuple[bytes, Callable[[], Signer]]:
+    """The public key of who signs, and what opens the key and asks for its passphrase (a device: as it signs)."""
+    if key is not None and key.startswith(SCHEME):
+        device = token_key(key)
+        return device.public, lambda: device
+    path = Path(key) if key is not None else key_of(sender, directory)
+    public = principal_key_info(path).public_key
+    return public, lambda: read_key_file(path, passphrase(directory), kind="principal")[1]
 
 
 def _require_network(found: TransactionFile, network_file: Path | None) -> None:
