@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -26,13 +27,19 @@ def write_new(file: Path, data: bytes, code: str) -> None:
 
 
 def replace_file(file: Path, data: bytes, code: str) -> None:
-    """`file` durably holds `data`, in one step; raise ConfigError(`code`), and it holds what it held before."""
+    """`file` durably holds `data`, in one step; raise ConfigError(`code`), and it holds what it held before.
+
+    Who may read it may read it still: in a directory that two people share, the second one goes on with it.
+    """
     beside: str | None = None
     try:
+        file = file.resolve(strict=True)  # else a link would be replaced, and what it leads to stay as it is
+        mode = stat.S_IMODE(file.stat().st_mode)
         descriptor, beside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mkstemp gives mode 0600
         with open(descriptor, "wb") as opened:
             opened.write(data)
             opened.flush()
+            os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         os.replace(beside, file)
     except OSError as error:

@@ -165,7 +165,12 @@ def _require_network(found: TransactionFile, network_file: Path | None) -> None:
 
 
 def _require_time(found: TransactionFile) -> None:
+    """Return when the ledger could take it now. A signature for a later day would wait for whoever keeps the file."""
     late_ms = time.time_ns() // 1_000_000 - found.body.expires_at_ms
+    if late_ms < -EXPIRY_AHEAD_MS_MAX:
+        raise RejectedTransaction(
+            "expiry_too_far", "by this machine's clock it ends more than 24 hours from now: the ledger takes it later"
+        )
     if late_ms >= 0:
         raise RejectedTransaction(
             "expired", f"by this machine's clock it ended {late_ms // 1000:,} s ago; build it again and sign that"

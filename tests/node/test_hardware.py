@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pkcs11
 import pytest
 
 from node.cli.main import main
@@ -41,8 +43,6 @@ ED448 = bytes.fromhex("06032b6571")
 
 def make_keys(token: Any) -> None:
     """What the owner of a device does with its own tools: key pairs that can be used and not be read."""
-    import pkcs11
-
     with token.open(user_pin=PIN, rw=True) as session:
 
         def pair(curve: bytes, label: str, id: bytes, private: bool = False) -> None:
@@ -67,8 +67,6 @@ def make_keys(token: Any) -> None:
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a token `hansa` of SoftHSM2 and a file with its PIN."""
-    import pkcs11
-
     directory = tmp_path_factory.mktemp("softhsm")
     (directory / "tokens").mkdir()
     configuration = directory / "softhsm2.conf"
@@ -113,6 +111,9 @@ def test_a_device_signs_and_libsodium_agrees(device: Path) -> None:
     for message in (b"", b"hansa", bytes(100_000)):
         assert verify(key.public, message, key.sign(message))
     assert TokenKey(TokenAddress.parse(uri("id=%01")), never).public == key.public
+    serial = pkcs11.lib(str(LIBRARY)).get_token(token_label="hansa").serial.decode()
+    by_serial = f"pkcs11:serial={serial};object=anna?module-path={LIBRARY}"
+    assert TokenKey(TokenAddress.parse(by_serial), never).public == key.public
 
 
 @needs_softhsm
@@ -203,7 +204,7 @@ def test_a_transaction_file_is_signed_by_a_device(
     monkeypatch.chdir(tmp_path)
     assert main(["keys", "show", uri(), "--json"]) == 0
     public = json.loads(capsys.readouterr().out)["public_key"]
-    expires_at_ms = 9_000_000_000_000
+    expires_at_ms = time.time_ns() // 1_000_000 + 3_600_000
     body = Body("pilot", "bank-a", "r", expires_at_ms, "atomic", (Call("till", "pay", {"amount": 5}),))
     file = tmp_path / "pay.json"
     file.write_bytes(TransactionFile(body, KnownPolicy(1, (PolicyKey(public, "bank-a/anna"),), 1)).encode())

@@ -251,10 +251,21 @@ def test_another_networks_transaction_is_neither_signed_nor_sent(
 
 def test_what_has_expired_is_not_signed(office: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     office.build("--expires", "1h")
-    later_ns = time.time_ns() + 3_601 * 10**9
-    monkeypatch.setattr("node.cli.signing.time.time_ns", lambda: later_ns)
+    before, built_ns = office.file.read_bytes(), time.time_ns()
+    monkeypatch.setattr("node.cli.signing.time.time_ns", lambda: built_ns + 3_601 * 10**9)
     code, _, err = office.sign("anna")
     assert (code, "hansa: expired: " in err) == (1, True)
+    assert office.file.read_bytes() == before
+
+
+def test_nothing_is_signed_in_advance(office: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger takes a transaction in the day before its expiry, so a far one would be good for a later day."""
+    office.build("--expires", "24h")
+    before, built_ns = office.file.read_bytes(), time.time_ns()
+    monkeypatch.setattr("node.cli.signing.time.time_ns", lambda: built_ns - 60 * 10**9)
+    code, _, err = office.sign("anna")
+    assert (code, "hansa: expiry_too_far: " in err) == (1, True)
+    assert office.file.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -338,25 +349,26 @@ def test_files_are_never_overwritten_and_never_half_written(
 ) -> None:
     office.build()
     before = office.file.read_bytes()
-    line = (
-        "tx",
-        "build",
-        "till.deposit",
-        "account=C-1",
-        "amount=1",
-        "--as",
-        "bank-a/treasury",
-        "--node",
-        office.url,
-    )
+    line = ("tx", *DEPOSIT, "--as", "bank-a/treasury", "--node", office.url)
     code, _, err = office.run(*line, "--out", str(office.file))
     assert (code, "transaction_file_not_written" in err) == (2, True)
+    assert office.file.read_bytes() == before
 
     def full(source: str, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
+    office.file.chmod(0o640)
+    link = tmp_path / "link.json"
+    link.symlink_to(office.file)
+    office.file = link
+    assert office.sign("anna")[0] == 0
+    office.file = link.resolve()
+    assert (link.is_symlink(), office.file.stat().st_mode & 0o777) == (True, 0o640)
+    link.unlink()
+
+    before = office.file.read_bytes()
     monkeypatch.setattr("node.cli.files.os.replace", full)
-    code, _, err = office.sign("anna")
+    code, _, err = office.sign("ben")
     assert (code, "transaction_file_not_written" in err) == (2, True)
     assert office.file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [office.file.name]

@@ -110,7 +110,7 @@ _plain = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.text(max_size=4), _plain, max_size=3),
     st.dictionaries(st.text(max_size=4), _plain, max_size=3),
