@@ -1,6 +1,7 @@
 """What Prometheus reads of this node. Every number is read when asked for, or counted when it happens."""
 
 from collections.abc import Callable, Mapping
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -31,14 +32,15 @@ class Metrics:
         """`name` shows what `read` returns at the time of asking."""
         Gauge(name, text, registry=self._registry).set_function(read)
 
-    def key_ages(self, made_ms: Mapping[str, int], time_ms: Callable[[], int]) -> None:
-        """`hansa_KIND_key_age_seconds` shows for each kind how long ago its key was made."""
+    def with_key_ages(self, made_ms: Mapping[str, int], time_ms: Callable[[], int]) -> Self:
+        """Return these metrics; `hansa_KIND_key_age_seconds` shows from now on how long ago each key was made."""
         for kind, made in made_ms.items():
             self.gauge(
                 f"hansa_{kind}_key_age_seconds",
                 f"Seconds since this node's {kind} key was made",
                 lambda made=made: max(0, time_ms() - made) / 1000,
             )
+        return self
 
     def on_applied(self, executed: ExecutedBlock) -> None:
         """A block was applied."""

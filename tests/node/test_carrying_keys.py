@@ -96,9 +96,8 @@ def test_an_older_file_tells_at_least_its_own_date(place: Place, monkeypatch: py
 
 
 def test_a_metric_shows_the_age_of_the_nodes_keys() -> None:
-    metrics = Metrics()
     now_ms = [10_000]
-    metrics.key_ages({"voting": 4_000, "tls": 20_000}, lambda: now_ms[0])
+    metrics = Metrics().with_key_ages({"voting": 4_000, "tls": 20_000}, lambda: now_ms[0])
     assert "hansa_voting_key_age_seconds 6.0" in metrics.text().decode()
     now_ms[0] = 25_000
     lines = metrics.text().decode().splitlines()
