@@ -27,6 +27,11 @@ _POINT_PREFIXES: Final = (b"", b"\x04\x20", b"\x03\x21\x00")
 """Before the 32 bytes of a public key: nothing, or the head of a DER octet or bit string. Devices differ in it."""
 
 
+def names_device(key: str) -> bool:
+    """Whether `key`, as somebody wrote it for a key, is the name of one in a device and not of a file."""
+    return key[: len(SCHEME)].lower() == SCHEME
+
+
 class TokenAddress(msgspec.Struct, frozen=True):
     """Where a key lies: the device's library, the token there by label or serial number, the key by label or id."""
 
@@ -39,15 +44,22 @@ class TokenAddress(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, uri: str) -> "TokenAddress":
-        """Return what an RFC 7512 URI names; raise ConfigError (`invalid_usage`) where a part is missing or odd."""
-        if not uri.startswith(SCHEME) or len(uri) > URI_LENGTH_MAX:
+        """Return what an RFC 7512 URI names; raise ConfigError (`invalid_usage`) where a part is missing or odd.
+
+        No failure quotes a value: somebody may have written a PIN among them.
+        """
+        if not names_device(uri) or len(uri) > URI_LENGTH_MAX:
             raise _misused(f"write pkcs11:token=…;object=…?module-path=…, at most {URI_LENGTH_MAX} characters")
-        path, _, query = uri.removeprefix(SCHEME).partition("?")
+        path, _, query = uri[len(SCHEME) :].partition("?")
         given: dict[str, str] = {}
-        for part in filter(None, (*path.split(";"), *query.split("&"))):
+        for place, part in enumerate(filter(None, (*path.split(";"), *query.split("&"))), start=1):
             name, equals, value = part.partition("=")
-            if not equals or name in given:
-                raise _misused(f"{part[:80]!r} is no NAME=VALUE, or stands there twice")
+            if not equals:
+                raise _misused(f"part {place} of it is no NAME=VALUE")
+            if name in given:
+                raise _misused(f"{name[:80]!r} stands there twice")
+            if "\0" in unquote(value):
+                raise _misused(f"{name[:80]!r} holds a zero byte, which no name has")
             given[name] = value
         if "pin-value" in given:
             raise _misused("a PIN on a command line is read by others: use pin-source=file:PATH, or type it")

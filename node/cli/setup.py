@@ -12,7 +12,7 @@ from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_
 from node.cli.options import NODE_FILE, Directory, directory_option, output_option, passphrase, token_key
 from node.cli.output import Output, message
 from node.errors import ConfigError
-from node.hardware import SCHEME
+from node.hardware import names_device
 from node.keys import SigningKey, find_passphrase, write_key_file
 from node.wording import counted
 
@@ -129,7 +129,7 @@ def keys_list(directory: Directory, output: Output) -> None:
 @output_option
 def keys_show(key: str, output: Output) -> None:
     """What a key file says about itself, without a passphrase. Of a key in a device (pkcs11:…) the public key."""
-    if key.startswith(SCHEME):
+    if names_device(key):
         public = token_key(key).public.hex()
         if output.as_json:
             output.document({"public_key": public})

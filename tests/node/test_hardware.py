@@ -186,6 +186,10 @@ def test_a_name_is_read_as_rfc_7512_has_it() -> None:
         ("pkcs11:token=a;object=b;type=public?module-path=/x", "private"),
         ("pkcs11:token=a;object=b;slot-id=1?module-path=/x", "slot-id"),
         ("pkcs11:token=a;object=b?module-path=/x&pin-value=1234", "pin-source"),
+        ("pkcs11:token=a;object=b?module-path=/x&pin-value=1234&pin-value=1234", "twice"),
+        ("pkcs11:token=a;object=b?module-path=/x&pin-value:1234", "part 4"),
+        ("PKCS11:token=a;object=b?module-path=/x&pin-value=1234", "pin-source"),
+        ("pkcs11:token=a;object=b?module-path=/x&pin-source=%001234", "zero byte"),
         ("pkcs11:token=a;" + "x" * 5_000, "4096"),
     ],
 )
@@ -194,6 +198,15 @@ def test_a_name_that_says_too_little_or_too_much_is_refused(text: str, words: st
         TokenAddress.parse(text)
     assert caught.value.code == "invalid_usage"
     assert "1234" not in caught.value.message
+
+
+def test_a_pin_on_the_command_line_is_not_printed_however_the_scheme_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for scheme in ("pkcs11", "PKCS11"):
+        assert main(["keys", "show", f"{scheme}:token=a;object=b?module-path=/x&pin-value=1234"]) == 2
+        err = capsys.readouterr().err
+        assert ("pin-source" in err, "1234" in err) == (True, False)
 
 
 @needs_softhsm
