@@ -26,6 +26,7 @@ from node.ledger import (
     Body,
     Call,
     KeySignature,
+    PrincipalName,
     Transaction,
     decode_body,
     transaction_id,
@@ -46,20 +47,31 @@ class PolicyKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A public key (hex) that may sign for the sender, and the principal who signs alone with it, if one does."""
 
     key: _HexKey
-    name: Annotated[str, msgspec.Meta(max_length=80)] | None = None
+    name: PrincipalName | None = None
 
     @property
     def words(self) -> str:
         """The key as people name it."""
-        return _shown(self.key) if self.name is None else f"{_printable(self.name)} ({_shown(self.key)})"
+        return _shown(self.key) if self.name is None else f"{self.name} ({_shown(self.key)})"
 
 
 class KnownPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The sender's policy as a node answered it after block `height`: any `threshold` of `keys` sign."""
+    """The sender's policy as a node answered it after block `height`: any `threshold` of `keys` sign.
+
+    Keys are distinct and enough: with one key twice, one signature would be shown as two.
+    """
 
     threshold: Annotated[int, msgspec.Meta(ge=1, le=POLICY_KEYS_MAX)]
     keys: Annotated[tuple[PolicyKey, ...], msgspec.Meta(min_length=1, max_length=POLICY_KEYS_MAX)]
     height: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the keys repeat or never suffice."""
+        distinct = len({item.key for item in self.keys})
+        if distinct != len(self.keys):
+            raise ValueError("one key stands twice in the policy")
+        if self.threshold > distinct:
+            raise ValueError(f"the policy wants {self.threshold} signatures of {distinct} keys")
 
     def key(self, public: bytes) -> PolicyKey | None:
         """The key of the policy with these 32 bytes, or None."""
@@ -120,6 +132,10 @@ class TransactionFile:
         Raise RejectedTransaction: `signer_not_entitled` for a key outside the policy, `already_signed` for one that
         has signed, `bad_signature` where what the signer made is no signature of its key.
         """
+        return self.with_signature(self.signature_of(signer))
+
+    def signature_of(self, signer: Signer) -> KeySignature:
+        """What `signed_by` would add, which it raises as."""
         self.require_wanted(signer.public)
         message = transaction_signing_bytes(self.body_bytes)
         signature = signer.sign(message)
@@ -127,7 +143,12 @@ class TransactionFile:
             raise RejectedTransaction(
                 "bad_signature", "what the key made is no Ed25519 signature of its public key"
             )
-        return TransactionFile(self.body, self.policy, (*self.signatures, KeySignature(signer.public, signature)))
+        return KeySignature(signer.public, signature)
+
+    def with_signature(self, signature: KeySignature) -> "TransactionFile":
+        """The same with a signature that was made for it; raise as `require_wanted` does."""
+        self.require_wanted(signature.key)
+        return TransactionFile(self.body, self.policy, (*self.signatures, signature))
 
     def require_wanted(self, public: bytes) -> None:
         """Return when a signature of this key is one more towards the policy; raise as `signed_by` otherwise."""
@@ -191,6 +212,8 @@ class TransactionFile:
         try:
             file = msgspec.json.decode(data, type=_File, strict=True)
             body = decode_body(bytes.fromhex(file.body))
+            # Of a field that stands twice, people read the first one and programs take the last.
+            json.loads(data, object_pairs_hook=_fields)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise ConfigError("transaction_file_invalid", f"it is no transaction file: {error}") from error
         signatures = tuple(
@@ -208,6 +231,12 @@ class TransactionFile:
             if not verify(item.key, message, item.signature):
                 raise _altered(f"the signature of {_shown(item.key.hex())} is not one of this content")
         return found
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> None:
+    """Return when no name stands twice in one JSON object; raise ValueError."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a field stands there twice")
 
 
 def _shown(key: str) -> str:
@@ -265,7 +294,7 @@ def _words(value: Any) -> str:
     if isinstance(value, bytes):
         return f"0x{value.hex()}"
     if isinstance(value, str):
-        return _printable(json.dumps(value, ensure_ascii=False))
+        return printable(json.dumps(value, ensure_ascii=False))
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_words(name)}: {_words(item)}" for name, item in sorted(value.items())) + "}"
     if isinstance(value, list | tuple):
@@ -273,8 +302,14 @@ def _words(value: Any) -> str:
     return json.dumps(value)
 
 
-def _printable(text: str) -> str:
-    """`text` without what a terminal would obey or hide: line ends, escapes, marks that turn the direction."""
+def printable(text: str) -> str:
+    """Return `text` without what a terminal obeys or hides: line ends, escapes, marks that turn the direction."""
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in text)
+    return "".join(sign if sign.isprintable() else _number(sign) for sign in text)
+
+
+def _number(sign: str) -> str:
+    """The sign's number, of a fixed length: else the digits of the text behind it would read as its own."""
+    number = ord(sign)
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"

@@ -92,6 +92,8 @@ def test_every_part_of_the_body_stands_in_the_words() -> None:
         ("1.00\u202e00.1", '"1.00\\u202e00.1"'),
         ("a\nb\x85c", '"a\\nb\\u0085c"'),
         ("\\u202e", '"\\\\u202e"'),
+        ("\ue000" + "1", '"\\ue0001"'),
+        ("\U000e0001", '"\\U000e0001"'),
         ('", amount = 1', '"\\", amount = 1"'),
         ("Müller & Söhne", '"Müller & Söhne"'),
     ],
@@ -110,7 +112,7 @@ _plain = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.dictionaries(st.text(max_size=4), _plain, max_size=3),
     st.dictionaries(st.text(max_size=4), _plain, max_size=3),
@@ -148,6 +150,40 @@ def test_a_file_that_was_changed_is_refused_whole() -> None:
         with pytest.raises(ConfigError) as caught:
             TransactionFile.decode(altered(signed, change))
         assert caught.value.code == "transaction_file_altered", change.__name__
+
+
+def test_a_field_that_stands_twice_is_refused() -> None:
+    """A person who opens the file reads the first summary, and a program takes the last."""
+    data = TransactionFile(body(), POLICY).encode().decode()
+    hostile = data.replace('"summary":', '"summary": ["500 to B-1"],\n  "summary":')
+    with pytest.raises(ConfigError, match="twice") as caught:
+        TransactionFile.decode(hostile.encode())
+    assert caught.value.code == "transaction_file_invalid"
+
+
+def test_a_policy_that_shows_one_signature_as_two_is_refused() -> None:
+    signed = TransactionFile(body(), POLICY).signed_by(ANNA)
+
+    def twice(document: dict[str, Any]) -> None:
+        document["policy"]["keys"][1]["key"] = ANNA.public.hex()
+
+    def never_enough(document: dict[str, Any]) -> None:
+        document["policy"]["threshold"] = 4
+
+    for change in (twice, never_enough):
+        with pytest.raises(ConfigError) as caught:
+            TransactionFile.decode(altered(signed, change))
+        assert caught.value.code == "transaction_file_invalid", change.__name__
+
+
+@pytest.mark.parametrize("name", ["bank-a/anna, bank-a/ben", "bank-a/anna\n3 of 2", "Anna", ""])
+def test_a_name_in_the_policy_is_a_principals_and_no_other_words(name: str) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["policy"]["keys"][2]["name"] = name
+
+    with pytest.raises(ConfigError) as caught:
+        TransactionFile.decode(altered(TransactionFile(body(), POLICY), change))
+    assert caught.value.code == "transaction_file_invalid"
 
 
 def test_what_is_no_transaction_file_is_refused() -> None:
