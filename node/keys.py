@@ -214,7 +214,7 @@ def key_made_ms(path: Path, info: KeyInfo) -> int:
     if info.created_at_ms is not None:
         return info.created_at_ms
     try:
-        return path.stat().st_mtime_ns // 1_000_000
+        return max(0, path.stat().st_mtime_ns // 1_000_000)
     except OSError as error:
         raise ConfigError("key_file_unreadable", f"{path}: {error.strerror or error}", path=str(path)) from error
 

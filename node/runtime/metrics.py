@@ -1,5 +1,6 @@
 """What Prometheus reads of this node. Every number is read when asked for, or counted when it happens."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Self
 
@@ -34,12 +35,13 @@ class Metrics:
 
     def with_key_ages(self, made_ms: Mapping[str, int], time_ms: Callable[[], int]) -> Self:
         """Return these metrics; `hansa_KIND_key_age_seconds` shows from now on how long ago each key was made."""
-        for kind, made in made_ms.items():
-            self.gauge(
-                f"hansa_{kind}_key_age_seconds",
-                f"Seconds since this node's {kind} key was made",
-                lambda made=made: max(0, time_ms() - made) / 1000,
-            )
+
+        def age_s(kind: str) -> float:
+            return max(0, time_ms() - made_ms[kind]) / 1000
+
+        for kind in made_ms:
+            text = f"Seconds since this node's {kind} key was made"
+            self.gauge(f"hansa_{kind}_key_age_seconds", text, functools.partial(age_s, kind))
         return self
 
     def on_applied(self, executed: ExecutedBlock) -> None:

@@ -110,6 +110,16 @@ def test_whoever_guesses_a_passphrase_pays_for_each_guess(key_file: Path) -> Non
     assert cost["passes"] >= 2
 
 
+def test_a_date_before_1970_is_a_date_all_the_same(tmp_path: Path) -> None:
+    """What is told of such a file can be written into the next one."""
+    path = tmp_path / "old.key"
+    path.write_bytes(OLD_FILE)
+    path.chmod(0o600)
+    os.utime(path, ns=(0, -(10**18)))
+    assert key_made_ms(path, read_key_info(path)) == 0
+
+
+@pytest.mark.slow
 def test_a_file_that_travels_costs_a_guess_more(tmp_path: Path) -> None:
     write_key_file(tmp_path / "x", KEY, kind="tls", id="bank-a", passphrase="p", travels=True)
     cost = json.loads((tmp_path / "x").read_text())["kdf"]

@@ -132,7 +132,7 @@ def test_where_softhsm_cannot_be_had_the_tests_that_need_it_are_named_and_the_re
         (tools / name).symlink_to(shutil.which(name) or "/missing")
     interpreter = str(one / ".venv" / "bin" / "python")
     environment = {"PATH": str(tools), "HANSA_PYTHON": interpreter, "TMPDIR": str(tmp_path)}
-    command = [one / "scripts" / "prepare", "--dev"]
+    command = [str(one / "scripts" / "prepare"), "--dev"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "the tests of keys in devices will be skipped" in ended.stderr
