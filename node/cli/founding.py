@@ -5,7 +5,6 @@ here and no data directory has used it since. A file beside the key says so unti
 the store says it. Whoever wipes `data/` therefore starts a node that abstains until it has caught up.
 """
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from node.cli.files import sync_directory
 from node.cli.options import NODE_FILE, key_file_name
 from node.config import NetworkConfig, NodeConfig, dump_node, load_network, load_node
 from node.errors import ConfigError
@@ -89,7 +89,7 @@ def forget_unused(keys_dir: Path) -> None:
     unused = keys_dir / _UNUSED
     if unused.exists():
         unused.unlink()
-        _sync_directory(keys_dir)
+        sync_directory(keys_dir)
 
 
 def join_network(
@@ -152,7 +152,7 @@ def write_genesis(node: NodeConfig, network: NetworkConfig, keys_dir: Path) -> b
     try:
         # The mark goes first: if the machine stops between, the node abstains, which is safe.
         unused.unlink()
-        _sync_directory(keys_dir)
+        sync_directory(keys_dir)
         if not store.initialised:
             store.initialise(genesis, never_voted=True)
     finally:
@@ -179,14 +179,6 @@ def _check_owner(path: Path, info: KeyInfo, kind: KeyKind, owner: str) -> None:
         raise ConfigError(
             "wrong_key", f"{path}: holds the {info.kind} key of {info.id}, not the {kind} key of {owner}"
         )
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def member_tables(member: str, keys: Sequence[PublicKey], address: str) -> str:

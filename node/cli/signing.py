@@ -27,12 +27,12 @@ from node.cli.options import (
 )
 from node.cli.output import Output, message
 from node.cli.submitting import calls_of
-from node.cli.transaction_files import known_policy, read_transaction_file, words_of
+from node.cli.transaction_files import known_policy, read_transaction_file, shown_path, words_of
 from node.client import Signer, draft
 from node.client.transaction_file import FILE_SIZE_MAX, PolicyKey, TransactionFile
 from node.config import load_network
 from node.errors import ConfigError, RejectedTransaction
-from node.hardware import SCHEME
+from node.hardware import names_device
 from node.keys import read_key_file
 from node.ledger import EXPIRY_AHEAD_MS_MAX
 
@@ -138,14 +138,25 @@ def sign(
     found.require_wanted(public)
     if not yes:
         _confirm()
-    signed = found.signed_by(signer())
+    signature = found.signature_of(signer())
+    signed = _as_it_is_now(file, found).with_signature(signature)
     replace_file(file, signed.encode(), "transaction_file_not_written")
     _show(output, file, signed)
 
 
+def _as_it_is_now(file: Path, found: TransactionFile) -> TransactionFile:
+    """The file again: somebody else may have signed it while this signer was reading, and that signature stays."""
+    latest = read_transaction_file(file)
+    if latest.tx_id != found.tx_id:
+        raise ConfigError(
+            "transaction_file_altered", f"{file}: holds another transaction than the one that was shown"
+        )
+    return latest
+
+
 def _signer(key: str | None, sender: str, directory: Directory) -> tuple[bytes, Callable[[], Signer]]:
     """The public key of who signs, and what opens the key and asks for its passphrase (a device: as it signs)."""
-    if key is not None and key.startswith(SCHEME):
+    if key is not None and names_device(key):
         device = token_key(key)
         return device.public, lambda: device
     path = Path(key) if key is not None else key_of(sender, directory)
@@ -165,11 +176,12 @@ def _require_network(found: TransactionFile, network_file: Path | None) -> None:
 
 
 def _require_time(found: TransactionFile) -> None:
-    """Return when the ledger could take it now. A signature for a later day would wait for whoever keeps the file."""
+    """Return when the ledger could take it now: one for a later day would wait for whoever keeps the file."""
     late_ms = time.time_ns() // 1_000_000 - found.body.expires_at_ms
     if late_ms < -EXPIRY_AHEAD_MS_MAX:
         raise RejectedTransaction(
-            "expiry_too_far", "by this machine's clock it ends more than 24 hours from now: the ledger takes it later"
+            "expiry_too_far",
+            "by this machine's clock it ends more than 24 hours from now: the ledger takes it later",
         )
     if late_ms >= 0:
         raise RejectedTransaction(
@@ -190,7 +202,7 @@ def _show(output: Output, file: Path, found: TransactionFile) -> None:
     if output.as_json:
         output.document(
             Standing(
-                file=str(file),
+                file=shown_path(file),
                 tx_id=found.tx_id.hex(),
                 network=body.network,
                 sender=body.sender,

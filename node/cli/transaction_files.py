@@ -3,13 +3,15 @@
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from node.client import Client
-from node.client.transaction_file import FILE_SIZE_MAX, KnownPolicy, PolicyKey, TransactionFile
+from node.client.transaction_file import FILE_SIZE_MAX, KnownPolicy, TransactionFile, printable
 from node.errors import ConfigError, RejectedTransaction, Unavailable
+
+T = TypeVar("T")
 
 _PAGE: Final = 500
 _PAGES_MAX: Final = 20
@@ -40,9 +42,14 @@ def read_transaction_file(path: Path) -> TransactionFile:
         raise type(error)(error.code, f"{path}: {error.message}") from error
 
 
+def shown_path(file: Path) -> str:
+    """The path in signs that every terminal and program takes: a file's name, too, is another's choice."""
+    return printable(os.fsencode(file).decode(errors="backslashreplace"))
+
+
 def words_of(found: TransactionFile, file: Path) -> list[str]:
     """What a person reads before signing or sending it."""
-    return [f"{file}: transaction {found.tx_id.hex()}", *found.summary(), found.standing()]
+    return [f"{shown_path(file)}: transaction {found.tx_id.hex()}", *found.summary(), found.standing()]
 
 
 def known_policy(client: Client, sender: str) -> KnownPolicy:
@@ -55,7 +62,12 @@ def known_policy(client: Client, sender: str) -> KnownPolicy:
         raise
     found = _rows([answer.value])[0]
     names = _names(client, sender)
-    return KnownPolicy(found.threshold, tuple(PolicyKey(key, names.get(key)) for key in found.keys), answer.height)
+    policy = {
+        "threshold": found.threshold,
+        "keys": [{"key": key, "name": names.get(key)} for key in found.keys],
+        "height": answer.height,
+    }
+    return _understood(policy, KnownPolicy)
 
 
 def _names(client: Client, sender: str) -> dict[str, str]:
@@ -75,7 +87,12 @@ def _names(client: Client, sender: str) -> dict[str, str]:
 
 
 def _rows(value: object) -> list[_Principal]:
+    return _understood(value, list[_Principal])
+
+
+def _understood(value: object, type_: type[T]) -> T:
+    """What the node said, as a typed value within its limits; raise Unavailable for anything else."""
     try:
-        return msgspec.convert(value, list[_Principal])
+        return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         raise Unavailable("unexpected_answer", f"the node's answer is not understood: {error}") from error

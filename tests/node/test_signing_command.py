@@ -1,7 +1,10 @@
 """`hansa tx build`, `tx sign`, `tx submit --signed`: maker and checker, and everything that they are refused."""
 
 import asyncio
+import io
 import json
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +14,12 @@ from typing import Any
 import pytest
 
 from node.api import ApiServer
+from node.cli.files import write_new
 from node.cli.main import main
 from node.client import QueryAnswer, Submission
 from node.config import MemberConfig, NetworkConfig
 from node.config.writing import dump_network
-from node.errors import HansaError, RejectedTransaction
+from node.errors import ConfigError, HansaError, RejectedTransaction
 from node.keys import SigningKey, write_key_file
 from node.ledger import Transaction
 from tests.node.memory_node import NETWORK, MemoryNode
@@ -342,6 +346,86 @@ def test_nothing_is_signed_that_nobody_confirmed(office: Desk, monkeypatch: pyte
     assert (code, "not_confirmed" in err, office.file.read_bytes() == before) == (2, True, True)
     assert office.run(*line)[0] == 0
     assert asked == ["Sign this?"] * 2
+
+
+def test_what_another_signed_meanwhile_stays(office: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a share two people read the same file at once; the slower one must not undo the other's signature."""
+    office.build()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+
+    def ben_is_faster(text: str, **options: Any) -> bool:
+        assert office.sign("ben")[0] == 0
+        return True
+
+    monkeypatch.setattr("click.confirm", ben_is_faster)
+    code, out, err = office.run("tx", "sign", str(office.file), "--key", str(office.keys / "anna.key"))
+    assert (code, "2 of 2 signatures, by bank-a/ben" in out) == (0, True), err
+    assert office.submit()[0] == 0
+
+
+def test_another_transaction_that_was_put_there_meanwhile_gets_no_signature(
+    office: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.build("--mode", "each")
+    other = office.file.read_bytes()
+    office.file.unlink()
+    office.build()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+
+    def exchange(text: str, **options: Any) -> bool:
+        office.file.write_bytes(other)
+        return True
+
+    monkeypatch.setattr("click.confirm", exchange)
+    code, _, err = office.run("tx", "sign", str(office.file), "--key", str(office.keys / "anna.key"))
+    assert (code, "hansa: transaction_file_altered: " in err) == (2, True), err
+    assert office.file.read_bytes() == other
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"a\x1b[2K.json", "a\\u001b[2K.json"),
+        (b"a\n1. till.pay.json", "a\\u000a1. till.pay.json"),
+        (b"a\xff.json", "a\\xff.json"),
+    ],
+)
+def test_a_files_name_can_neither_hide_nor_stop_what_is_signed(office: Desk, name: bytes, shown: str) -> None:
+    office.file = office.file.parent / os.fsdecode(name)
+    made = office.build()
+    code, out, err = office.sign("anna", "--json")
+    assert code == 0, err
+    assert made["file"] == json.loads(out)["file"] == str(office.file.parent / shown)
+    assert f"{office.file.parent / shown}: transaction {made['tx_id']}" in err
+
+
+def test_a_terminal_that_lacks_signs_is_shown_their_numbers(office: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.build()
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="iso-8859-5"))
+    line = ["tx", "sign", str(office.file), "--key", str(office.keys / "anna.key"), "--yes"]
+    assert main(line) == 0
+    assert rb"1 \xd7 till.deposit (amounts together 500)" in written.getvalue()
+
+
+def test_a_node_that_answers_nonsense_of_a_policy_gets_no_file(
+    office: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(office.node, "signers", ("anna", "anna"))
+    line = ("tx", *DEPOSIT, "--as", "bank-a/treasury", "--node", office.url, "--out", str(office.file))
+    code, _, err = office.run(*line)
+    assert (code, "hansa: unexpected_answer: " in err, office.file.exists()) == (4, True, False)
+
+
+def test_a_new_file_that_finds_no_room_leaves_no_half(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        with pytest.raises(ConfigError, match="too large"):
+            write_new(tmp_path / "x", b"more than four", "transaction_file_not_written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_are_never_overwritten_and_never_half_written(
