@@ -201,6 +201,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The key file holds another kind of key, or another member's, than is wanted here.",
         "Use the file that `hansa init` wrote for this member.",
     ),
+    "export_passphrase_missing": ErrorEntry(
+        "An exported key has a passphrase of its own, and none was given.",
+        "Name a file that holds it with --export-passphrase-file, or start it from a terminal.",
+    ),
     "pkcs11_missing": ErrorEntry(
         "A key in a device was named, and the package that speaks PKCS#11 is not installed.",
         "Install it: pip install 'hansa[pkcs11]'.",

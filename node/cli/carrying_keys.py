@@ -43,6 +43,11 @@ def keys_export(file: Path, out: Path, export_file: Path | None, directory: Dire
 
     That passphrase should go another way than the file. The key stays where it is.
     """
+    if not out.parent.is_dir():
+        # A directory would be made, and the key lie on this machine where somebody meant a stick.
+        raise ConfigError("key_file_unreadable", f"{out.parent}: there is no such directory", path=str(out.parent))
+    if out.exists():
+        raise ConfigError("key_file_exists", f"{out}: exists", path=str(out))
     info, key = read_key_file(file, passphrase(directory))
     _write(out, key, info, _export_passphrase(export_file, confirm=True), key_made_ms(file, info), travels=True)
     _done(out, output)
@@ -96,7 +101,7 @@ def _place(info: KeyInfo, directory: Directory) -> Path:
 def _export_passphrase(file: Path | None, *, confirm: bool) -> str:
     def prompt() -> str:
         if not sys.stdin.isatty():
-            return ""
+            raise ConfigError("export_passphrase_missing", "there is no terminal to ask at")
         typed: str = click.prompt(
             "Passphrase of the exported file", hide_input=True, confirmation_prompt=confirm, err=True
         )

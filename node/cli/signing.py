@@ -216,7 +216,7 @@ def _show(output: Output, file: Path, found: TransactionFile) -> None:
         return
     if not found.signatures:
         for line in words_of(found, file):
-            output.text(line)
+            click.echo(line)
     else:
-        output.text(f"signed: {found.standing()}")
-    output.text("next: hansa tx submit --signed FILE" if missing == 0 else "next: hansa tx sign FILE --key KEY")
+        click.echo(f"signed: {found.standing()}")
+    click.echo("next: hansa tx submit --signed FILE" if missing == 0 else "next: hansa tx sign FILE --key KEY")

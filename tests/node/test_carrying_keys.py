@@ -167,7 +167,14 @@ def test_a_foreign_a_damaged_and_a_wrongly_opened_key_are_refused(place: Place, 
 def test_without_a_terminal_or_a_file_no_export_passphrase_is_made_up(place: Place, tmp_path: Path) -> None:
     place.key("tls.key", "tls", "bank-a")
     code, _, err = place.hansa("keys", "export", str(place.path / "keys" / "tls.key"), "--out", str(tmp_path / "x"))
-    assert (code, "passphrase_missing" in err, (tmp_path / "x").exists()) == (2, True, False)
+    assert (code, "export_passphrase_missing" in err, "--export-passphrase-file" in err) == (2, True, True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_stick_that_is_not_there_gets_no_key_on_this_machine_instead(place: Place, tmp_path: Path) -> None:
+    place.key("tls.key", "tls", "bank-a")
+    code, _, err = place.exports("tls.key", tmp_path / "stick" / "tls.export")
+    assert (code, "there is no such directory" in err, (tmp_path / "stick").exists()) == (2, True, False)
 
 
 def test_an_import_may_name_its_own_file(place: Place, tmp_path: Path) -> None:
