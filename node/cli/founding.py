@@ -5,6 +5,7 @@ here and no data directory has used it since. A file beside the key says so unti
 the store says it. Whoever wipes `data/` therefore starts a node that abstains until it has caught up.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from node.cli.files import sync_directory
 from node.cli.options import NODE_FILE, key_file_name
 from node.config import NetworkConfig, NodeConfig, dump_node, load_network, load_node
 from node.errors import ConfigError
-from node.keys import KeyInfo, KeyKind, SigningKey, key_made_ms, read_key_info, write_key_file
+from node.keys import PUBLIC_KEY_SIZE, KeyInfo, KeyKind, SigningKey, key_made_ms, read_key_info, write_key_file
 
 NETWORK_FILE = "network.toml"
 API_DEFAULT = "127.0.0.1:7700"
@@ -65,10 +66,11 @@ def make_keys(directory: Path, member: str, principals: Sequence[str], passphras
         if path.exists():
             _check_owner(path, read_key_info(path), kind, owner)
             continue
+        key = SigningKey.generate()
         if kind == "voting":
             keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (keys_dir / _UNUSED).touch(mode=0o600)
-        write_key_file(path, SigningKey.generate(), kind=kind, id=owner, passphrase=passphrase)
+            _mark_unused(keys_dir, key.public)
+        write_key_file(path, key, kind=kind, id=owner, passphrase=passphrase)
     return list_keys(keys_dir)
 
 
@@ -82,6 +84,24 @@ def public_key(path: Path) -> PublicKey:
     info = read_key_info(path)
     source: Literal["key", "file"] = "file" if info.created_at_ms is None else "key"
     return PublicKey(info.kind, info.id, info.public_key.hex(), str(path), key_made_ms(path, info), source)
+
+
+def _mark_unused(keys_dir: Path, public: bytes) -> None:
+    """The mark names the key and is on the disk before the key is: without it there is no vote from genesis."""
+    with (keys_dir / _UNUSED).open("wb") as mark:
+        mark.write(public.hex().encode())
+        mark.flush()
+        os.fsync(mark.fileno())
+
+
+def _is_unused(keys_dir: Path) -> bool:
+    """Whether the voting key here is the one that was made here and never used; a mark speaks of no other key."""
+    try:
+        with (keys_dir / _UNUSED).open("rb") as mark:
+            named = mark.read(2 * PUBLIC_KEY_SIZE + 1)
+    except OSError:
+        return False
+    return named == read_key_info(keys_dir / "voting.key").public_key.hex().encode()
 
 
 def forget_unused(keys_dir: Path) -> None:
@@ -143,15 +163,14 @@ def write_genesis(node: NodeConfig, network: NetworkConfig, keys_dir: Path) -> b
     from node.executor import Executor
     from node.store import Store
 
-    unused = keys_dir / _UNUSED
-    if not unused.exists():
+    if not _is_unused(keys_dir):
         return node.data_dir.exists()
     genesis = Executor(network, Engine(CONTRACTS), Membership).genesis()
     node.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(node.data_dir, network.network_id, network.genesis_hash)
     try:
         # The mark goes first: if the machine stops between, the node abstains, which is safe.
-        unused.unlink()
+        (keys_dir / _UNUSED).unlink()
         sync_directory(keys_dir)
         if not store.initialised:
             store.initialise(genesis, never_voted=True)

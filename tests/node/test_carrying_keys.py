@@ -148,6 +148,28 @@ def test_an_imported_voting_key_has_no_right_from_genesis(place: Place, tmp_path
     assert sorted(os.listdir(there / "keys")) == ["bank-a.key", "tls.key", "voting.key"]
 
 
+def test_the_mark_of_an_unused_key_gives_no_right_to_one_that_was_copied_over_it(
+    place: Place, tmp_path: Path
+) -> None:
+    """Without `keys import` nobody takes the mark away: it must speak of the key that was made here alone."""
+    directory, network = tmp_path / "fresh", tmp_path / "agreed.toml"
+    line = ("init", "--member", "bank-a", "--dir", str(directory), "--listen", "127.0.0.1:1")
+    assert place.hansa(*line)[0] == 0
+    mark = directory / "keys" / "voting.unused"
+    used = SigningKey.generate()
+    for name, key in (("voting.key", used), ("tls.key", SigningKey.generate())):
+        path = directory / "keys" / name
+        path.unlink()
+        write_key_file(path, key, kind=name.removesuffix(".key"), id="bank-a", passphrase=PHRASE)  # type: ignore[arg-type]
+    tls = read_key_info(directory / "keys" / "tls.key").public_key.hex()
+    network.write_text(
+        '[network]\nname = "pilot"\n[[members]]\nid = "bank-a"\nrole = "validator"\naddress = "127.0.0.1:1"\n'
+        f'voting_key = "{used.public.hex()}"\ntls_key = "{tls}"\n'
+    )
+    joined = json.loads(place.hansa(*line, "--network", str(network), "--json")[1])
+    assert (joined["may_vote"], mark.exists(), (directory / "data").exists()) == (False, True, False)
+
+
 def test_a_foreign_a_damaged_and_a_wrongly_opened_key_are_refused(place: Place, tmp_path: Path) -> None:
     place.key("tls.key", "tls", "bank-a")
     parcel, there = tmp_path / "parcel", tmp_path / "there"
