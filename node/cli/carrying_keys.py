@@ -82,8 +82,8 @@ def keys_import(
     _write(target, key, info, phrase, key_made_ms(file, info), travels=False)
     _done(target, output)
     if info.kind == "voting":
-        message("hansa: a voting key votes in one place only: never run two nodes with it. Here it may vote once")
-        message("hansa: the node has caught up with what it voted for elsewhere; until then it abstains")
+        message("hansa: a voting key votes in one place only: never run two nodes with it")
+        message("hansa: here it abstains until the node has caught up with what it may have voted for elsewhere")
 
 
 def _place(info: KeyInfo, directory: Directory) -> Path:
