@@ -5,8 +5,8 @@ simulator runs many of them in one process, in virtual time.
 """
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -49,6 +49,7 @@ class Surroundings:
     member's votes; `verify` (key, message, signature) judges everybody's and may be called from threads.
     `cut_snapshot` makes chunks of the rows that were set aside for a snapshot.
     `disk_free` tells how many bytes are left for a directory (None: nobody can tell).
+    `keys_made_ms` says of each kind of key when it was made (Unix milliseconds).
     `instance` tells this process from others with the same key: 16 bytes drawn at its start (empty: nothing does).
     """
 
@@ -62,6 +63,7 @@ class Surroundings:
     instance: bytes = b""
     disk_free: Callable[[Path], int | None] = free_bytes
     cut_snapshot: Cut = cut
+    keys_made_ms: Mapping[str, int] = field(default_factory=dict)
 
 
 def this_machine(
