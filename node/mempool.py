@@ -25,8 +25,8 @@ RETRY_AFTER_MS = 1_000
 PROMISED_ROOM = 2
 """What a member has promised finds so many times the room that clients find.
 
-Else, under more load than the network takes, every node is full of what its own clients sent and has no room for what
-the others took: no proposal is at hand anywhere, each has to be fetched and verified while the network waits for it.
+Else, under more load than the network takes, every node is full of what its own clients sent and has no room for
+what the others took: no proposal is at hand anywhere, each has to be fetched and verified while the network waits.
 """
 JUDGED_MAX = 256
 RELEASED_MAX = 64
