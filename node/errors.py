@@ -210,6 +210,30 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The key file holds another kind of key, or another member's, than is wanted here.",
         "Use the file that `hansa init` wrote for this member.",
     ),
+    "export_passphrase_missing": ErrorEntry(
+        "An exported key has a passphrase of its own, and none was given.",
+        "Name a file that holds it with --export-passphrase-file, or start it from a terminal.",
+    ),
+    "pkcs11_missing": ErrorEntry(
+        "A key in a device was named, and the package that speaks PKCS#11 is not installed.",
+        "Install it: pip install 'hansa[pkcs11]'.",
+    ),
+    "token_unreachable": ErrorEntry(
+        "The device's library cannot be loaded, or the device has no such token.",
+        "Check module-path and token in the key's name, that the device is plugged in, and its own settings.",
+    ),
+    "token_key_not_found": ErrorEntry(
+        "The token holds no such Ed25519 key, or several of that name.",
+        "Check object and id in the key's name with the device's own tools; its public key must lie there too.",
+    ),
+    "token_refused": ErrorEntry(
+        "The device refused: the PIN is wrong or locked, or it does not sign with Ed25519. Nothing was signed.",
+        "Read the reason. A PIN is never tried again by itself: devices lock themselves after a few wrong ones.",
+    ),
+    "pin_missing": ErrorEntry(
+        "The device wants a PIN and none was given.",
+        "Add pin-source=file:PATH to the key's name, or start it from a terminal.",
+    ),
     # --- peers ---
     "port_in_use": ErrorEntry(
         "Another program listens on that address.",
@@ -347,6 +371,34 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "transaction_not_saved": ErrorEntry(
         "The signed transaction could not be written to the file, so it was not sent.",
         "Name a file that does not exist yet, in a directory that exists and has room.",
+    ),
+    "transaction_file_unreadable": ErrorEntry(
+        "The transaction file does not exist or may not be read.",
+        "Check the path; `hansa tx build` writes such a file.",
+    ),
+    "transaction_file_invalid": ErrorEntry(
+        "The file is no transaction file, is damaged, or is larger than any can be. Nothing was signed or sent.",
+        "Use the file that `hansa tx build` wrote or `hansa tx sign` added to; docs/keys.md has the format.",
+    ),
+    "transaction_file_altered": ErrorEntry(
+        "The parts of the transaction file contradict one another: it was changed. Nothing was signed or sent.",
+        "Ask whoever gave it to you; have it built and signed again, and compare the transaction id by telephone.",
+    ),
+    "transaction_file_not_written": ErrorEntry(
+        "The transaction file could not be written. What lay there before is unchanged.",
+        "A new one needs a name that does not exist yet; otherwise check the directory's permissions and room.",
+    ),
+    "signer_not_entitled": ErrorEntry(
+        "The key is none of those that sign for the sender. Nothing was signed.",
+        "Sign with a key that the message names. If the policy has changed since, build the transaction again.",
+    ),
+    "already_signed": ErrorEntry(
+        "This key's signature stands in the file already: the same person's second one counts for nothing.",
+        "Pass the file to the next signer, or send it: `hansa tx submit --signed FILE`.",
+    ),
+    "not_confirmed": ErrorEntry(
+        "Nobody confirmed that this is to be signed. Nothing was signed.",
+        "Read what is shown and answer y; `--yes` confirms where no terminal is.",
     ),
     "verifier_missing": ErrorEntry(
         "The stand-alone verifier, which checks each pack before it is written, is not installed.",

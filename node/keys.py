@@ -5,7 +5,9 @@ The only module that touches private keys and signature libraries. Signatures ar
 
 A key file is one JSON object, readable by its owner only. The seed is sealed by XSalsa20-Poly1305 under a key
 that Argon2id derives from the passphrase. The cost of a new file is libsodium's INTERACTIVE (64 MiB, 2 passes,
-about 0.15 s): a node opens its keys at every start, and a test network opens a dozen at once.
+about 0.15 s): a node opens its keys at every start, and a test network opens a dozen at once. A file that travels
+costs whoever guesses more: MODERATE (256 MiB, 3 passes). When the key was made is sealed beside it; files that were
+written before that was kept have only their own date.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import secrets
 import ssl
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -97,6 +100,7 @@ def verify_many(items: Iterable[tuple[bytes, bytes, bytes]]) -> list[bool]:
 
 _HexKey: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _HexSalt: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+_TimeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 _HexBox: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}){40,200}\Z")]
 _Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?\Z")]
 
@@ -113,7 +117,7 @@ class _Kdf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The envelope. Kind, id and public key are repeated inside the box, so that they cannot be exchanged."""
+    """The envelope. What it says is repeated inside the box, so that it cannot be exchanged."""
 
     hansa_key: Literal[1]
     kind: KeyKind
@@ -121,32 +125,48 @@ class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_key: _HexKey
     kdf: _Kdf
     box: _HexBox
+    created_at_ms: _TimeMs | None = None
 
 
 class KeyInfo(msgspec.Struct, frozen=True):
-    """What a key file says without its passphrase: `kind`, the `id` it belongs to, the public key (32 bytes)."""
+    """What a key file says without its passphrase: `kind`, the `id` it belongs to, the public key (32 bytes).
+
+    `created_at_ms` is when the key was made (Unix milliseconds; None in files of before that was kept).
+    """
 
     kind: KeyKind
     id: str
     public_key: bytes
+    created_at_ms: int | None = None
 
 
 def write_key_file(
-    path: Path, key: SigningKey, *, kind: KeyKind, id: str, passphrase: str, replace: bool = False
+    path: Path,
+    key: SigningKey,
+    *,
+    kind: KeyKind,
+    id: str,
+    passphrase: str,
+    replace: bool = False,
+    created_at_ms: int | None = None,
+    travels: bool = False,
 ) -> None:
     """Make `path` durably hold `key`, encrypted, with mode 0600; on any error nothing has changed there.
 
-    `id` is the member or principal that the key belongs to. An existing file is kept (ConfigError
-    `key_file_exists`) unless `replace`, which is how a passphrase is changed.
+    `id` is the member or principal that the key belongs to; it was made at `created_at_ms` (None: now). An existing
+    file is kept (ConfigError `key_file_exists`) unless `replace`, which is how a passphrase is changed. One that
+    `travels` takes more memory and time to open (256 MiB, about a second).
     """
     if not _ID.fullmatch(id):
         raise ValueError(f"{id!r} is no member or principal")
     salt = secrets.token_bytes(nacl.pwhash.argon2id.SALTBYTES)
-    kdf = _Kdf(
-        "argon2id", nacl.pwhash.argon2id.OPSLIMIT_INTERACTIVE, nacl.pwhash.argon2id.MEMLIMIT_INTERACTIVE, salt.hex()
-    )
-    box = _box(kdf, passphrase).encrypt(_sealed_content(kind, id, key.seed))
-    envelope = _KeyFile(1, kind, id, key.public.hex(), kdf, bytes(box).hex())
+    made_at_ms = time.time_ns() // 1_000_000 if created_at_ms is None else created_at_ms
+    cost = nacl.pwhash.argon2id
+    passes = cost.OPSLIMIT_MODERATE if travels else cost.OPSLIMIT_INTERACTIVE
+    memory = cost.MEMLIMIT_MODERATE if travels else cost.MEMLIMIT_INTERACTIVE
+    kdf = _Kdf("argon2id", passes, memory, salt.hex())
+    box = _box(kdf, passphrase).encrypt(_sealed_content(kind, id, made_at_ms, key.seed))
+    envelope = _KeyFile(1, kind, id, key.public.hex(), kdf, bytes(box).hex(), made_at_ms)
     text = json.dumps(msgspec.to_builtins(envelope), indent=2) + "\n"
     try:
         _write_durably(path, text.encode(), replace=replace)
@@ -165,7 +185,7 @@ def read_key_file(
     `wrong_key` when another `kind` or `id` was asked for. Takes about 0.15 s, without the interpreter lock.
     """
     envelope = _read_envelope(path)
-    info = KeyInfo(envelope.kind, envelope.id, bytes.fromhex(envelope.public_key))
+    info = _info(envelope)
     if kind not in (None, info.kind) or id not in (None, info.id):
         wanted = " ".join(part for part in (kind, "key of", id) if part)
         raise ConfigError(
@@ -178,15 +198,25 @@ def read_key_file(
             "wrong_passphrase", f"{path}: does not open with this passphrase", path=str(path)
         ) from error
     key = SigningKey(content[-SEED_SIZE:]) if len(content) >= SEED_SIZE else None
-    if key is None or key.public != info.public_key or content != _sealed_content(info.kind, info.id, key.seed):
+    sealed = None if key is None else _sealed_content(info.kind, info.id, info.created_at_ms, key.seed)
+    if key is None or key.public != info.public_key or content != sealed:
         raise ConfigError("key_file_invalid", f"{path}: what is sealed is not what the file says", path=str(path))
     return info, key
 
 
 def read_key_info(path: Path) -> KeyInfo:
     """Return what the key file says about itself; nothing of it is proven before the passphrase opens it."""
-    envelope = _read_envelope(path)
-    return KeyInfo(envelope.kind, envelope.id, bytes.fromhex(envelope.public_key))
+    return _info(_read_envelope(path))
+
+
+def key_made_ms(path: Path, info: KeyInfo) -> int:
+    """Return when the key of this file was made (Unix milliseconds): by its record, else by the file's own date."""
+    if info.created_at_ms is not None:
+        return info.created_at_ms
+    try:
+        return max(0, path.stat().st_mtime_ns // 1_000_000)
+    except OSError as error:
+        raise ConfigError("key_file_unreadable", f"{path}: {error.strerror or error}", path=str(path)) from error
 
 
 def find_passphrase(
@@ -235,8 +265,13 @@ def _box(kdf: _Kdf, passphrase: str) -> nacl.secret.SecretBox:
     return nacl.secret.SecretBox(derived)
 
 
-def _sealed_content(kind: str, id: str, seed: bytes) -> bytes:
-    return f"hansa/key\n{kind}\n{id}\n".encode() + seed
+def _sealed_content(kind: str, id: str, created_at_ms: int | None, seed: bytes) -> bytes:
+    created = "" if created_at_ms is None else f"{created_at_ms}\n"
+    return f"hansa/key\n{kind}\n{id}\n{created}".encode() + seed
+
+
+def _info(envelope: _KeyFile) -> KeyInfo:
+    return KeyInfo(envelope.kind, envelope.id, bytes.fromhex(envelope.public_key), envelope.created_at_ms)
 
 
 def _read_envelope(path: Path) -> _KeyFile:

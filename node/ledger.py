@@ -75,6 +75,14 @@ class SignedBody(_Item, frozen=True):
     signatures: Annotated[tuple[KeySignature, ...], msgspec.Meta(min_length=1, max_length=SIGNATURES_MAX)]
 
 
+def decode_body(data: bytes) -> Body:
+    """Return the body whose canonical bytes are `data`; raise CodecError when they are none."""
+    body = decode(data, Body, size_max=TRANSACTION_SIZE_MAX)
+    for call in body.calls:
+        check_plain(call.args)
+    return body
+
+
 class Transaction:
     """A decoded, well-formed transaction with its canonical bytes; its signatures are not yet verified."""
 
@@ -85,7 +93,7 @@ class Transaction:
         self.body_bytes = body_bytes
         self.signatures = signatures
         self.data = data
-        self.tx_id = sha256(b"hansa/tx" + body_bytes)
+        self.tx_id = transaction_id(body_bytes)
         self.wire_id = sha256(b"hansa/wire" + data)
 
     def __eq__(self, other: object) -> bool:
@@ -99,9 +107,7 @@ class Transaction:
         """Return the transaction in `data`; raise RejectedTransaction when it is not canonical."""
         try:
             wire = decode(data, SignedBody, size_max=TRANSACTION_SIZE_MAX)
-            body = decode(wire.body, Body, size_max=TRANSACTION_SIZE_MAX)
-            for call in body.calls:
-                check_plain(call.args)
+            body = decode_body(wire.body)
             for left, right in itertools.pairwise(wire.signatures):
                 if left.key >= right.key:
                     raise CodecError("signing keys must ascend without repetition")
@@ -115,6 +121,11 @@ class Transaction:
         body_bytes = encode(body)
         ordered = tuple(sorted(signatures, key=lambda item: item.key))
         return cls.decode(encode(SignedBody(body_bytes, ordered)))
+
+
+def transaction_id(body_bytes: bytes) -> bytes:
+    """The name of the transaction with that body, whoever signs it."""
+    return sha256(b"hansa/tx" + body_bytes)
 
 
 def transaction_signing_bytes(body_bytes: bytes) -> bytes:

@@ -22,6 +22,12 @@ EXPIRIES_SPARE = 4_096
 RECENT_BYTES_MAX = 8 * 1024 * 1024
 RETRY_AFTER_MS = 1_000
 """A full pool empties block by block; a second later there is room for a second's worth."""
+PROMISED_ROOM = 2
+"""What a member has promised finds so many times the room that clients find.
+
+Else, under more load than the network takes, every node is full of what its own clients sent and has no room for
+what the others took: no proposal is at hand anywhere, each has to be fetched and verified while the network waits.
+"""
 JUDGED_MAX = 256
 RELEASED_MAX = 64
 
@@ -64,6 +70,7 @@ class Mempool:
     """The waiting transactions of one node. Signatures and admission were judged before `add`."""
 
     def __init__(self, transactions_max: int, bytes_max: int) -> None:
+        """Clients find room as long as fewer than that wait; what is promised, up to twice that."""
         self._transactions_max = transactions_max
         self._bytes_max = bytes_max
         self._bytes = 0
@@ -90,9 +97,10 @@ class Mempool:
         """How many bytes of transactions wait."""
         return self._bytes
 
-    def add(self, transaction: Transaction, now_ms: int) -> Added:
+    def add(self, transaction: Transaction, now_ms: int, *, promised: bool = False) -> Added:
         """The transaction waits (NEW, MERGED into a variant of it, KNOWN before) or is just FINAL.
 
+        `promised`: a member, this one or another, has told a client that it was accepted.
         Raise RejectedTransaction("request_conflict") when another one waits under its request id, and Unavailable
         ("queue_full", "too_many_from_sender") when there is no room.
         """
@@ -101,12 +109,14 @@ class Mempool:
             return Added.FINAL
         entry = self._entries.get(tx_id)
         if entry is not None:
-            return self._add_variant(entry, transaction)
+            return self._add_variant(entry, transaction, promised=promised)
         sender, size_bytes = body.sender, len(transaction.data)
         request = (sender, body.request_id)
         if request in self._requests:
             raise RejectedTransaction("request_conflict", f"another transaction waits as {body.request_id}")
-        self._check_room(sender, size_bytes, 1)
+        refusal = self.refusal(sender, size_bytes, promised=promised)
+        if refusal is not None:
+            raise refusal
         entry = _Entry(transaction, now_ms, self._sequence, self._height)
         self._sequence += 1
         self._entries[tx_id] = entry
@@ -266,7 +276,7 @@ class Mempool:
             self._held.popitem(last=False)
         return ended
 
-    def _add_variant(self, entry: _Entry, transaction: Transaction) -> Added:
+    def _add_variant(self, entry: _Entry, transaction: Transaction, *, promised: bool) -> Added:
         """Keep another signature set of a waiting transaction; unknown keys are joined to the best one."""
         if transaction.wire_id in self._wires or len(entry.variants) >= VARIANTS_MAX:
             return Added.KNOWN
@@ -283,7 +293,7 @@ class Mempool:
         if merged is not None and merged.wire_id not in (transaction.wire_id, entry.best.wire_id):
             fresh.append(merged)
         size_bytes = sum(len(variant.data) for variant in fresh)
-        if self.refusal(sender, size_bytes, 0) is not None:
+        if self.refusal(sender, size_bytes, 0, promised=promised) is not None:
             # The transaction waits already: who sends it again must not read that it was refused.
             return Added.KNOWN
         for variant in fresh:
@@ -295,23 +305,30 @@ class Mempool:
         entry.best = merged
         return Added.MERGED
 
-    def room(self) -> "Room":
+    def room(self, *, promised: bool = False) -> "Room":
         """Return the room that there is now, for the transactions of one request to be counted into."""
-        return Room(self)
+        return Room(self, promised=promised)
 
     def refusal(
-        self, sender: str, size_bytes: int, transactions: int = 1, others: tuple[int, int] = (0, 0)
+        self,
+        sender: str,
+        size_bytes: int,
+        transactions: int = 1,
+        others: tuple[int, int] = (0, 0),
+        *,
+        promised: bool = False,
     ) -> Unavailable | None:
         """Return why there is no room for so much more of `sender`, or None.
 
-        `others` come in before: so many transactions of other senders, so many bytes.
+        `others` come in before: so many transactions of other senders, so many bytes. `promised`: see `add`.
 
         A sender may hold as much as is left free: one alone half of the pool, each of n greedy ones the (n + 1)-th
         part of it. So whoever comes finds room, however many others fill theirs; and the last room is for those
         who have nothing here yet.
         """
         total, total_bytes = len(self._entries) + transactions + others[0], self._bytes + size_bytes + others[1]
-        free, free_bytes = self._transactions_max - total, self._bytes_max - total_bytes
+        times = PROMISED_ROOM if promised else 1
+        free, free_bytes = self._transactions_max * times - total, self._bytes_max * times - total_bytes
         if free < 0 or free_bytes < 0:
             text = f"{len(self._entries)} transactions of {self._bytes} bytes wait"
             return Unavailable("queue_full", text, retry_after_ms=RETRY_AFTER_MS)
@@ -321,11 +338,6 @@ class Mempool:
             text = f"{waiting + max(0, transactions - 1)} transactions of {sender} wait"
             return Unavailable("too_many_from_sender", text, retry_after_ms=RETRY_AFTER_MS)
         return None
-
-    def _check_room(self, sender: str, size_bytes: int, transactions: int) -> None:
-        refusal = self.refusal(sender, size_bytes, transactions)
-        if refusal is not None:
-            raise refusal
 
     def _count(self, sender: str, size_bytes: int) -> None:
         self._bytes += size_bytes
@@ -369,9 +381,10 @@ class Room:
     what is under way elsewhere counted too, whoever forges a sender's name could use up that sender's room.
     """
 
-    def __init__(self, pool: Mempool) -> None:
-        """All of the pool's room."""
+    def __init__(self, pool: Mempool, *, promised: bool) -> None:
+        """All of the pool's room: for what clients send, or for what is promised."""
         self._pool = pool
+        self._promised = promised
         self._taken: dict[str, tuple[int, int]] = {}
         self._transactions = 0
         self._bytes = 0
@@ -381,7 +394,7 @@ class Room:
         count, held_bytes = self._taken.get(sender, (0, 0))
         count, held_bytes = count + 1, held_bytes + size_bytes
         others = (self._transactions + 1 - count, self._bytes + size_bytes - held_bytes)
-        refused = self._pool.refusal(sender, held_bytes, count, others)
+        refused = self._pool.refusal(sender, held_bytes, count, others, promised=self._promised)
         if refused is None:
             self._taken[sender] = (count, held_bytes)
             self._transactions += 1

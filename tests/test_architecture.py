@@ -157,6 +157,12 @@ def test_only_keys_touches_signature_libraries() -> None:
     assert importers_of("nacl") | importers_of("cryptography") == {"node/keys.py"}
 
 
+def test_only_one_module_speaks_to_devices() -> None:
+    source = (ROOT / "node" / "hardware.py").read_text()
+    assert 'importlib.import_module("pkcs11")' in source
+    assert importers_of("pkcs11") == set()
+
+
 def test_only_the_runtime_steps_the_replica() -> None:
     users = {
         relative(path)

@@ -13,11 +13,11 @@ import uvicorn
 from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp, ControllerRouterHandler
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from node.api.backing_up import backup_routes
+from node.api.connections import bounded_protocol
 from node.api.documents import document_routes
-from node.api.failures import EXCEPTION_HANDLERS, failure_bytes
+from node.api.failures import EXCEPTION_HANDLERS
 from node.api.intake import BodyIntake
 from node.api.marking import DivergenceMark
 from node.api.proving import proof_routes
@@ -25,11 +25,10 @@ from node.api.reading import ledger_routes, node_routes, probe_routes
 from node.api.service import NodeService
 from node.api.streaming import HEARTBEAT_S, EventStreams, event_routes
 from node.api.submitting import submitting_routes
-from node.errors import ConfigError, RejectedTransaction, Unavailable
+from node.errors import ConfigError
 
 STOP_TIMEOUT_S: Final = 5
 DEAD_CLIENT_TIMEOUT_MS: Final = 60_000
-HEADERS_BYTES_MAX: Final = 32 * 1024
 
 
 class ApiLimits(msgspec.Struct, frozen=True):
@@ -85,7 +84,7 @@ class ApiServer:
         app = BodyIntake(DivergenceMark(routes, self._service), self._limits.request_bytes_max)
         config = uvicorn.Config(
             app,
-            http=_bounded_protocol(self._limits.connections_max),
+            http=bounded_protocol(self._limits.connections_max),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -93,9 +92,10 @@ class ApiServer:
             log_level="error",
             access_log=False,
             server_header=False,
+            # Nothing here asks who the client is, so no header may say so.
+            proxy_headers=False,
             timeout_keep_alive=self._limits.idle_timeout_s,
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
-            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
         )
         self._server = _EmbeddedServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="hansa-api")
@@ -182,49 +182,3 @@ class _EmbeddedServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _bounded_protocol(connections_max: int) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP/1.1 with what it lacks: a bound on connections, a time to begin, failures in our shape."""
-
-    class BoundedProtocol(H11Protocol):
-        _waiting_since: float | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > connections_max:
-                error = Unavailable("node_busy", "too many connections are open", retry_after_ms=1000)
-                self._answer(503, failure_bytes(error))
-                return
-            self._await_request()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self._answering():
-                self._waiting_since = None
-            elif self.timeout_keep_alive_task is None:
-                # Part of a request's head: what is missing has to come in the same time, not byte by byte.
-                self._await_request()
-
-        def _await_request(self) -> None:
-            now = self.loop.time()
-            self._waiting_since = self._waiting_since or now
-            self.timeout_keep_alive_task = self.loop.call_at(
-                self._waiting_since + self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-
-        def _answering(self) -> bool:
-            return self.cycle is not None and not self.cycle.response_complete
-
-        def send_400_response(self, msg: str) -> None:
-            self._answer(400, failure_bytes(RejectedTransaction("malformed_request", msg)))
-
-        def _answer(self, status: int, body: bytes) -> None:
-            """Write a whole answer outside any request, and close."""
-            reason = {400: "Bad Request", 503: "Service Unavailable"}[status]
-            head = f"HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-            if not (self._answering() and self.cycle.response_started):
-                self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            self.transport.close()
-
-    return BoundedProtocol

@@ -9,13 +9,15 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from node.cli.files import sync_directory
 from node.cli.options import NODE_FILE, key_file_name
 from node.config import NetworkConfig, NodeConfig, dump_node, load_network, load_node
 from node.errors import ConfigError
-from node.keys import KeyInfo, KeyKind, SigningKey, read_key_info, write_key_file
+from node.keys import PUBLIC_KEY_SIZE, KeyInfo, KeyKind, SigningKey, key_made_ms, read_key_info, write_key_file
 
 NETWORK_FILE = "network.toml"
 API_DEFAULT = "127.0.0.1:7700"
@@ -23,12 +25,20 @@ _UNUSED = "voting.unused"
 
 
 class PublicKey(msgspec.Struct, frozen=True):
-    """A key file and what others need to know of it (hex)."""
+    """A key file and what others need to know of it (hex).
+
+    `created_at_ms` (Unix milliseconds) is when the key was made by its own record (`created_from` is `key`); where
+    the file is of before that was kept, when the file was last written (`file`): the key is at least as old. What
+    these files hold is `encrypted`, without exception: there is no other form.
+    """
 
     kind: KeyKind
     id: str
     public_key: str
     file: str
+    created_at_ms: int
+    created_from: Literal["key", "file"]
+    encrypted: bool = True
 
 
 class Founded(msgspec.Struct, frozen=True):
@@ -56,20 +66,50 @@ def make_keys(directory: Path, member: str, principals: Sequence[str], passphras
         if path.exists():
             _check_owner(path, read_key_info(path), kind, owner)
             continue
+        key = SigningKey.generate()
         if kind == "voting":
             keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (keys_dir / _UNUSED).touch(mode=0o600)
-        write_key_file(path, SigningKey.generate(), kind=kind, id=owner, passphrase=passphrase)
+            _mark_unused(keys_dir, key.public)
+        write_key_file(path, key, kind=kind, id=owner, passphrase=passphrase)
     return list_keys(keys_dir)
 
 
 def list_keys(keys_dir: Path) -> list[PublicKey]:
     """The key files of a directory, by name; raise ConfigError for one that is damaged or open to others."""
-    found = []
-    for path in sorted(keys_dir.glob("*.key")):
-        info = read_key_info(path)
-        found.append(PublicKey(info.kind, info.id, info.public_key.hex(), str(path)))
-    return found
+    return [public_key(path) for path in sorted(keys_dir.glob("*.key"))]
+
+
+def public_key(path: Path) -> PublicKey:
+    """What one key file says; raise ConfigError where it is damaged or open to others."""
+    info = read_key_info(path)
+    source: Literal["key", "file"] = "file" if info.created_at_ms is None else "key"
+    return PublicKey(info.kind, info.id, info.public_key.hex(), str(path), key_made_ms(path, info), source)
+
+
+def _mark_unused(keys_dir: Path, public: bytes) -> None:
+    """The mark names the key and is on the disk before the key is: without it there is no vote from genesis."""
+    with (keys_dir / _UNUSED).open("wb") as mark:
+        mark.write(public.hex().encode())
+        mark.flush()
+        os.fsync(mark.fileno())
+
+
+def _is_unused(keys_dir: Path) -> bool:
+    """Whether the voting key here is the one that was made here and never used; a mark speaks of no other key."""
+    try:
+        with (keys_dir / _UNUSED).open("rb") as mark:
+            named = mark.read(2 * PUBLIC_KEY_SIZE + 1)
+    except OSError:
+        return False
+    return named == read_key_info(keys_dir / "voting.key").public_key.hex().encode()
+
+
+def forget_unused(keys_dir: Path) -> None:
+    """Whatever voting key lies here from now on has no right to vote from genesis: it may have voted elsewhere."""
+    unused = keys_dir / _UNUSED
+    if unused.exists():
+        unused.unlink()
+        sync_directory(keys_dir)
 
 
 def join_network(
@@ -123,16 +163,15 @@ def write_genesis(node: NodeConfig, network: NetworkConfig, keys_dir: Path) -> b
     from node.executor import Executor
     from node.store import Store
 
-    unused = keys_dir / _UNUSED
-    if not unused.exists():
+    if not _is_unused(keys_dir):
         return node.data_dir.exists()
     genesis = Executor(network, Engine(CONTRACTS), Membership).genesis()
     node.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(node.data_dir, network.network_id, network.genesis_hash)
     try:
         # The mark goes first: if the machine stops between, the node abstains, which is safe.
-        unused.unlink()
-        _sync_directory(keys_dir)
+        (keys_dir / _UNUSED).unlink()
+        sync_directory(keys_dir)
         if not store.initialised:
             store.initialise(genesis, never_voted=True)
     finally:
@@ -159,14 +198,6 @@ def _check_owner(path: Path, info: KeyInfo, kind: KeyKind, owner: str) -> None:
         raise ConfigError(
             "wrong_key", f"{path}: holds the {info.kind} key of {info.id}, not the {kind} key of {owner}"
         )
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def member_tables(member: str, keys: Sequence[PublicKey], address: str) -> str:

@@ -9,6 +9,7 @@ import click
 
 from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
+from node.cli.carrying_keys import keys_export, keys_import
 from node.cli.documents import docs
 from node.cli.governing import proposals, propose, vote
 from node.cli.joining import invite
@@ -17,6 +18,7 @@ from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
 from node.cli.repairing import repair
 from node.cli.setup import init, keys, run
+from node.cli.signing import build, sign
 from node.cli.submitting import tx
 from node.cli.syncing import sync
 from node.cli.verifying import verify
@@ -66,6 +68,10 @@ COMMANDS = (
 
 for command in COMMANDS:
     cli.add_command(command)
+for command in (build, sign):
+    tx.add_command(command)
+for command in (keys_export, keys_import):
+    keys.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

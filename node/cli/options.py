@@ -13,7 +13,8 @@ from node.cli.output import Output
 from node.client import Client
 from node.config import NodeConfig, load_node, split_address
 from node.errors import ConfigError
-from node.keys import SigningKey, find_passphrase, read_key_file, read_key_info
+from node.hardware import TokenAddress, TokenKey
+from node.keys import KeyInfo, SigningKey, find_passphrase, read_key_file, read_key_info
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +49,11 @@ class Directory:
         if not self._given and not file.exists():
             return None
         return load_node(file)
+
+    def found(self) -> NodeConfig | None:
+        """Its node.toml, or None where none lies: a directory may hold keys before its node is made."""
+        file = self.path / NODE_FILE
+        return load_node(file) if file.exists() else None
 
     def required(self) -> NodeConfig:
         """Its node.toml; raise ConfigError where none lies."""
@@ -113,9 +119,8 @@ def passphrase(directory: Directory, *, confirm: bool = False) -> str:
         typed: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
         return typed
 
-    file = directory.path / NODE_FILE
-    configured = load_node(file).passphrase_file if file.exists() else None
-    return find_passphrase(os.environ, configured, prompt)
+    node = directory.found()
+    return find_passphrase(os.environ, node.passphrase_file if node else None, prompt)
 
 
 def signing_keys(
@@ -123,17 +128,38 @@ def signing_keys(
 ) -> tuple[str, list[SigningKey]]:
     """Who signs, and the opened keys. Without key files, the directory's key of the principal is taken."""
     if not files:
-        files = [_key_of(principal, directory)]
-    infos = [read_key_info(path) for path in files]
-    for path, info in zip(files, infos, strict=True):
-        if info.kind != "principal":
-            raise ConfigError("wrong_key", f"{path}: is a {info.kind} key, which signs no transactions")
+        files = [key_of(principal, directory)]
+    infos = [principal_key_info(path) for path in files]
     who = principal or infos[0].id
     phrase = passphrase(directory)
     return who, [read_key_file(path, phrase, kind="principal")[1] for path in files]
 
 
-def _key_of(principal: str | None, directory: Directory) -> Path:
+def principal_key_info(path: Path) -> KeyInfo:
+    """What the key file says of itself; raise ConfigError (`wrong_key`) for one that signs no transactions."""
+    info = read_key_info(path)
+    if info.kind != "principal":
+        raise ConfigError("wrong_key", f"{path}: is a {info.kind} key, which signs no transactions")
+    return info
+
+
+def token_key(uri: str) -> TokenKey:
+    """The key in a device that a `pkcs11:` URI names; its PIN comes from the URI's pin-source or a prompt."""
+    address = TokenAddress.parse(uri)
+
+    def pin() -> str:
+        if address.pin_file is not None:
+            return find_passphrase({}, address.pin_file)
+        if not sys.stdin.isatty():
+            raise ConfigError("pin_missing", f"{address.object or 'the key'}: there is no terminal to ask at")
+        typed: str = click.prompt("PIN", hide_input=True, err=True)
+        return typed
+
+    return TokenKey(address, pin)
+
+
+def key_of(principal: str | None, directory: Directory) -> Path:
+    """Where the directory's node keeps the key of the principal (None: of its member)."""
     node = directory.node()
     if node is None:
         raise ConfigError("invalid_usage", "no key is named: use --key FILE, or --dir with a node's directory")

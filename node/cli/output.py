@@ -1,6 +1,7 @@
 """What a command shows: one JSON document, or a calm table; messages and failures go to stderr."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,7 +55,12 @@ def _told_apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def checked_stdout() -> Iterator[None]:
-    """While it is open, what cannot be written to standard output raises OutputFailed (BrokenPipeError as ever)."""
+    """While it is open, what cannot be written to standard output raises OutputFailed (BrokenPipeError as ever).
+
+    A sign that the terminal's encoding lacks is written as its number, as standard error does by itself.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.redirect_stdout(cast(TextIO, _CheckedStream(sys.stdout))):
         yield
 

@@ -1,21 +1,34 @@
 """Commands of the operator at the machine: make a node, its keys, run it."""
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
 
-from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables
+from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables, public_key
 from node.cli.joining import REQUEST_FILE, join_by_invitation
-from node.cli.options import NODE_FILE, Directory, directory_option, key_file_name, output_option, passphrase
+from node.cli.options import (
+    NODE_FILE,
+    Directory,
+    directory_option,
+    key_file_name,
+    output_option,
+    passphrase,
+    token_key,
+)
 from node.cli.output import Output, message
 from node.config import Role
 from node.errors import ConfigError
-from node.keys import KeyKind, SigningKey, find_passphrase, read_key_info, write_key_file
+from node.hardware import names_device
+from node.keys import KeyKind, SigningKey, find_passphrase, write_key_file
+from node.wording import counted
 
 _MEMBER_ID = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_UNITS: Final = ((86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"))
 _PRINCIPAL_ID = re.compile(r"[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?")
 
 
@@ -79,7 +92,7 @@ def init(
         if output.as_json:
             output.document({**msgspec.to_builtins(joined), "request": request})
             return
-        _show_keys(output, joined.keys)
+        show_keys(output, joined.keys)
         output.text(f"A member proposes it: hansa propose add_member {member} --request {base / REQUEST_FILE}")
         output.text(f"Its node may run from now on, and is let in when enough voted: hansa run --dir {base}")
         return
@@ -98,7 +111,7 @@ def init(
     if output.as_json:
         output.document(made)
         return
-    _show_keys(output, made.keys)
+    show_keys(output, made.keys)
     if made.network is None:
         message("For network.toml:")
         click.echo(member_tables(member, made.keys, listen or "HOST:PORT"))
@@ -115,39 +128,61 @@ def passphrase_from(directory: Directory, file: Path | None) -> str:
     return find_passphrase({}, file)
 
 
-def _show_keys(output: Output, found: Sequence[PublicKey]) -> None:
-    output.table(["kind", "id", "public key", "file"], [[k.kind, k.id, k.public_key, k.file] for k in found])
+def show_keys(output: Output, found: Sequence[PublicKey]) -> None:
+    """The keys are shown as a table: whose, how old, how kept."""
+    now_ms = time.time_ns() // 1_000_000
+    output.table(
+        ["kind", "id", "age", "encrypted", "public key", "file"],
+        [[k.kind, k.id, _age(k, now_ms), k.encrypted, k.public_key, k.file] for k in found],
+    )
+
+
+def _age(key: PublicKey, now_ms: int) -> str:
+    """How old the key is, in the largest unit of which it has one."""
+    age_ms = max(0, now_ms - key.created_at_ms)
+    length_ms, unit = next((row for row in _UNITS if age_ms >= row[0]), _UNITS[-1])
+    words = counted(age_ms // length_ms, unit)
+    return words if key.created_from == "key" else f"at least {words}"
 
 
 @click.group()
 def keys() -> None:
-    """Look at key files and make signing keys."""
+    """Look at key files, make signing keys, carry keys from one place to another."""
 
 
 @keys.command("list")
 @directory_option
 @output_option
 def keys_list(directory: Directory, output: Output) -> None:
-    """The key files of a node's directory."""
-    node = directory.node()
-    found = list_keys(node.keys_dir if node else directory.path / "keys")
+    """The key files of a node's directory: whose, how old, how kept."""
+    node = directory.found()
+    keys_dir = node.keys_dir if node else directory.path / "keys"
+    if not keys_dir.is_dir():
+        raise ConfigError("key_file_unreadable", f"{keys_dir}: there is no such directory", path=str(keys_dir))
+    found = list_keys(keys_dir)
     if output.as_json:
         output.document({"keys": found})
     else:
-        _show_keys(output, found)
+        show_keys(output, found)
 
 
 @keys.command("show")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("key", metavar="FILE|URI")
 @output_option
-def keys_show(file: Path, output: Output) -> None:
-    """What a key file says about itself; no passphrase is needed."""
-    info = read_key_info(file)
-    found = PublicKey(info.kind, info.id, info.public_key.hex(), str(file))
+def keys_show(key: str, output: Output) -> None:
+    """What a key file says about itself, without a passphrase. Of a key in a device (pkcs11:…) the public key."""
+    if names_device(key):
+        public = token_key(key).public.hex()
+        if output.as_json:
+            output.document({"public_key": public})
+        else:
+            output.facts([("public key", public)])
+        return
+    found = public_key(Path(key))
     if output.as_json:
         output.document(found)
     else:
-        _show_keys(output, [found])
+        show_keys(output, [found])
 
 
 @keys.command("new")
@@ -161,11 +196,11 @@ def keys_new(principal: str, file: Path, directory: Directory, output: Output) -
         raise ConfigError("invalid_usage", f"{principal!r} is no principal: write MEMBER or MEMBER/NAME")
     key = SigningKey.generate()
     write_key_file(file, key, kind="principal", id=principal, passphrase=passphrase(directory, confirm=True))
-    made = PublicKey("principal", principal, key.public.hex(), str(file))
+    made = public_key(file)
     if output.as_json:
         output.document(made)
     else:
-        _show_keys(output, [made])
+        show_keys(output, [made])
 
 
 @keys.command("rotate")
@@ -187,11 +222,11 @@ def keys_rotate(kind: KeyKind, principal: str | None, directory: Directory, outp
     name = key_file_name(owner).removesuffix(".key") if kind == "principal" else kind
     file = node.keys_dir / f"{name}-{key.public.hex()[:16]}.key"
     write_key_file(file, key, kind=kind, id=owner, passphrase=passphrase(directory))
-    made = PublicKey(kind, owner, key.public.hex(), str(file))
+    made = public_key(file)
     if output.as_json:
         output.document(made)
     else:
-        _show_keys(output, [made])
+        show_keys(output, [made])
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """`hansa tx`: submit transactions, look at them."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,11 @@ from node.cli.files import write_new
 from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
 from node.cli.output import Output, message, show_failure
 from node.cli.reading import named
-from node.client import ContractAnswer, DryRun, Fate, TransactionAnswer
+from node.cli.transaction_files import known_policy, read_transaction_file
+from node.client import Client, ContractAnswer, DryRun, Fate, TransactionAnswer
 from node.client import call as make_call
 from node.client.arguments import arguments_from_json, arguments_from_text, find_method
+from node.client.transaction_file import TransactionFile
 from node.errors import ConfigError, NotFinal, RejectedTransaction
 from node.ledger import CALLS_MAX, EXPIRY_AHEAD_MS_MAX, TRANSACTION_SIZE_MAX, Call
 
@@ -44,6 +47,12 @@ def tx() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="A key file; again for another.",
 )
+@click.option(
+    "--signed",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Send the transaction that `hansa tx build` wrote to FILE, with the signatures of `hansa tx sign`.",
+)
 @click.option("--request-id", metavar="ID", help="Your own id: the same content again under it has one effect.")
 @click.option("--expires", type=Duration(), default="10m", show_default=True, help="At most 24h.")
 @click.option("--wait/--no-wait", default=True, help="Wait until it is final (default), or only until it is taken.")
@@ -64,6 +73,7 @@ def submit(
     mode: Literal["atomic", "each"],
     sender: str | None,
     keys: Sequence[Path],
+    signed: Path | None,
     request_id: str | None,
     expires: int,
     wait: bool,
@@ -74,37 +84,89 @@ def submit(
     directory: Directory,
     output: Output,
 ) -> int:
-    """Sign and submit one transaction.
+    """Sign and submit one transaction; or submit one that others have signed, with --signed.
 
     Values are read by the method's schema: integers (minor units), bytes in hex, true/false, lists as JSON.
     """
-    if (method is None) == (calls_file is None):
-        raise ConfigError("invalid_usage", "give either CONTRACT.METHOD with its arguments, or --file")
     if not 0 < expires <= EXPIRY_AHEAD_MS_MAX:
         raise ConfigError("invalid_usage", "--expires is more than nothing and at most 24h")
     with connect(nodes, directory) as client:
-        contracts = client.contracts()
-        if method is not None:
-            schema = find_method(contracts, method, query=False).arguments
-            calls = [make_call(method, arguments_from_text(schema, named(arguments)))]
+        if signed is not None:
+            _require_alone("signed", allowed=("wait", "timeout_ms", "dry_run", "save"))
+            found = read_transaction_file(signed)
+            _require_sendable(client, found, signed)
+            transaction, contracts = found.transaction(), client.contracts()
         else:
-            calls = read_calls(calls_file or Path("-"), contracts)
-        who, signers = signing_keys(keys, sender, directory)
-        transaction = client.transaction(
-            calls, sender=who, signers=signers, request_id=request_id, expires_in_ms=expires, mode=mode
-        )
-        if dry_run:
-            return _show_dry_run(output, client.dry_run(transaction))
-        if save is not None:
-            write_new(save, transaction.data, "transaction_not_saved")
-        if wait:
-            fate: Fate = client.submit_and_wait(transaction, timeout_ms / 1000)
-        else:
-            taken = client.submit(transaction)
-            fate = Fate(tx_id=taken.tx_id, status=taken.status)
+            found = None
+            calls, contracts = calls_of(client, method, arguments, calls_file)
+            who, signers = signing_keys(keys, sender, directory)
+            transaction = client.transaction(
+                calls, sender=who, signers=signers, request_id=request_id, expires_in_ms=expires, mode=mode
+            )
+        with _naming_the_missing(client, found):
+            if dry_run:
+                return _show_dry_run(output, client.dry_run(transaction))
+            if save is not None:
+                write_new(save, transaction.data, "transaction_not_saved")
+            if wait:
+                fate: Fate = client.submit_and_wait(transaction, timeout_ms / 1000)
+            else:
+                taken = client.submit(transaction)
+                fate = Fate(tx_id=taken.tx_id, status=taken.status)
     _show_fate(output, fate)
     _explain_refusals(fate, contracts)
     return _exit_code(fate, timeout_ms if wait else None)
+
+
+def calls_of(
+    client: Client, method: str | None, arguments: Sequence[str], calls_file: Path | None
+) -> tuple[list[Call], tuple[ContractAnswer, ...]]:
+    """The calls that a command line names, by the schemas of the contracts, and these contracts."""
+    if (method is None) == (calls_file is None):
+        raise ConfigError("invalid_usage", "give either CONTRACT.METHOD with its arguments, or --file")
+    contracts = client.contracts()
+    if method is None:
+        return read_calls(calls_file or Path("-"), contracts), contracts
+    schema = find_method(contracts, method, query=False).arguments
+    return [make_call(method, arguments_from_text(schema, named(arguments)))], contracts
+
+
+def _require_alone(option: str, allowed: Sequence[str]) -> None:
+    """Return when nothing was given that would say again what the file of `option` says."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in (option, "nodes", "directory", "output", *allowed):
+            shown = parameter.opts[0] if parameter.opts[0].startswith("-") else "CONTRACT.METHOD"
+            raise ConfigError("invalid_usage", f"--{option} says what is sent, so {shown} has nothing to say")
+
+
+def _require_sendable(client: Client, found: TransactionFile, file: Path) -> None:
+    """Return when the network is the node's and somebody has signed; the rest is the node's to judge."""
+    network = client.network()
+    if found.body.network != network:
+        raise RejectedTransaction(
+            "wrong_network", f"{file}: is for {found.body.network}, and the node is of {network}"
+        )
+    if not found.signatures:
+        policy = known_policy(client, found.body.sender)
+        raise RejectedTransaction("policy_unsatisfied", f"{file}: {found.standing(policy)}")
+
+
+@contextlib.contextmanager
+def _naming_the_missing(client: Client, found: TransactionFile | None) -> Iterator[None]:
+    """Where signatures do not suffice, the failure says whose are missing, by the policy as it is now.
+
+    Only after the node's refusal: it knows a final transaction again, whatever became of the policy since.
+    """
+    try:
+        yield
+    except RejectedTransaction as error:
+        if found is None or error.code != "policy_unsatisfied":
+            raise
+        words = found.standing(known_policy(client, found.body.sender))
+        raise RejectedTransaction(error.code, words, **error.details) from error
 
 
 def read_calls(path: Path, contracts: tuple[ContractAnswer, ...]) -> list[Call]:

@@ -155,9 +155,13 @@ def _by_id(principals: Iterable[PrincipalConfig]) -> list[PrincipalConfig]:
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What this node spends on others: counts, bytes of memory, threads. Local: it decides no validity."""
+    """What this node spends on others: counts, bytes of memory, threads. Local: it decides no validity.
 
-    mempool_transactions_max: Annotated[int, _between(1, 10_000_000)] = 20_000
+    `mempool_transactions_max` and `mempool_bytes_max`: what may wait when a client sends more; what other members
+    have promised finds room up to twice that.
+    """
+
+    mempool_transactions_max: Annotated[int, _between(1, 10_000_000)] = 10_000
     mempool_bytes_max: Annotated[int, _between(4 * 1024 * 1024, 64 * 1024**3)] = 64 * 1024 * 1024
     peer_queue_bytes_max: Annotated[int, _between(1024 * 1024, 1024**3)] = 16 * 1024 * 1024
     api_request_bytes_max: Annotated[int, _between(64 * 1024, 1024**3)] = 16 * 1024 * 1024

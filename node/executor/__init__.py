@@ -3,6 +3,7 @@
 from node.executor.ahead import AheadView
 from node.executor.difference import Claim, Difference
 from node.executor.executor import DryRun, Executor
+from node.executor.queries import NotBrief
 from node.executor.run import Policy, Registry, request_of
 
-__all__ = ["AheadView", "Claim", "Difference", "DryRun", "Executor", "Policy", "Registry", "request_of"]
+__all__ = ["AheadView", "Claim", "Difference", "DryRun", "Executor", "NotBrief", "Policy", "Registry", "request_of"]

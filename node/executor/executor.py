@@ -6,18 +6,17 @@ overlap; admission, dry runs and queries may run beside them in other threads.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 import msgspec
 
 from consensus.codec import decode_own, encode
-from contracts.engine import CallError, Engine, Environment, EventRecord, Revert
-from contracts.storage import HostFailure
+from contracts.engine import CallError, Engine, Environment, Revert
 from node.config import NetworkConfig, Parameters
-from node.errors import ConfigError, HansaError, InvalidBlock, NotFound, RejectedTransaction, StoreError
+from node.errors import ConfigError, InvalidBlock, RejectedTransaction, StoreError
 from node.executor.admission import Admission
 from node.executor.difference import RECEIPT_SIZE_MAX, Claim, Difference, TracedRun, find_difference, verify_claim
 from node.executor.empty_view import EmptyView
+from node.executor.queries import Queries
 from node.executor.run import BlockRun, Registry, Rules
 from node.ledger import (
     BlockBody,
@@ -32,8 +31,6 @@ from node.ledger import (
 )
 from node.state import ExecutedBlock, LedgerView, Overlay, ValueCache, WriteSet
 from node.state_tree import StateTree
-
-QUERY_OPERATIONS_MAX = 2_000_000
 
 
 class DryRun(msgspec.Struct, frozen=True):
@@ -55,6 +52,7 @@ class Executor:
         self._registry = registry
         self._rules = Rules(network.network_id, network.parameters, engine, registry)
         self._contracts_hash = engine.contracts_hash()
+        self.queries = Queries(network.network_id, engine)
         self._cache = ValueCache()
         # What was forgotten before lies there as graves, over which LevelDB would walk at every block.
         self._requests_from_ms = 0
@@ -429,21 +427,6 @@ class Executor:
         receipt = decode_own(attempt.receipt(transaction.tx_id), Receipt, size_max=RECEIPT_SIZE_MAX)
         return DryRun(receipt, attempt.details, attempt.operations, run.overlay.write_set())
 
-    def query(self, view: LedgerView, contract: str, name: str, args: dict[str, Any]) -> Any:
-        """Return a query's answer, in plain values, on the state of `view` (of the head, or of a past height).
-
-        Raise NotFound (unknown_contract, unknown_method, block_pruned), RejectedTransaction (invalid_arguments,
-        query_refused with the contract's code as `reason` in the details).
-        """
-        head = view.head
-        env = Environment(self._rules.network, head.height, head.time_ms, "", bytes(32), encode)
-        try:
-            return self._engine.query(Overlay(view), _Events(view), env, contract, name, args, QUERY_OPERATIONS_MAX)
-        except CallError as error:
-            raise _query_error(error) from error
-        except Revert as revert:
-            raise RejectedTransaction("query_refused", str(revert), reason=revert.code) from revert
-
     # --- what must be open -------------------------------------------------------------------------------
 
     def _read_bucket(self, path: bytes) -> bytes | None:
@@ -465,23 +448,6 @@ class Executor:
         return self._admission
 
 
-class _Events:
-    """The events of a view as contracts see them."""
-
-    def __init__(self, view: LedgerView) -> None:
-        self._view = view
-
-    def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventRecord]]:
-        """Return up to `limit` (height, event) under `topic`, oldest first; raise what the store raises."""
-        try:
-            found = self._view.events(topic, from_height, to_height, limit)
-        except HansaError as error:
-            raise HostFailure from error
-        return [
-            (height, EventRecord(event.contract, event.name, event.topics, event.data)) for height, event in found
-        ]
-
-
 def fits(run: BlockRun, transaction: Transaction, calls_max: int, bytes_max: int, halvings: int) -> bool:
     """Whether the block has room for the transaction's calls and bytes; a block's first one always fits."""
     if not run.transactions:
@@ -489,11 +455,3 @@ def fits(run: BlockRun, transaction: Transaction, calls_max: int, bytes_max: int
     calls = run.calls + len(transaction.body.calls)
     size_bytes = run.size_bytes + len(transaction.data)
     return calls <= calls_max >> halvings and size_bytes <= bytes_max >> halvings
-
-
-def _query_error(error: CallError) -> HansaError:
-    if error.code in ("unknown_contract", "unknown_method"):
-        return NotFound(error.code, error.message)
-    if error.code == "invalid_arguments":
-        return RejectedTransaction(error.code, error.message)
-    return RejectedTransaction("query_refused", error.message, reason=error.code)

@@ -47,13 +47,6 @@ T = TypeVar("T")
 
 FETCH_TIMEOUT_S = 1.0
 """Shorter than the base time-out: a block whose bytes nobody has must not look like a long execution."""
-GATHER_MS_MAX = 100
-"""After a block of more than GATHER_ABOVE transactions comes a pause of twice the time that it took, at most this.
-
-Why: a block costs every member some milliseconds however small it is. A busy network spends them on fuller blocks;
-whoever sends one transaction at a time into a quiet one never waits, nor does anybody once as many wait as it had.
-"""
-GATHER_ABOVE = 4
 
 
 class Chain:
@@ -92,9 +85,6 @@ class Chain:
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
         self._head = head_of(store.head, deciders(store.snapshot()))
-        self._begun = (b"", 0)
-        self._gather_until_ms = 0
-        self._gather_for = 0
         self.last_block_transactions = 0
         """How many the head holds, of those that this node applied since its start."""
         self._log = structlog.get_logger("chain")
@@ -119,9 +109,6 @@ class Chain:
 
     async def build(self, effect: BuildPayload) -> PayloadBuilt:
         """A block on the head, at hand under its digest; without digest when there is nothing to build."""
-        pause_ms = self._gather_until_ms - self._clock.now_ms()
-        if pause_ms > 0 and self._bodies.waiting_count() < self._gather_for:
-            await asyncio.sleep(pause_ms * 0.001)
         async with self._at_head():
             nothing = PayloadBuilt(effect.height, effect.view, None, None)
             if (effect.height, effect.parent) != (self._head.height + 1, self._head.digest):
@@ -140,7 +127,6 @@ class Chain:
             if executed is None:
                 return nothing
             self._keep(executed, started_ms)
-            self._begun = (executed.digest, started_ms)
             return PayloadBuilt(effect.height, effect.view, executed.digest, encode(executed.proposal))
 
     async def check(self, effect: CheckPayload) -> PayloadChecked:
@@ -342,13 +328,7 @@ class Chain:
     def _moved(self, executed: ExecutedBlock, record: HeadRecord, view: StoreView) -> None:
         """The block is durable: it is the head."""
         self._head = head_of(record, self._head.members)
-        digest, begun_ms = self._begun
-        count = len(executed.proposal.wire_ids)
-        self.last_block_transactions = count
-        if digest == executed.digest and count > GATHER_ABOVE:
-            now_ms = self._clock.now_ms()
-            self._gather_for = count
-            self._gather_until_ms = now_ms + min(2 * (now_ms - begun_ms), GATHER_MS_MAX)
+        self.last_block_transactions = len(executed.proposal.wire_ids)
         self._executed.clear()
         self._suspects.clear()
         self._misfits.clear()

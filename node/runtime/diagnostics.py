@@ -37,6 +37,7 @@ _STATE_KEY: Final = re.compile(r"; key .*", re.DOTALL)
 _VALUE_HASHES: Final = ("our_value_hash", "their_value_hash")
 LIBRARIES: Final = (
     "cryptography",
+    "httptools",
     "litestar",
     "msgpack",
     "msgspec",

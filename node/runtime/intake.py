@@ -106,13 +106,13 @@ class Intake:
         """Judge raw transactions from a peer; one verdict each, in order."""
         verdicts: list[Verdict] = []
         fresh = False
-        judged = await self._judge(transactions, self._mempool.room())
+        judged = await self._judge(transactions, self._mempool.room(promised=True))
         now_ms, time_ms = self._clock.now_ms(), self._clock.time_ms()
         for transaction in judged:
             try:
                 if isinstance(transaction, HansaError):
                     raise transaction
-                added = self._admit(transaction, now_ms, time_ms)
+                added = self._admit(transaction, now_ms, time_ms, promised=True)
                 fresh = fresh or added in (Added.NEW, Added.MERGED)
                 verdicts.append(Verdict.REFUSED if added is Added.FINAL else Verdict.ACCEPTED)
             except Unavailable:
@@ -165,7 +165,7 @@ class Intake:
                 if isinstance(settled, Ending):
                     ended[transaction.tx_id] = settled
                 elif settled is None:
-                    self._mempool.add(transaction, self._clock.now_ms())
+                    self._mempool.add(transaction, self._clock.now_ms(), promised=True)
             except Unavailable:
                 break
             except RejectedTransaction:
@@ -252,9 +252,9 @@ class Intake:
             return True
         return self._executor.admission(transaction, self._clock.time_ms()) is not None
 
-    def _admit(self, transaction: Transaction, now_ms: int, time_ms: int) -> Added:
+    def _admit(self, transaction: Transaction, now_ms: int, time_ms: int, *, promised: bool = False) -> Added:
         """The transaction waits or is final; raise RejectedTransaction or Unavailable."""
         height = self._executor.admission(transaction, time_ms)
         if height is not None:
             return Added.FINAL
-        return self._mempool.add(transaction, now_ms)
+        return self._mempool.add(transaction, now_ms, promised=promised)

@@ -1,6 +1,8 @@
 """What Prometheus reads of this node. Every number is read when asked for, or counted when it happens."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -30,6 +32,17 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """`name` shows what `read` returns at the time of asking."""
         Gauge(name, text, registry=self._registry).set_function(read)
+
+    def with_key_ages(self, made_ms: Mapping[str, int], time_ms: Callable[[], int]) -> Self:
+        """Return these metrics; `hansa_KIND_key_age_seconds` shows from now on how long ago each key was made."""
+
+        def age_s(kind: str) -> float:
+            return max(0, time_ms() - made_ms[kind]) / 1000
+
+        for kind in made_ms:
+            text = f"Seconds since this node's {kind} key was made"
+            self.gauge(f"hansa_{kind}_key_age_seconds", text, functools.partial(age_s, kind))
+        return self
 
     def on_applied(self, executed: ExecutedBlock) -> None:
         """A block was applied."""

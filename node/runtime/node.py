@@ -101,7 +101,7 @@ class Node:
         self._store = open_store(config, network, self._executor, *opened)
         # No part may keep a view for long: what a view may show, the disk cannot give back.
         self._executor.open(self._store.snapshot())
-        self._metrics = Metrics()
+        self._metrics = Metrics().with_key_ages(outside.keys_made_ms, outside.clock.time_ms)
         self._disk = DiskSpace(
             config.disk, lambda: outside.disk_free(config.data_dir), self._threads, self._judge_standing
         )

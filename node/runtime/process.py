@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -15,7 +16,7 @@ import structlog
 import uvloop
 
 from node.config import NodeConfig, load_network, load_node
-from node.keys import find_passphrase, read_key_file
+from node.keys import find_passphrase, key_made_ms, read_key_file
 from node.runtime.node import Node
 from node.runtime.surroundings import this_machine
 
@@ -46,7 +47,8 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     network = load_network(config.network_file)
     _set_up_log(config)
     secret = find_passphrase(os.environ, config.passphrase_file, passphrase)
-    _, voting_key = read_key_file(config.keys_dir / "voting.key", secret, kind="voting", id=config.member)
+    voting_file, tls_file = config.keys_dir / "voting.key", config.keys_dir / "tls.key"
+    voting, voting_key = read_key_file(voting_file, secret, kind="voting", id=config.member)
     # To these the member rotated since, or will (docs/governance.md); the ledger says which one signs.
     further = [
         read_key_file(path, secret, kind="voting", id=config.member)[1]
@@ -56,14 +58,15 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
         read_key_file(path, secret, kind="tls", id=config.member)[1]
         for path in sorted(config.keys_dir.glob(f"tls-{FURTHER}.key"))
     ]
-    _, tls_key = read_key_file(config.keys_dir / "tls.key", secret, kind="tls", id=config.member)
+    tls, tls_key = read_key_file(tls_file, secret, kind="tls", id=config.member)
+    made_ms = {"voting": key_made_ms(voting_file, voting), "tls": key_made_ms(tls_file, tls)}
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
 
     async def main() -> int:
         while True:
-            outside = this_machine(config, network, voting_key, tls_key, further, further_tls)
-            node = Node(config, network, outside)
+            machine = this_machine(config, network, voting_key, tls_key, further, further_tls)
+            node = Node(config, network, dataclasses.replace(machine, keys_made_ms=made_ms))
             for name in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(name, node.stop)
             code = await node.run(_settle)

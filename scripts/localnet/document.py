@@ -21,7 +21,7 @@ from scripts.localnet.open_loop import LoadReport
 if TYPE_CHECKING:
     from scripts.localnet.measuring import Run
 
-LIBRARIES = ("msgpack", "msgspec", "pynacl", "plyvel", "uvloop", "litestar", "uvicorn")
+LIBRARIES = ("httptools", "msgpack", "msgspec", "pynacl", "plyvel", "uvloop", "litestar", "uvicorn")
 RATIOS: dict[str, Callable[["Case"], float]] = {
     "final/s": lambda case: case.final_per_s,
     "peak/s": lambda case: 0.0 if case.peak_per_s is None else case.peak_per_s.median,

@@ -20,6 +20,7 @@ def measure(directory: Path) -> dict[str, float]:
             "ed25519_verify_us": _verify(),
             "ed25519_sign_us": _sign(),
             "sha256_200_bytes_us": _sha256(),
+            "python_100_calls_us": _interpreter(),
             "fdatasync_4_kb_us": _fdatasync(Path(scratch)),
             "leveldb_synced_batch_of_4000_puts_ms": round(_leveldb(Path(scratch)) / 1000, 2),
             "cores": float(os.cpu_count() or 1),
@@ -46,6 +47,22 @@ def _sign() -> float:
 def _sha256() -> float:
     data = b"x" * 200
     return _each_us(lambda: hashlib.sha256(data).digest(), 50_000)
+
+
+def _interpreter() -> float:
+    """What the same Python source costs differs by a third between builds of one version of the interpreter."""
+    table: dict[int, tuple[int, object]] = {}
+
+    def step(number: int) -> int:
+        table[number & 63] = (number, table.get(number >> 1 & 63) is None)
+        return number + 1
+
+    def calls() -> None:
+        number = 0
+        for _ in range(100):
+            number = step(number)
+
+    return _each_us(calls, 2_000)
 
 
 def _fdatasync(scratch: Path) -> float:

@@ -172,7 +172,7 @@ class Ledger:
     def balance(self, account: str, at: int | None = None) -> int:
         """The balance by the contract's own query."""
         view = self.store.snapshot()
-        answer = self.executor.query(
+        answer = self.executor.queries.answer(
             view if at is None else view.at(at), "settlement", "balance", {"account": account}
         )
         balance: int = answer["balance"]

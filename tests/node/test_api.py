@@ -354,7 +354,9 @@ async def test_a_connection_that_never_completes_a_request_is_closed(node: Memor
 
     trickling = asyncio.create_task(trickle())
     assert await asyncio.wait_for(silent.read(), 3) == b""
-    assert await asyncio.wait_for(slow.read(), 3) == b""
+    # Closed while a byte lies there unread: the system tells the sender that it was reset.
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(slow.read(), 3) == b""
     assert not trickling.done(), "closed while bytes still came"
     trickling.cancel()
     for writer in (silent_writer, slow_writer):

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction, StoreError
-from node.executor import Executor
+from node.executor import Executor, NotBrief
+from node.executor import queries as queries_module
 from node.ledger import Call, Proposal, Transaction
 from tests.node.ledger_world import BANKS, ENGINE, HOUR_MS, Ledger, decoded, key_of, network, transfer
 
@@ -366,8 +367,37 @@ def test_queries_that_cannot_be_asked(
     ledger: Ledger, contract: str, name: str, args: dict[str, Any], kind: type[Any], code: str
 ) -> None:
     with pytest.raises(kind) as caught:
-        ledger.executor.query(ledger.store.snapshot(), contract, name, args)
+        ledger.executor.queries.answer(ledger.store.snapshot(), contract, name, args)
     assert caught.value.code == code
+
+
+def test_a_brief_answer_is_the_answer_and_what_takes_longer_is_not_answered_briefly(ledger: Ledger) -> None:
+    """What reads rows or events, or runs on and on, would hold up the event loop that asks briefly."""
+    ledger.open_accounts("A", "B", funds=100)
+    view, queries = ledger.store.snapshot(), ledger.executor.queries
+    for name, args in (("balance", {"account": "A"}), ("account", {"account": "B"})):
+        assert queries.brief_answer(view, "settlement", name, args) == queries.answer(
+            view, "settlement", name, args
+        )
+    for contract, name, args in (("membership", "members", {}), ("settlement", "statement", {"account": "A"})):
+        queries.answer(view, contract, name, args)
+        with pytest.raises(NotBrief):
+            queries.brief_answer(view, contract, name, args)
+    with pytest.raises(RejectedTransaction) as refused:
+        queries.brief_answer(view, "settlement", "balance", {"account": "C"})
+    assert refused.value.details["reason"] == "account_not_found"
+    with pytest.raises(NotFound, match="unknown_method"):
+        queries.brief_answer(view, "settlement", "transfer", {})
+
+
+@pytest.mark.parametrize("operations", [0, 7])
+def test_a_brief_answer_stays_within_its_operations(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, operations: int
+) -> None:
+    ledger.open_accounts("A", "B", funds=100)
+    monkeypatch.setattr(queries_module, "BRIEF_OPERATIONS_MAX", operations)
+    with pytest.raises(NotBrief):
+        ledger.executor.queries.brief_answer(ledger.store.snapshot(), "settlement", "balance", {"account": "A"})
 
 
 def test_a_failing_disk_is_never_an_outcome_of_a_call(ledger: Ledger) -> None:

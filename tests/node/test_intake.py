@@ -81,10 +81,23 @@ async def test_what_finds_no_room_is_refused_before_its_signatures_are_verified(
     verified = world.threads.verified
     late = world.new("bank-a")
     assert await world.submit(late, late) == ["queue_full"] * 2
-    assert await world.intake.from_peer("bank-b", [late.data]) == [Verdict.LATER], "its peer may bring it again"
     assert world.threads.verified == verified
     world.pool.applied(1, world.ledger.now_ms, full[:1], 0, 0)
     assert await world.submit(late) == ["pending"]
+
+
+async def test_what_a_peer_has_promised_finds_room_where_clients_are_refused(world: World) -> None:
+    """Every node was full of what its own clients sent, and lacked what the others put into their proposals."""
+    banks = ("bank-a", "bank-b", "bank-c", "bank-d")
+    assert await world.submit(*[world.new(bank) for bank in banks]) == ["pending"] * POOL
+    assert await world.submit(world.new("bank-a")) == ["queue_full"]
+    told = [world.new(bank).data for bank in banks[:2]]
+    assert await world.intake.from_peer("bank-b", told) == [Verdict.ACCEPTED] * 2
+    verified = world.threads.verified
+    late = world.new("bank-c").data
+    assert await world.intake.from_peer("bank-b", [late]) == [Verdict.LATER], "its peer may bring it again"
+    assert world.threads.verified == verified
+    assert await world.submit(world.new("bank-d")) == ["queue_full"], "what is promised elsewhere counts too"
 
 
 async def test_one_request_counts_its_own_transactions(world: World) -> None:
@@ -92,10 +105,10 @@ async def test_one_request_counts_its_own_transactions(world: World) -> None:
     outcomes = await world.submit(*[world.new("bank-a") for _ in range(6)])
     assert outcomes == ["pending"] * 2 + ["too_many_from_sender"] * 4
     assert world.threads.verified == 2
-    others = [world.new(bank) for bank in ("bank-b", "bank-c", "bank-d")]
+    others = [world.new("bank-b") for _ in range(5)]
     verdicts = await world.intake.from_peer("bank-b", [item.data for item in others])
-    assert verdicts == [Verdict.ACCEPTED] * 2 + [Verdict.LATER]
-    assert world.threads.verified == 4
+    assert verdicts == [Verdict.ACCEPTED] * 3 + [Verdict.LATER] * 2
+    assert world.threads.verified == 5
 
 
 async def test_what_is_refused_takes_no_room_from_the_next_request(world: World) -> None:

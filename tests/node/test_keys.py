@@ -20,6 +20,7 @@ from node.keys import (
     certificate_key,
     find_passphrase,
     key_fingerprint,
+    key_made_ms,
     pin,
     read_key_file,
     read_key_info,
@@ -30,6 +31,13 @@ from node.keys import (
 )
 
 KEY = SigningKey(bytes(range(32)))
+OLD_FILE = (
+    b'{"hansa_key": 1, "kind": "principal", "id": "bank-a",'
+    b' "public_key": "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8",'
+    b' "kdf": {"name": "argon2id", "passes": 1, "memory_bytes": 8192, "salt": "5d915fb026dd923ed400f278dbf8b0ec"},'
+    b' "box": "c71df8e7f01c2b4255662f8be26b42bdc8cf79c7ae1dcca5a408f7656d9e386a41538fba3963ab186dd383dbdfe0aa3f0c32'
+    b'65c048d14c33ffdcbb5dcc6549639c5753b885a3b3441f56bd004ae2e999caf82908c0770951f0de393c97a957d1d070ea"}'
+)
 
 
 # --- signatures ---
@@ -102,6 +110,44 @@ def test_whoever_guesses_a_passphrase_pays_for_each_guess(key_file: Path) -> Non
     assert cost["passes"] >= 2
 
 
+def test_a_date_before_1970_is_a_date_all_the_same(tmp_path: Path) -> None:
+    """What is told of such a file can be written into the next one."""
+    path = tmp_path / "old.key"
+    path.write_bytes(OLD_FILE)
+    path.chmod(0o600)
+    os.utime(path, ns=(0, -(10**18)))
+    assert key_made_ms(path, read_key_info(path)) == 0
+
+
+@pytest.mark.slow
+def test_a_file_that_travels_costs_a_guess_more(tmp_path: Path) -> None:
+    write_key_file(tmp_path / "x", KEY, kind="tls", id="bank-a", passphrase="p", travels=True)
+    cost = json.loads((tmp_path / "x").read_text())["kdf"]
+    assert (cost["memory_bytes"], cost["passes"]) == (256 * 1024 * 1024, 3)
+
+
+def test_a_key_keeps_the_time_when_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nacl.pwhash.argon2id.MEMLIMIT_INTERACTIVE", 8_192)
+    monkeypatch.setattr("node.keys.time.time_ns", lambda: 1_750_000_000_123_456_789)
+    path = tmp_path / "a.key"
+    write_key_file(path, KEY, kind="tls", id="bank-a", passphrase="p")
+    assert read_key_info(path).created_at_ms == 1_750_000_000_123
+    write_key_file(path, KEY, kind="tls", id="bank-a", passphrase="new", replace=True, created_at_ms=7)
+    info, _ = read_key_file(path, "new")
+    assert (info.created_at_ms, key_made_ms(path, info)) == (7, 7)
+
+
+def test_a_file_from_before_that_was_kept_is_opened_and_has_its_own_date(tmp_path: Path) -> None:
+    """Written by the release before: the box repeats kind and id only."""
+    path = tmp_path / "old.key"
+    path.write_bytes(OLD_FILE)
+    path.chmod(0o600)
+    os.utime(path, ns=(0, 1_700_000_000_000_000_000))
+    info, key = read_key_file(path, "p", kind="principal", id="bank-a")
+    assert (key.public, info.created_at_ms) == (KEY.public, None)
+    assert key_made_ms(path, info) == 1_700_000_000_000
+
+
 def test_a_wrong_passphrase_is_told(key_file: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         read_key_file(key_file, "wrong horse")
@@ -148,6 +194,9 @@ def test_a_key_that_others_can_read_is_refused(key_file: Path, mode: int) -> Non
         lambda text: {**text, "public_key": SigningKey(b"x" * 32).public.hex()},
         lambda text: {**text, "id": "bank-b"},
         lambda text: {**text, "kind": "tls"},
+        lambda text: {**text, "created_at_ms": text["created_at_ms"] + 1},
+        lambda text: {**text, "created_at_ms": None},
+        lambda text: {name: value for name, value in text.items() if name != "created_at_ms"},
     ],
 )
 def test_the_envelope_cannot_be_exchanged(key_file: Path, damage: Callable[[Any], Any]) -> None:

@@ -150,8 +150,9 @@ async def test_old_blocks_are_archived_and_gone_and_their_headers_stay(
         store.block(BLOCKS + 1)
     statement = {"account": "C-1", "from_height": 20, "to_height": BLOCKS}
     with pytest.raises(NotFound, match="block_pruned"):
-        ledger.executor.query(store.snapshot(), "settlement", "statement", statement)
-    whole = ledger.executor.query(store.snapshot(), "settlement", "statement", {**statement, "from_height": 26})
+        ledger.executor.queries.answer(store.snapshot(), "settlement", "statement", statement)
+    rest = {**statement, "from_height": 26}
+    whole = ledger.executor.queries.answer(store.snapshot(), "settlement", "statement", rest)
     assert [entry["height"] for entry in whole["entries"]] == [26, 27, 28, 29, 30]
     # The state, its past and a reopened store know nothing of it.
     assert ledger.balance("C-1", at=10) == 1_000 - sum(range(2, 11))

@@ -188,7 +188,7 @@ def test_a_view_does_not_move_while_blocks_are_applied(ledger: Ledger) -> None:
     ledger.open_accounts("A", "B", funds=100)
     view = ledger.store.snapshot()
     ledger.decide(block(ledger, 1))
-    query = ledger.executor.query
+    query = ledger.executor.queries.answer
     assert query(view, "settlement", "balance", {"account": "B"})["balance"] == 100
     assert view.head.height == 1
     assert not view.events("settlement/account/B", 2, 9, 10)

@@ -1,0 +1,206 @@
+"""`hansa keys list|export|import`: how old keys are, and how they go to another place."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.cli.main import main
+from node.config import NodeConfig
+from node.config.writing import dump_node
+from node.keys import SigningKey, read_key_file, read_key_info, write_key_file
+from node.runtime.metrics import Metrics
+
+PHRASE, EXPORT_PHRASE = "correct horse", "battery staple"
+DAY_MS = 86_400_000
+
+
+class Place:
+    """A directory with a member's keys, and the commands there."""
+
+    def __init__(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.path = path
+        self.export_phrase = path / "export-passphrase"
+        self.export_phrase.write_text(EXPORT_PHRASE + "\n")
+        self.export_phrase.chmod(0o600)
+        self._capsys = capsys
+
+    def hansa(self, *arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        captured = self._capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    def key(self, name: str, kind: Any, id: str, age_ms: int = 0) -> SigningKey:
+        """A key file in `keys/` that was made so long ago."""
+        key = SigningKey.generate()
+        made_ms = time.time_ns() // 1_000_000 - age_ms
+        path = self.path / "keys" / name
+        write_key_file(path, key, kind=kind, id=id, passphrase=PHRASE, created_at_ms=made_ms)
+        return key
+
+    def exports(self, name: str, out: Path) -> tuple[int, str, str]:
+        phrase = ("--export-passphrase-file", str(self.export_phrase))
+        return self.hansa("keys", "export", str(self.path / "keys" / name), "--out", str(out), *phrase)
+
+    def imports(self, file: Path, directory: Path, *more: str) -> tuple[int, str, str]:
+        phrase = ("--export-passphrase-file", str(self.export_phrase))
+        return self.hansa("keys", "import", str(file), "--dir", str(directory), *phrase, *more)
+
+
+@pytest.fixture
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Place:
+    for name in ("HANSA_DIR", "HANSA_PASSPHRASE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for cost in ("INTERACTIVE", "MODERATE"):
+        monkeypatch.setattr(f"nacl.pwhash.argon2id.OPSLIMIT_{cost}", 1)
+        monkeypatch.setattr(f"nacl.pwhash.argon2id.MEMLIMIT_{cost}", 8_192)
+    monkeypatch.setenv("HANSA_PASSPHRASE", PHRASE)
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    return Place(here, capsys)
+
+
+def test_the_list_says_whose_keys_these_are_how_old_and_how_kept(place: Place) -> None:
+    code, _, err = place.hansa("keys", "list", "--dir", str(place.path))
+    assert (code, "key_file_unreadable" in err) == (2, True)
+    place.key("voting.key", "voting", "bank-a", 40 * DAY_MS)
+    place.key("tls.key", "tls", "bank-a", DAY_MS + 5)
+    place.key("bank-a.treasury.key", "principal", "bank-a/treasury", 90 * 60_000)
+    code, out, err = place.hansa("keys", "list", "--dir", str(place.path))
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line for line in out.splitlines() if "bank-a" in line}
+    assert [" ".join(rows[kind].split()[1:5]) for kind in ("voting", "tls", "principal")] == [
+        "bank-a 40 days yes",
+        "bank-a 1 day yes",
+        "bank-a/treasury 1 hour yes",
+    ]
+
+
+def test_an_older_file_tells_at_least_its_own_date(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.key("tls.key", "tls", "bank-a")
+    path = place.path / "keys" / "tls.key"
+    document = json.loads(path.read_text())
+    del document["created_at_ms"]
+    path.write_text(json.dumps(document))
+    long_ago_ns = time.time_ns() - 3 * DAY_MS * 1_000_000
+    os.utime(path, ns=(long_ago_ns, long_ago_ns))
+    assert "at least 3 days" in place.hansa("keys", "list", "--dir", str(place.path))[1]
+    shown = json.loads(place.hansa("keys", "show", str(path), "--json")[1])
+    assert (shown["created_from"], shown["encrypted"]) == ("file", True)
+    assert abs(shown["created_at_ms"] - long_ago_ns // 1_000_000) <= 1
+
+
+def test_a_metric_shows_the_age_of_the_nodes_keys() -> None:
+    now_ms = [10_000]
+    metrics = Metrics().with_key_ages({"voting": 4_000, "tls": 20_000}, lambda: now_ms[0])
+    assert "hansa_voting_key_age_seconds 6.0" in metrics.text().decode()
+    now_ms[0] = 25_000
+    lines = metrics.text().decode().splitlines()
+    assert {"hansa_voting_key_age_seconds 21.0", "hansa_tls_key_age_seconds 5.0"} <= set(lines)
+
+
+def test_a_key_goes_to_another_place_and_keeps_its_age(place: Place, tmp_path: Path) -> None:
+    key = place.key("bank-a.treasury.key", "principal", "bank-a/treasury", 40 * DAY_MS)
+    before = (place.path / "keys" / "bank-a.treasury.key").read_bytes()
+    parcel, there = tmp_path / "parcel", tmp_path / "there"
+    code, out, err = place.exports("bank-a.treasury.key", parcel)
+    assert (code, "40 days" in out, err) == (0, True, "")
+    assert parcel.stat().st_mode & 0o777 == 0o600
+    assert read_key_file(parcel, EXPORT_PHRASE)[1].public == key.public
+    assert PHRASE.encode() not in parcel.read_bytes()
+    code, out, err = place.imports(parcel, there)
+    assert (code, "40 days" in out, err) == (0, True, "")
+    info, again = read_key_file(there / "keys" / "bank-a.treasury.key", PHRASE)
+    assert (again.seed, info.id) == (key.seed, "bank-a/treasury")
+    assert (place.path / "keys" / "bank-a.treasury.key").read_bytes() == before
+
+
+def test_nothing_is_ever_overwritten(place: Place, tmp_path: Path) -> None:
+    place.key("tls.key", "tls", "bank-a")
+    parcel, there = tmp_path / "parcel", tmp_path / "there"
+    parcel.write_bytes(b"mine")
+    code, _, err = place.exports("tls.key", parcel)
+    assert (code, "key_file_exists" in err, parcel.read_bytes()) == (2, True, b"mine")
+    parcel.unlink()
+    assert place.exports("tls.key", parcel)[0] == 0
+    assert place.imports(parcel, there)[0] == 0
+    before = (there / "keys" / "tls.key").read_bytes()
+    code, _, err = place.imports(parcel, there)
+    assert (code, "key_file_exists" in err) == (2, True)
+    assert (there / "keys" / "tls.key").read_bytes() == before
+
+
+def test_an_imported_voting_key_has_no_right_from_genesis(place: Place, tmp_path: Path) -> None:
+    """A mark of an unused key that was moved away must not pass to the one that comes: it may have voted."""
+    place.key("voting.key", "voting", "bank-a")
+    parcel, there = tmp_path / "parcel", tmp_path / "there"
+    assert place.exports("voting.key", parcel)[0] == 0
+    assert place.hansa("init", "--member", "bank-a", "--dir", str(there))[0] == 0
+    assert (there / "keys" / "voting.unused").exists()
+    (there / "keys" / "voting.key").rename(tmp_path / "moved-away")
+    code, _, err = place.imports(parcel, there)
+    assert (code, "never run two nodes with it" in err) == (0, True)
+    assert sorted(os.listdir(there / "keys")) == ["bank-a.key", "tls.key", "voting.key"]
+
+
+def test_the_mark_of_an_unused_key_gives_no_right_to_one_that_was_copied_over_it(
+    place: Place, tmp_path: Path
+) -> None:
+    """Without `keys import` nobody takes the mark away: it must speak of the key that was made here alone."""
+    directory, network = tmp_path / "fresh", tmp_path / "agreed.toml"
+    line = ("init", "--member", "bank-a", "--dir", str(directory), "--listen", "127.0.0.1:1")
+    assert place.hansa(*line)[0] == 0
+    mark = directory / "keys" / "voting.unused"
+    used = SigningKey.generate()
+    for name, key in (("voting.key", used), ("tls.key", SigningKey.generate())):
+        path = directory / "keys" / name
+        path.unlink()
+        write_key_file(path, key, kind=name.removesuffix(".key"), id="bank-a", passphrase=PHRASE)  # type: ignore[arg-type]
+    tls = read_key_info(directory / "keys" / "tls.key").public_key.hex()
+    network.write_text(
+        '[network]\nname = "pilot"\n[[members]]\nid = "bank-a"\nrole = "validator"\naddress = "127.0.0.1:1"\n'
+        f'voting_key = "{used.public.hex()}"\ntls_key = "{tls}"\n'
+    )
+    joined = json.loads(place.hansa(*line, "--network", str(network), "--json")[1])
+    assert (joined["may_vote"], mark.exists(), (directory / "data").exists()) == (False, True, False)
+
+
+def test_a_foreign_a_damaged_and_a_wrongly_opened_key_are_refused(place: Place, tmp_path: Path) -> None:
+    place.key("tls.key", "tls", "bank-a")
+    parcel, there = tmp_path / "parcel", tmp_path / "there"
+    assert place.exports("tls.key", parcel)[0] == 0
+    there.mkdir()
+    paths = (Path("data"), Path("keys"), Path("network.toml"))
+    (there / "node.toml").write_text(dump_node(NodeConfig("bank-b", *paths, "127.0.0.1:1", "127.0.0.1:2")))
+    code, _, err = place.imports(parcel, there)
+    assert (code, "wrong_key" in err, (there / "keys").exists()) == (2, True, False)
+    place.export_phrase.write_text("something else")
+    code, _, err = place.imports(parcel, tmp_path / "else")
+    assert (code, "wrong_passphrase" in err, (tmp_path / "else").exists()) == (2, True, False)
+    parcel.write_bytes(parcel.read_bytes()[:-9])
+    assert "key_file_invalid" in place.imports(parcel, tmp_path / "else")[2]
+
+
+def test_without_a_terminal_or_a_file_no_export_passphrase_is_made_up(place: Place, tmp_path: Path) -> None:
+    place.key("tls.key", "tls", "bank-a")
+    code, _, err = place.hansa("keys", "export", str(place.path / "keys" / "tls.key"), "--out", str(tmp_path / "x"))
+    assert (code, "export_passphrase_missing" in err, "--export-passphrase-file" in err) == (2, True, True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_stick_that_is_not_there_gets_no_key_on_this_machine_instead(place: Place, tmp_path: Path) -> None:
+    place.key("tls.key", "tls", "bank-a")
+    code, _, err = place.exports("tls.key", tmp_path / "stick" / "tls.export")
+    assert (code, "there is no such directory" in err, (tmp_path / "stick").exists()) == (2, True, False)
+
+
+def test_an_import_may_name_its_own_file(place: Place, tmp_path: Path) -> None:
+    place.key("bank-a.key", "principal", "bank-a")
+    assert place.exports("bank-a.key", tmp_path / "parcel")[0] == 0
+    assert place.imports(tmp_path / "parcel", tmp_path, "--out", str(tmp_path / "anna.key"))[0] == 0
+    assert read_key_info(tmp_path / "anna.key").id == "bank-a"
