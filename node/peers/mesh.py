@@ -279,7 +279,6 @@ class Peers:
         known_by = self._members.get(member.id, member).tls_key
         account = self._accounts[member.id]
         context = self._shown.client(former=account.shows_former)
-        account.shows_former = not account.shows_former
         self._unproven.add(link)
         try:
             async with asyncio.timeout(self._timing.connect_s):
@@ -291,6 +290,8 @@ class Peers:
                     server_hostname=server_name(known_by),
                     ssl_handshake_timeout=self._timing.connect_s,
                 )
+            # A refused key shows only now: the handshake has come to its end on this side.
+            account.shows_former = not account.shows_former
             await self._await_greeting(link)
         except asyncio.CancelledError:
             link.abort("closed", "the attempt was given up")
