@@ -96,6 +96,24 @@ def node_option(command: F) -> F:
     return option(directory_option(command))
 
 
+def calls_options(command: F) -> F:
+    """A call or a file of calls, as `method`, `arguments`, `calls_file` and `mode`."""
+    options = (
+        click.argument("method", required=False, metavar="[CONTRACT.METHOD]"),
+        click.argument("arguments", nargs=-1, metavar="[NAME=VALUE …]"),
+        click.option(
+            "--file",
+            "calls_file",
+            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+            help='Calls, one JSON object a line: {"call": "CONTRACT.METHOD", "args": {…}}; - is stdin.',
+        ),
+        click.option("--mode", type=click.Choice(["atomic", "each"]), default="atomic", show_default=True),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def connect(nodes: Sequence[str], directory: Directory, patience_s: float = 1.0) -> Client:
     """A client of the given nodes, or of the directory's own."""
     urls = list(nodes)

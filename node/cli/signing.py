@@ -16,6 +16,7 @@ from node.cli.files import replace_file, write_new
 from node.cli.options import (
     Directory,
     Duration,
+    calls_options,
     connect,
     directory_option,
     key_of,
@@ -52,15 +53,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.argument("method", required=False, metavar="[CONTRACT.METHOD]")
-@click.argument("arguments", nargs=-1, metavar="[NAME=VALUE …]")
-@click.option(
-    "--file",
-    "calls_file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help='Calls, one JSON object a line: {"call": "CONTRACT.METHOD", "args": {…}}; - is stdin.',
-)
-@click.option("--mode", type=click.Choice(["atomic", "each"]), default="atomic", show_default=True)
+@calls_options
 @click.option(
     "--as", "sender", required=True, metavar="PRINCIPAL", help="Who acts, and whose policy says who signs."
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from node.cli.files import write_new
-from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
+from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option, signing_keys
 from node.cli.output import Output, message, show_failure
 from node.cli.reading import named
 from node.cli.transaction_files import known_policy, read_transaction_file
@@ -30,15 +30,7 @@ def tx() -> None:
 
 
 @tx.command()
-@click.argument("method", required=False, metavar="[CONTRACT.METHOD]")
-@click.argument("arguments", nargs=-1, metavar="[NAME=VALUE …]")
-@click.option(
-    "--file",
-    "calls_file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help='Calls, one JSON object a line: {"call": "CONTRACT.METHOD", "args": {…}}; - is stdin.',
-)
-@click.option("--mode", type=click.Choice(["atomic", "each"]), default="atomic", show_default=True)
+@calls_options
 @click.option("--as", "sender", metavar="PRINCIPAL", help="Who acts (default: whose key it is).")
 @click.option(
     "--key",

@@ -50,7 +50,7 @@ def _sha256() -> float:
 
 
 def _interpreter() -> float:
-    """What the same Python source costs differs by a third between builds of one version of the interpreter."""
+    """What the same Python source costs differs by a fifth and more between builds of one interpreter."""
     table: dict[int, tuple[int, object]] = {}
 
     def step(number: int) -> int:

@@ -31,16 +31,19 @@ what still grows is the node's own. With the usual day the ledger would grow, by
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """Seconds since the load began, and the resident memory of each node."""
+    """Seconds since the load began, and the resident memory of each node: all of it, and its own without files."""
 
     seconds: float
     rss_mb: tuple[float, ...]
+    own_mb: tuple[float, ...]
 
 
 class Memory(msgspec.Struct, frozen=True):
     """Memory of the nodes over a steady load; of the second half the growth is told, of the worst node.
 
-    The growth is the difference between the means of the first and the last fifth of the second half.
+    The growth is the difference between the means of the first and the last fifth of the second half. `own_…`
+    leaves out pages of files: LevelDB maps its tables, and what of them was read stays resident until the system
+    wants it back.
     """
 
     nodes: int
@@ -52,6 +55,9 @@ class Memory(msgspec.Struct, frozen=True):
     limit_mb: float
     second_half_growth_mb: float
     second_half_growth_percent: float
+    own_peak_mb: float
+    own_second_half_growth_mb: float
+    own_second_half_growth_percent: float
     samples: tuple[Sample, ...]
 
 
@@ -89,7 +95,8 @@ async def measure(layout: Layout, nodes: Nodes, console: Console, shape: Shape) 
     found = _memory(reports, samples)
     console.print(
         f"memory: at most {found.peak_mb:.0f} MB, second half {found.second_half_growth_mb:+.1f} MB"
-        f" ({found.second_half_growth_percent:+.1f} %)"
+        f" ({found.second_half_growth_percent:+.1f} %); without pages of files at most {found.own_peak_mb:.0f} MB,"
+        f" {found.own_second_half_growth_mb:+.1f} MB ({found.own_second_half_growth_percent:+.1f} %)"
     )
     return found
 
@@ -100,8 +107,10 @@ async def _sample(nodes: Nodes, began: float, interval_s: float) -> tuple[Sample
     try:
         while True:
             used = [processes.usage(member.pid) for member in nodes.network.members if member.pid is not None]
-            rss = tuple(round(usage.rss_mb, 1) for usage in used if usage is not None)
-            samples.append(Sample(round(time.monotonic() - began, 1), rss))
+            alive = [usage for usage in used if usage is not None]
+            rss = tuple(round(usage.rss_mb, 1) for usage in alive)
+            own = tuple(round(usage.rss_mb - usage.mapped_mb, 1) for usage in alive)
+            samples.append(Sample(round(time.monotonic() - began, 1), rss, own))
             await asyncio.sleep(interval_s)
     except asyncio.CancelledError:
         return tuple(samples)
@@ -114,18 +123,29 @@ def growth_mb(values: Sequence[float]) -> float:
 
 
 def _memory(reports: Sequence[LoadReport], samples: tuple[Sample, ...]) -> Memory:
-    by_node = list(zip(*(sample.rss_mb for sample in samples), strict=True))
-    second_halves = [values[len(values) // 2 :] for values in by_node]
-    growth, values = max((growth_mb(half), half) for half in second_halves)
+    peak_mb, growth, percent = course([sample.rss_mb for sample in samples])
+    own_peak_mb, own_growth, own_percent = course([sample.own_mb for sample in samples])
     return Memory(
-        nodes=len(by_node),
+        nodes=len(samples[0].rss_mb),
         seconds=samples[-1].seconds,
         transactions=sum(found.final for found in reports),
         final_per_s=round(statistics.median(found.final_per_s for found in reports), 1),
         latency_ms=medians([found.latency_ms for found in reports]),
-        peak_mb=max(max(values) for values in by_node),
+        peak_mb=peak_mb,
         limit_mb=LIMIT_MB,
-        second_half_growth_mb=round(growth, 2),
-        second_half_growth_percent=round(100 * growth / statistics.fmean(values), 2),
+        second_half_growth_mb=growth,
+        second_half_growth_percent=percent,
+        own_peak_mb=own_peak_mb,
+        own_second_half_growth_mb=own_growth,
+        own_second_half_growth_percent=own_percent,
         samples=samples,
     )
+
+
+def course(samples: Sequence[tuple[float, ...]]) -> tuple[float, float, float]:
+    """The peak of all nodes, and of the worst one the growth over the second half, in MB and percent."""
+    by_node = list(zip(*samples, strict=True))
+    second_halves = [values[len(values) // 2 :] for values in by_node]
+    growth, values = max((growth_mb(half), half) for half in second_halves)
+    peak_mb = max(max(values) for values in by_node)
+    return peak_mb, round(growth, 2), round(100 * growth / statistics.fmean(values), 2)

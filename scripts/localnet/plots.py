@@ -48,7 +48,9 @@ def _draw(found: Any, path: Path) -> None:
     elif isinstance(found, Memory):
         seconds = [sample.seconds for sample in found.samples]
         for node in range(found.nodes):
-            axes.plot(seconds, [sample.rss_mb[node] for sample in found.samples], label=f"node {node + 1}")
+            [line] = axes.plot(seconds, [sample.rss_mb[node] for sample in found.samples], label=f"node {node + 1}")
+            own = [sample.own_mb[node] for sample in found.samples]
+            axes.plot(seconds, own, linestyle=":", color=line.get_color(), label=f"node {node + 1}, without files")
         axes.axhline(found.limit_mb, linestyle="--", color="gray", label="limit")
         axes.set(xlabel="seconds", ylabel="resident memory, MB", ylim=(0, None))
     elif isinstance(found, PruningBench):

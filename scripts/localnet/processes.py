@@ -23,10 +23,14 @@ _exit_codes: dict[int, int] = {}
 class Usage(msgspec.Struct, frozen=True):
     """What a process has used since its start: CPU seconds, resident memory now and at its peak (MB), bytes that it
     had the disk write.
+
+    `mapped_mb` of the resident memory are pages of files (tables of LevelDB, libraries), which the system takes
+    back when somebody needs the room.
     """
 
     cpu_s: float
     rss_mb: float
+    mapped_mb: float
     rss_peak_mb: float
     written_bytes: int
 
@@ -126,6 +130,7 @@ def usage(pid: int) -> Usage | None:
     return Usage(
         cpu_s=(int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND,
         rss_mb=int(status["VmRSS"].split()[0]) / 1024,
+        mapped_mb=int(status["RssFile"].split()[0]) / 1024,
         rss_peak_mb=int(status["VmHWM"].split()[0]) / 1024,
         written_bytes=int(written["write_bytes"]),
     )

@@ -125,3 +125,19 @@ async def test_requests_sent_ahead_are_answered_in_order_and_are_bounded(server:
     writer.close()
     assert f"at most {PIPELINED_MAX} requests".encode() in answer
     assert answer.count(b"HTTP/1.1 200") < PIPELINED_MAX
+
+
+async def test_an_upgrade_is_not_made_and_the_request_is_answered(server: ApiServer) -> None:
+    """Java's client asks for HTTP/2 this way with its first request, body and all."""
+    body = b'{"account": "A-1"}'
+    asked = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\n"
+    head = b"POST /v1/query/till/balance HTTP/1.1\r\nhost: x\r\n" + asked
+    answer, writer = await _answered(server, head + b"content-length: %d\r\n\r\n" % len(body) + body)
+    assert not answer.startswith(b"HTTP/1.1 101")
+    assert b'"value"' in answer or b'"error"' in answer
+    writer.close()
+    answer, writer = await _answered(
+        server, ASK.replace(b"host: x\r\n", b"host: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n")
+    )
+    assert answer.startswith(b"HTTP/1.1 200")
+    writer.close()

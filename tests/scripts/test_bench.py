@@ -114,6 +114,9 @@ def test_only_what_lies_within_a_making_counts_for_it() -> None:
 
 def test_growth_is_between_the_ends_of_the_second_half() -> None:
     assert memory_bench.growth_mb([10.0, 10.0, 50.0, 50.0, 12.0]) == 2.0
+    # Of two nodes: the peak of either, the growth of the one that grew.
+    first_half = [(90.0, 80.0)] * 5
+    assert memory_bench.course([*first_half, *[(100.0, 70.0 + grown) for grown in range(5)]]) == (100.0, 4.0, 5.56)
 
 
 def test_without_a_plot_to_draw_none_is_drawn(tmp_path: Path) -> None:
