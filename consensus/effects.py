@@ -10,8 +10,8 @@ The caller's duties, each of them once:
    and is made durable with the first `Persist` that names its digest.
 4. `Applied` and `Synced` are given only after the block is durable.
 5. Time goes forward: `Tick.now_ms` never decreases. Ticks come at least every 100 ms; a jump is a paused process.
-6. Where a list names this member anew (for the first time, again, or with another key), the replica gets neither the
-   head with that list nor anything else: another one is started on it (README 9.3).
+6. Where a list names this member anew (for the first time, again, or with another key), the replica gets neither
+   the head with that list nor anything else: another one is started on it (README 9.3).
 """
 
 from typing import TypeAlias
