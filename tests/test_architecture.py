@@ -53,6 +53,7 @@ IMPURE_MODULES = {
     "time",
     "uuid",
     "uvloop",
+    "zstandard",
 }
 # Each exception is one place that loads or measures contract source, never one that decides an outcome.
 PURITY_EXCEPTIONS: dict[str, set[str]] = {}

@@ -13,6 +13,7 @@ import plyvel
 
 from node.errors import ConfigError, StoreError
 from node.store.log_tail import mend_logs, needs_mending
+from node.store.packing import PACKED_KINDS, may_hold_packed, pack, unpack
 
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 CACHE_BYTES = 32 * 1024 * 1024
@@ -95,17 +96,18 @@ class _Reading:
             if not self._gate.open:
                 raise _closed()
             value: bytes | None = self._get(key, verify_checksums=verify)
-            return value
         except (plyvel.Error, RuntimeError) as error:
             raise _failure(error) from error
         finally:
             inside.pop()
+        return value if value is None or key[0] not in PACKED_KINDS else unpack(value)
 
     def scan(
         self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) for start <= key < end, ascending or descending; read `ahead` rows at a time."""
         gate, inside = self._gate, self._gate.inside
+        packed = may_hold_packed(start, end)
         rows: Any = None
         try:
             while True:
@@ -122,6 +124,8 @@ class _Reading:
                         return
                 finally:
                     inside.pop()
+                if packed:
+                    page = [(key, unpack(value) if key[0] in PACKED_KINDS else value) for key, value in page]
                 yield from page
         except (plyvel.Error, RuntimeError) as error:
             raise _failure(error) from error
@@ -185,7 +189,7 @@ class LevelDatabase(_Reading):
                     if value is None:
                         delete(key)
                     else:
-                        put(key, value)
+                        put(key, pack(value) if key[0] in PACKED_KINDS else value)
         except (plyvel.Error, RuntimeError) as error:
             self._failed = _failure(error)
             raise self._failed from error
@@ -268,7 +272,7 @@ def _open(path: Path) -> Any:
         create_if_missing=True,
         paranoid_checks=True,
         bloom_filter_bits=10,
-        # Most of it is hashes and signatures: compressing them costs every compaction and saves little.
+        # What shrinks is compressed once, before it comes here; the rest is hashes and signatures.
         compression=None,
         block_size=BLOCK_BYTES,
         write_buffer_size=WRITE_BUFFER_BYTES,

@@ -1,5 +1,7 @@
 """What lies where in the database: one letter for each kind of entry, integers as 8 bytes big-endian.
 
+Values are as they are read; those of `b`, `r` and `u` lie there compressed (packing.py).
+
 m name                  markers: format, network, height of the head, never_voted, voted, abstain_until, endings,
                         voting_key (the member's key in the list that the last process began with), silenced_keys
                         (those of its voting keys that never sign again, one after the other),
@@ -31,7 +33,7 @@ from consensus.effects import PreparedRecord, Record, ViewChangeRecord, VoteReco
 from consensus.messages import Evidence
 from node.ledger import sha256
 
-FORMAT = b"1"
+FORMAT = b"2"
 
 LEDGER_KINDS = b"behklqrstuwxy"
 """The letters of all rows that come from blocks. The others are markers and what the node remembers of itself."""

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import plyvel
 import pytest
 
 from consensus.amnesia import HEIGHT_MAX
@@ -23,6 +22,7 @@ from node.store import LevelDatabase, Store, layout
 from node.store.layout import number
 from node.verification import LedgerReport, verify_directory, verify_rows
 from node.verification.own import LETTERS
+from tests.node.plain_rows import PlainRows
 from tests.node.signed_ledger import make_ledger
 
 STATE_KEY = b"s"
@@ -59,17 +59,17 @@ class World:
     def close(self) -> None:
         """Nothing was opened here."""
 
-    def change(self, change: Callable[[plyvel.DB], None]) -> None:
+    def change(self, change: Callable[[PlainRows], None]) -> None:
         """Rows of the data directory are changed."""
-        db = plyvel.DB(str(self.data))
+        db = PlainRows(self.data)
         change(db)
         db.close()
 
     def rows(self) -> dict[bytes, bytes]:
         """All rows of the data directory."""
-        db = plyvel.DB(str(self.data))
+        db = PlainRows(self.data)
         try:
-            return dict(db.iterator())
+            return db.items()
         finally:
             db.close()
 
@@ -93,18 +93,18 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.peer.close()
 
 
-def first(db: plyvel.DB, start: bytes) -> bytes:
+def first(db: PlainRows, start: bytes) -> bytes:
     """The first row from `start` on; of bodies, whose digests come in any order, that of block 2."""
     if start == b"b":
         return b"b" + decode(db.get(b"h" + number(2)), HeadRecord, size_max=10**6).digest
-    key: bytes = next(db.iterator(start=start, include_value=False))
+    key: bytes = next(db.keys(start))
     return key
 
 
-def spoil(start: bytes) -> Callable[[plyvel.DB], None]:
+def spoil(start: bytes) -> Callable[[PlainRows], None]:
     """The first row from `start` on has a byte more in its middle."""
 
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         key = first(db, start)
         value = db.get(key)
         db.put(key, value[: len(value) // 2] + b"\x01" + value[len(value) // 2 :])
@@ -112,26 +112,26 @@ def spoil(start: bytes) -> Callable[[plyvel.DB], None]:
     return change
 
 
-def remove(start: bytes) -> Callable[[plyvel.DB], None]:
+def remove(start: bytes) -> Callable[[PlainRows], None]:
     return lambda db: db.delete(first(db, start))
 
 
-def add(key: bytes, value: bytes = b"x") -> Callable[[plyvel.DB], None]:
+def add(key: bytes, value: bytes = b"x") -> Callable[[PlainRows], None]:
     return lambda db: db.put(key, value)
 
 
-def all_of(letter: bytes) -> Callable[[plyvel.DB], None]:
+def all_of(letter: bytes) -> Callable[[PlainRows], None]:
     """Every row of the kind is gone."""
 
-    def change(db: plyvel.DB) -> None:
-        for key in list(db.iterator(start=letter, stop=bytes((letter[0] + 1,)), include_value=False)):
+    def change(db: PlainRows) -> None:
+        for key in db.keys(letter, bytes((letter[0] + 1,))):
             db.delete(key)
 
     return change
 
 
 # What is damaged, and whether exactly the rows that were there before come back.
-DAMAGES: tuple[tuple[str, Callable[[plyvel.DB], None], bool], ...] = (
+DAMAGES: tuple[tuple[str, Callable[[PlainRows], None], bool], ...] = (
     ("a body changed", spoil(b"b"), True),
     ("all bodies lost", all_of(b"b"), False),
     ("a head record changed", spoil(b"h" + number(2)), True),
@@ -171,7 +171,7 @@ DAMAGES: tuple[tuple[str, Callable[[plyvel.DB], None], bool], ...] = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("change", "same"), [item[1:] for item in DAMAGES], ids=[item[0] for item in DAMAGES])
-def test_what_was_damaged_is_right_again(world: World, change: Callable[[plyvel.DB], None], same: bool) -> None:
+def test_what_was_damaged_is_right_again(world: World, change: Callable[[PlainRows], None], same: bool) -> None:
     before = world.rows()
     world.change(change)
     damaged = world.rows()
@@ -183,8 +183,8 @@ def test_what_was_damaged_is_right_again(world: World, change: Callable[[plyvel.
         assert world.rows() == before
     assert world.verify().first_error is None
     assert report.kept_at
-    kept = plyvel.DB(report.kept_at)
-    assert dict(kept.iterator()) == damaged
+    kept = PlainRows(report.kept_at)
+    assert kept.items() == damaged
     kept.close()
     assert sorted(path.name for path in world.data.parent.iterdir()) == ["data", "data.damaged-1"]
 
@@ -212,7 +212,7 @@ def test_votes_are_kept_as_they_are_when_they_can_be_read(world: World) -> None:
     ids=["a record", "a contradiction", "the last block's record", "the head's height"],
 )
 def test_whoever_may_have_lost_votes_looks_like_one_without_memory(
-    world: World, change: Callable[[plyvel.DB], None]
+    world: World, change: Callable[[PlainRows], None]
 ) -> None:
     world.change(change)
     report = world.repair()
@@ -317,7 +317,8 @@ def test_votes_that_nobody_could_read_are_not_said_to_be_kept(
 
 def test_a_directory_without_votes_is_not_said_to_remember_them(world: World) -> None:
     world.answers = False
-    world.change(lambda db: (remove(b"b")(db), all_of(b"c")(db), db.delete(layout.META_VOTED))[0])
+    world.change(lambda db: (remove(b"b")(db), all_of(b"c")(db))[0])
+    world.change(lambda db: db.delete(layout.META_VOTED))
     told = " ".join(world.repair(join=True).did)
     assert "its votes is kept" not in told
     assert "no record of its votes was here: the node abstains" in told
@@ -358,8 +359,8 @@ def test_a_whole_directory_is_left_alone(world: World) -> None:
 
 
 def test_a_damaged_table_is_read_as_far_as_it_goes_and_the_rest_is_fetched(world: World) -> None:
-    db = plyvel.DB(str(world.data))
-    db.compact_range()
+    db = PlainRows(world.data)
+    db.database.compact_range()
     db.close()
     before = world.rows()
     file = max(world.data.glob("*.ldb"), key=lambda path: path.stat().st_size)
@@ -394,8 +395,8 @@ def test_a_ledger_without_its_current_file_is_told_and_put_together_again(
 
 def test_a_ledger_of_which_nothing_is_left_is_not_called_repaired(world: World) -> None:
     """The outcome was `repaired` at height 0, as if nothing had been lost."""
-    db = plyvel.DB(str(world.data))
-    db.compact_range()
+    db = PlainRows(world.data)
+    db.database.compact_range()
     db.close()
     for file in (*world.data.glob("*.ldb"), *world.data.glob("*.log")):
         file.write_bytes(bytes(file.stat().st_size))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import plyvel
 import pytest
+import zstandard
 
 from consensus.amnesia import HEIGHT_MAX
 from consensus.effects import (
@@ -25,11 +26,14 @@ from consensus.messages import Certificate, NewView, ViewChange, Vote, VoteEquiv
 from node.errors import ConfigError, HansaError, NotFound, StoreError
 from node.ledger import Ending
 from node.state import ExecutedBlock
-from node.store import LevelDatabase, Store, reading
+from node.store import LevelDatabase, Store, layout, reading
 from node.store.store import ENDINGS_MAX
 from tests.node.ledger_world import Ledger, certificate, decoded, network, transfer
+from tests.node.plain_rows import PlainRows
 
 SIGNATURE = bytes(64)
+BOMB = b"\x28\xb5\x2f\xfd\xe0" + (10**12).to_bytes(8, "little")
+"""The beginning of a zstd frame that says how much memory it wants."""
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def test_a_ledger_without_its_current_file_is_refused_and_not_wiped(
     ledger.settle(ledger.transaction("bank-a"))
     ledger.close()
     if compacted:
-        with_raw(ledger.path, lambda db: db.compact_range())
+        with_raw(ledger.path, lambda db: db.database.compact_range())
     whole = (ledger.path / "CURRENT").read_bytes()
     if current is None:
         (ledger.path / "CURRENT").unlink()
@@ -134,9 +138,9 @@ def test_a_crash_while_an_empty_database_was_made_is_no_damage(tmp_path: Path) -
     LevelDatabase(tmp_path / "data").close()
 
 
-def with_raw(path: Path, change: "object") -> None:
-    db = plyvel.DB(str(path), create_if_missing=True)
-    change(db)  # type: ignore[operator]
+def with_raw(path: Path, change: "Callable[[PlainRows], object]") -> None:
+    db = PlainRows(path)
+    change(db)
     db.close()
 
 
@@ -353,12 +357,46 @@ def test_an_altered_block_is_noticed(ledger: Ledger) -> None:
     ledger.close()
     key = b"b" + executed.digest
 
-    def alter(db: plyvel.DB) -> None:
+    def alter(db: PlainRows) -> None:
         db.put(key, db.get(key).replace(b"UTC", b"UTC").replace(b"bank-a", b"bank-b", 1))
 
     with_raw(ledger.path, alter)
     with pytest.raises(StoreError, match="store_corrupt"):
         Ledger(ledger.path, ledger.network).store.block(2)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [b"", b"no frame at all", zstandard.compress(bytes(1000))[:-3], zstandard.compress(b"a") + b"more", BOMB],
+    ids=["empty", "not compressed", "cut", "with a tail", "a terabyte"],
+)
+def test_what_is_not_compressed_as_it_was_written_is_damage(ledger: Ledger, found: bytes) -> None:
+    executed = block(ledger, 1)
+    ledger.decide(executed)
+    ledger.close()
+    with_raw(ledger.path, lambda db: db.database.put(b"r" + layout.number(1), found))
+    again = reopened(ledger)
+    with pytest.raises(StoreError, match="store_corrupt: a compressed row"):
+        again.store.receipts(1)
+    with pytest.raises(StoreError, match="store_corrupt: a compressed row"):
+        list(again.store._database.scan(b"", b"\xff"))
+    assert again.store.block(1).body == executed.body
+
+
+def test_bodies_receipts_and_undo_records_take_less_room_than_they_say(ledger: Ledger) -> None:
+    ledger.open_accounts("A", "B", funds=100)
+    ledger.decide(block(ledger, *range(1, 60)))
+    wanted = dict(ledger.store._database.scan(b"", b"\xff"))
+    ledger.close()
+    stored: dict[bytes, bytes] = {}
+    with_raw(ledger.path, lambda db: stored.update(db.database.iterator()))
+    assert {key for key, value in wanted.items() if stored[key] != value} == {
+        key for key in wanted if key[:1] in (b"b", b"r", b"u")
+    }
+    for letter in b"bru":
+        sizes = [(len(stored[key]), len(value)) for key, value in wanted.items() if key[0] == letter]
+        small, large = max(sizes)
+        assert 2 * small < large, chr(letter)
 
 
 def test_a_header_is_read_without_the_transactions_of_its_block(
@@ -393,8 +431,9 @@ def test_a_state_that_differs_from_the_head_is_noticed_at_start(ledger: Ledger) 
     ledger.open_accounts("A", "B", funds=100)
     ledger.close()
 
-    def alter(db: plyvel.DB) -> None:
-        key, record = next(iter(db.iterator(start=b"t", stop=b"u")))
+    def alter(db: PlainRows) -> None:
+        key = next(db.keys(b"t", b"u"))
+        record = db.get(key)
         db.put(key, record[:-1] + bytes((record[-1] ^ 1,)))
 
     with_raw(ledger.path, alter)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import plyvel
 import pytest
 
 from consensus.codec import decode, encode
@@ -25,6 +24,7 @@ from node.verification import Depth, LedgerReport, verify_rows
 from node.verification.own import LETTERS, MARKERS
 from tests.node.archive_world import ArchivedLedger
 from tests.node.ledger_world import BANKS, Ledger, transfer
+from tests.node.plain_rows import PlainRows
 from tests.node.signed_ledger import VOTING_KEYS, make_ledger
 from tests.node.test_retention import pruned as prune_as_a_node_does
 
@@ -47,9 +47,9 @@ def report(ledger: Ledger, *, quick: bool = False) -> LedgerReport:
         database.close()
 
 
-def tampered(ledger: Ledger, change: Callable[[plyvel.DB], None], *, quick: bool = False) -> LedgerReport:
+def tampered(ledger: Ledger, change: Callable[[PlainRows], None], *, quick: bool = False) -> LedgerReport:
     ledger.close()
-    db = plyvel.DB(str(ledger.path))
+    db = PlainRows(ledger.path)
     change(db)
     db.close()
     return report(ledger, quick=quick)
@@ -164,14 +164,14 @@ MUTATIONS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda item: f"{item.letter}-{item.deed}-{item.says[:12]}")
 def test_no_row_is_changed_removed_or_added_unseen(ledger: Ledger, mutation: Mutation) -> None:
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         key = mutation.key
         if mutation.letter == "b":
             # In the order of their digests the first body may be any.
             key = b"b" + decode(db.get(b"h" + number(2)), HeadRecord, size_max=10**6).digest
         elif key is None:
             letter = mutation.letter.encode()
-            key = next(db.iterator(start=letter, stop=bytes((letter[0] + 1,)), include_value=False))
+            key = next(db.keys(letter, bytes((letter[0] + 1,))))
         old = db.get(key)
         assert (old is None) == (mutation.deed == "add")
         if mutation.deed == "remove":
@@ -186,7 +186,7 @@ def test_no_row_is_changed_removed_or_added_unseen(ledger: Ledger, mutation: Mut
         assert mutation.says in verdict(ledger, change if not quick else lambda db: None, quick=quick)
 
 
-def verdict(ledger: Ledger, change: Callable[[plyvel.DB], None], *, quick: bool) -> str:
+def verdict(ledger: Ledger, change: Callable[[PlainRows], None], *, quick: bool) -> str:
     """What the command would say of the ledger after `change`."""
     try:
         found = tampered(ledger, change, quick=quick)
@@ -216,16 +216,16 @@ HARMLESS = (
 def test_what_follows_from_no_block_may_be_gone_without_a_trace(ledger: Ledger, start: bytes, what: str) -> None:
     """Nothing on the disk tells of these rows; each has its guard elsewhere, as the comments say."""
 
-    def remove(db: plyvel.DB) -> None:
-        db.delete(next(db.iterator(start=start, include_value=False)))
+    def remove(db: PlainRows) -> None:
+        db.delete(next(db.keys(start)))
 
     found = tampered(ledger, remove)
     assert found.first_error is None, what
 
 
 def test_a_value_exchanged_for_another_is_found(ledger: Ledger) -> None:
-    def change(db: plyvel.DB) -> None:
-        key = next(key for key in db.iterator(start=b"s", stop=b"t", include_value=False) if b"ACC-1" in key)
+    def change(db: PlainRows) -> None:
+        key = next(key for key in db.keys(b"s", b"t") if b"ACC-1" in key)
         db.put(key, db.get(key).replace(b"bank-a", b"bank-b"))
 
     found = tampered(ledger, change)
@@ -238,7 +238,7 @@ def test_a_value_exchanged_for_another_is_found(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_certificate_too_small_is_found(ledger: Ledger, quick: bool) -> None:
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         head = decode(db.get(b"h" + number(2)), HeadRecord, size_max=10**6)
         assert head.certificate
         fewer = msgspec.structs.replace(head.certificate, signatures=head.certificate.signatures[:2])
@@ -253,7 +253,7 @@ def test_a_certificate_too_small_is_found(ledger: Ledger, quick: bool) -> None:
 def test_receipts_that_three_members_certified_wrongly_are_found_by_executing(ledger: Ledger) -> None:
     """Every hash, root and signature is right; only whoever executes the block sees that it does something else."""
 
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         head = decode(db.get(b"h" + number(3)), HeadRecord, size_max=10**6)
         body = decode(db.get(b"b" + head.digest), BlockBody, size_max=10**6)
         record = decode(db.get(b"r" + number(3)), ReceiptsRecord, size_max=10**6)
@@ -269,10 +269,10 @@ def test_receipts_that_three_members_certified_wrongly_are_found_by_executing(le
             b"h" + number(3), encode(msgspec.structs.replace(head, digest=header.digest, certificate=certificate))
         )
         db.put(b"r" + number(3), encode(ReceiptsRecord(0, (false,))))
-        for key in list(db.iterator(start=b"e", stop=b"f", include_value=False)):
+        for key in db.keys(b"e", b"f"):
             if key.endswith(number(3)):
                 db.delete(key)
-        for key in list(db.iterator(start=b"c", stop=b"d", include_value=False)):
+        for key in db.keys(b"c", b"d"):
             db.delete(key)
 
     assert tampered(ledger, change, quick=True).ok
@@ -282,10 +282,10 @@ def test_receipts_that_three_members_certified_wrongly_are_found_by_executing(le
     assert found.first_error.startswith("block 3: receipts_differ")
 
 
-def prune(ledger: Ledger, first: int, *, keep_undo: int = 0) -> Callable[[plyvel.DB], None]:
+def prune(ledger: Ledger, first: int, *, keep_undo: int = 0) -> Callable[[PlainRows], None]:
     """What is left where bodies below `first` were pruned and undo records up to `keep_undo`."""
 
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         for height in range(1, first):
             head = decode(db.get(b"h" + number(height)), HeadRecord, size_max=10**6)
             body = decode(db.get(b"b" + head.digest), BlockBody, size_max=10**6)
@@ -316,7 +316,7 @@ def test_bodies_below_the_first_kept_block_are_counted_and_what_was_done_with_th
 ) -> None:
     """It said that their bodies are not here, and counted them; quickly it counted all headers and said nothing."""
 
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         prune(ledger, 2)(db)
         db.put(layout.META_FIRST, number(3))
 
@@ -341,7 +341,7 @@ def test_without_undo_records_the_report_says_that_nothing_was_executed(ledger: 
 
 
 def test_a_wrong_undo_record_of_a_pruned_ledger_is_found_by_the_root_it_leads_to(ledger: Ledger) -> None:
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         prune(ledger, 3)(db)
         undo = decode(db.get(b"u" + number(3)), layout.UndoRecord, size_max=10**6)
         (key, _), *rest = undo.before
@@ -379,7 +379,7 @@ async def test_a_ledger_that_a_node_has_pruned_is_right_with_members_that_change
 
 @pytest.mark.parametrize("letter", [b"h", b"k"])
 def test_a_pruned_header_is_still_judged(ledger: Ledger, letter: bytes) -> None:
-    def change(db: plyvel.DB) -> None:
+    def change(db: PlainRows) -> None:
         prune(ledger, 3)(db)
         db.delete(letter + number(2))
 
@@ -389,8 +389,8 @@ def test_a_pruned_header_is_still_judged(ledger: Ledger, letter: bytes) -> None:
 
 def test_a_damaged_file_of_the_database_is_an_answer_and_no_crash(ledger: Ledger) -> None:
     ledger.close()
-    db = plyvel.DB(str(ledger.path))
-    db.compact_range()
+    db = PlainRows(ledger.path)
+    db.database.compact_range()
     db.close()
     file = max(ledger.path.glob("*.ldb"), key=lambda path: path.stat().st_size)
     data = bytearray(file.read_bytes())

@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import plyvel
 import pytest
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from scripts.localnet.chain_plan import ChainPlan, Size, parameters
 from scripts.localnet.founding import found
 from scripts.localnet.layout import Layout, TestnetError
 from scripts.localnet.long_chain import plot
+from tests.node.plain_rows import PlainRows
 
 OWNERS = ("bank-a", "bank-b", "bank-b/desk")
 ISSUERS = (("USD", "bank-a"), ("AUD", "bank-b"))
@@ -117,8 +117,9 @@ def test_a_chain_that_was_made_is_found_right_and_a_changed_byte_of_it_wrong(tmp
     with pytest.raises(TestnetError, match="do not fit block 21"):
         build(layout, member, plan, Console(quiet=True))
 
-    database = plyvel.DB(str(node.data_dir))
-    key, value = next(database.iterator(prefix=b"b"))
+    database = PlainRows(node.data_dir)
+    key = next(database.keys(b"b"))
+    value = database.get(key)
     database.put(key, value[:-40] + bytes([value[-40] ^ 1]) + value[-39:])
     database.close()
     assert not verify_directory(node).ok
