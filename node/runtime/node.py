@@ -355,7 +355,8 @@ class Node:
         """`run` ends, and whoever called it makes another node: it takes over a snapshot that lies whole, or is
         what the list of members names now.
         """
-        self.begins_anew = not self._stopping.is_set()
+        # Once that was decided, nothing that comes while this process ends takes it back, but `stop`.
+        self.begins_anew = self.begins_anew or not self._stopping.is_set()
         self._stopping.set()
 
     async def run(self, on_running: Callable[[], None] = lambda: None) -> int:

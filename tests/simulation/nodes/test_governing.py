@@ -328,6 +328,24 @@ def test_who_begins_anew_gives_its_replica_nothing_any_more(monkeypatch: pytest.
     assert ending not in stepped
 
 
+def test_who_is_named_anew_twice_at_a_time_begins_anew_all_the_same() -> None:
+    """The second of two rotations that came while it ended took back what the first one had begun: the process ended
+    with exit code 0, and nobody started it again.
+    """
+    world = scene()
+    with world.staged() as until:
+        until(everybody_votes(world), 20_000)
+        host = world.hosts[1]
+        assert host.process is not None
+        node = host.process.node
+        assert node is not None
+        head = node._chain.head
+        for key in (next_key(host.id), b"a later key".ljust(32, b".")):
+            listed = [Validator(item.id, key if item.id == host.id else item.voting_key) for item in head.members]
+            node._on_synced(msgspec.structs.replace(head, members=Members(listed)))
+        until(lambda: host.starts == 2 and everybody_votes(world)(), 60_000)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["nothing", "rotated", "resumed"])
 def test_a_disk_from_before_the_list_changed_makes_nobody_vote_twice(change: str) -> None:
