@@ -329,9 +329,7 @@ def test_who_begins_anew_gives_its_replica_nothing_any_more(monkeypatch: pytest.
 
 
 def test_who_is_named_anew_twice_at_a_time_begins_anew_all_the_same() -> None:
-    """The second of two rotations that came while it ended took back what the first one had begun: the process ended
-    with exit code 0, and nobody started it again.
-    """
+    """The second of two rotations took back what the first had begun: the process ended with 0, and stayed down."""
     world = scene()
     with world.staged() as until:
         until(everybody_votes(world), 20_000)
