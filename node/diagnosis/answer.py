@@ -56,8 +56,9 @@ class Judgement(msgspec.Struct, frozen=True):
 
 def judge(facts: Facts) -> Judgement:
     """Return what the facts amount to."""
-    if "removed" in facts.conditions:
-        return _outside(facts)
+    outside = _put_outside(facts)
+    if outside:
+        return _outside(facts, outside)
     members = beyond_healing(facts, _sides(facts, standings(facts)))
     voting = tuple(name for name in facts.validators if members[name].votes)
     blocked = len(voting) < facts.status.quorum
@@ -85,15 +86,23 @@ def judge(facts: Facts) -> Judgement:
     return Judgement(members, ordered, voting, blocked, unknown, stalled, still, headline, reasons)
 
 
-def _outside(facts: Facts) -> Judgement:
-    """What a removed member's node can say: that it is one. The others have closed its links, as they should."""
+def _put_outside(facts: Facts) -> str:
+    """By which condition the others have no links with this node, as they should; empty: by none."""
+    if "removed" in facts.conditions:
+        return "removed"
+    alone = not any(facts.hears(name) for name in facts.others)
+    return "not_admitted" if alone and "not_admitted" in facts.conditions else ""
+
+
+def _outside(facts: Facts, cause: str) -> Judgement:
+    """What a node can say that is none of the members': that it is one. It blames nobody for closed links."""
     found = standings(facts)
     own = found[facts.member]
     members = {
         name: standing if name == facts.member else msgspec.structs.replace(standing, findings=())
         for name, standing in found.items()
     }
-    told = [finding for finding in own.findings if finding.cause == "removed"]
+    told = [finding for finding in own.findings if finding.cause == cause]
     headline = sentence(clause(told, facts.member))
     return Judgement(members, own.findings, (), False, False, False, False, headline, (headline,))
 
@@ -103,7 +112,7 @@ def diagnose(facts: Facts) -> Diagnosis:
     judged = judge(facts)
     status = facts.status
     fatal = [f for f in judged.members[facts.member].findings if f.cause in _SELF_FATAL]
-    moving = not (judged.blocked or judged.still or fatal)
+    moving = not (judged.blocked or judged.still or fatal or _put_outside(facts))
     groups = grouped(judged.findings)
     sentences = [judged.headline]
     for group in groups:
@@ -314,8 +323,9 @@ def _old(facts: Facts) -> list[str]:
 
 def _next(facts: Facts, judged: Judgement) -> NextEvent:
     status = facts.status
-    if "removed" in facts.conditions:
-        return NextEvent()
+    outside = _put_outside(facts)
+    if outside:
+        return NextEvent(what="" if outside == "removed" else "the members vote, and this node is linked and follows")
     if any(finding.cause == "isolated" for finding in judged.members[facts.member].findings):
         return NextEvent(what="this node dials the others again and again, and catches up when it reaches them")
     if judged.unknown:

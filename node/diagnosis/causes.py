@@ -43,6 +43,12 @@ _CAUSES: dict[str, Cause] = {
         "{who} follows the network. An active member's `hansa propose resume_member` proposes that it votes again.",
         silences=True,
     ),
+    "not_admitted": Cause(
+        "{who} {is} about to join and {has} no vote yet",
+        "Let {who} run and wait. A member's `hansa propose add_member` and the others' `hansa vote` let it in;"
+        " `hansa proposals` at one of them shows who has voted and whose readiness lacks.",
+        silences=True,
+    ),
     "diverged": Cause(
         "{who} {does} not vote because {its} execution differs from the network's",
         "Keep a copy of data/ of {who} for whoever looks into it; install the release that the others run and start"
@@ -77,9 +83,15 @@ _CAUSES: dict[str, Cause] = {
         silences=True,
     ),
     "wrong_tls_key": Cause(
-        "{who} {shows} a TLS key that network.toml does not name",
-        "Put the right keys/tls.key back at {who}, or look for a proxy that terminates TLS on the way.",
+        "{who} {shows} a TLS key that is not the member's",
+        "Put the right key file back into keys/ of {who} (tls.key; after a rotation the new tls-….key beside it), or"
+        " look for a proxy that terminates TLS on the way.",
         silences=True,
+    ),
+    "tls_key_missing": Cause(
+        "{who} {has} no file with the TLS key that the ledger names",
+        "Put the file back into keys/ of {who} (`hansa keys list` shows what is there) and restart it before the"
+        " overlap with the former key ends: then nobody links to {who} any more.",
     ),
     "isolated": Cause(
         "{who} {is} cut off: {its} links to all other members are dead",
@@ -109,7 +121,8 @@ _CAUSES: dict[str, Cause] = {
     ),
     "other_key": Cause(
         "{who} {signs} with a key that is not the one in the member list",
-        "Put the right keys/voting.key back at {who}.",
+        "Put the right key file back into keys/ of {who} (voting.key; after a rotation the new voting-….key beside"
+        " it) and restart it.",
         silences=True,
     ),
     "contracts_differ": Cause(

@@ -111,6 +111,8 @@ class Health:
         standing = roster.standings.get(self._member, "active")
         for code in ("removed", "suspended"):
             self.set_condition(code, "by the members' vote" if standing == code else None)
+        waits = "until the members have voted for it, and it has caught up"
+        self.set_condition("not_admitted", waits if standing == "joining" else None)
 
     def set_condition(self, code: str, detail: str | None) -> None:
         """From now on the fact `code` holds of this node, with `detail` for people; None: it holds no more.

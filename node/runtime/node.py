@@ -90,6 +90,7 @@ class Node:
         self._log = structlog.get_logger("node").bind(member=config.member)
         self._clock = outside.clock
         self._threads = outside.threads
+        self._tls_keys = outside.tls_keys
         self._stopping = asyncio.Event()
         self.begins_anew = False
         """After `run`: this process is to make another node on the same directory, and run that."""
@@ -355,7 +356,8 @@ class Node:
         """`run` ends, and whoever called it makes another node: it takes over a snapshot that lies whole, or is
         what the list of members names now.
         """
-        self.begins_anew = not self._stopping.is_set()
+        # Once that was decided, nothing that comes while this process ends takes it back, but `stop`.
+        self.begins_anew = self.begins_anew or not self._stopping.is_set()
         self._stopping.set()
 
     async def run(self, on_running: Callable[[], None] = lambda: None) -> int:
@@ -467,6 +469,9 @@ class Node:
         self._reports.set_members(roster.present)
         self._code.set_validators(roster.validators)
         self._health.set_roster(roster)
+        named = [item.tls_key for item in roster.present if item.id == self._config.member]
+        missing = [key.hex() for key in named if key not in self._tls_keys]
+        self._health.set_condition("tls_key_missing", missing[0] if missing else None)
 
     def _on_divergence(self, block: CertifiedBlock, error: InvalidBlock) -> None:
         self._divergence.found(block, error, self._chain)

@@ -430,6 +430,22 @@ def test_a_removed_member_says_that_it_is_one_and_blames_nobody() -> None:
     assert answer.next.what == ""
 
 
+def test_a_newcomer_that_waits_for_votes_tells_nobody_to_start_the_others() -> None:
+    """It said that all members were down, and told its operator to start them."""
+    waits = {"not_admitted": "until the members have voted for it"}
+    known = msgspec.structs.replace(without(*NAMES[1:]), validators=NAMES[1:], conditions=waits)
+    answer = diagnose(known)
+    told = "This node (member-0) is about to join and has no vote yet (until the members have voted for it)."
+    assert (answer.headline, answer.moving) == (told, False)
+    assert [item.cause for item in answer.culprits] == ["not_admitted"]
+    assert "hansa vote" in answer.operator[0]
+    assert not any("start" in text.lower() for text in answer.operator)
+    # Once it is linked it follows like anybody, and judges the others.
+    linked = facts(validators=NAMES[1:], conditions=waits)
+    assert "is about to join" in judge(linked).reasons[0]
+    assert diagnose(linked).moving
+
+
 def test_a_suspended_member_is_not_ready_and_says_so() -> None:
     known = facts(validators=NAMES[1:], conditions={"suspended": "by the members' vote"})
     assert "is suspended and has no vote" in judge(known).reasons[0]

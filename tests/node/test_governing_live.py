@@ -225,6 +225,16 @@ async def test_a_tls_key_rotates_and_a_restart_in_the_overlap_goes_well(live: Go
         return link is not None and certificate_key(link.certificate) == new.public
 
     await live.until(lambda: all(shows_the_new_one(node) for node in MEMBERS if node != "bank-b"))
+    # A file that is gone at a later start is told, as long as the former key still links and after.
+    await live.stop("bank-b")
+    live.further_tls["bank-b"] = ()
+    await live.start("bank-b")
+    told = live.nodes["bank-b"]._health.why()
+    assert ("bank-b", "tls_key_missing") in [(item.member, item.cause) for item in told.culprits]
+    await live.stop("bank-b")
+    live.further_tls["bank-b"] = (new,)
+    await live.start("bank-b")
+    await live.until(lambda: len(live.nodes["bank-b"]._peers.connected) == 3)
     # Three of four decide: without bank-d, the vote that comes over the new links is needed.
     await live.stop("bank-d")
     async with live.client("bank-b") as client:
@@ -256,6 +266,7 @@ async def test_a_newcomer_joins_by_its_invitation_and_its_vote_counts(
     await live.start_directory(home)
     await live.until(lambda: live.nodes["bank-z"]._peers.refusals().get("lost", 0) > 0)
     assert not live.nodes["bank-z"]._peers.connected
+    assert [item.cause for item in live.nodes["bank-z"]._health.why().culprits] == ["not_admitted"]
     assert await live.act("bank-a", "propose", "add_member", "bank-y", *request) == 2
     assert await live.act("bank-a", "propose", "add_member", "bank-z", *request, "--dry-run") == 0
     assert await live.act("bank-a", "propose", "add_member", "bank-z", *request) == 0

@@ -295,6 +295,21 @@ async def test_either_tls_key_proves_a_member_while_a_rotation_overlaps(trio: Me
     await until(proven)
 
 
+async def test_who_was_away_during_a_rotation_is_dialled_with_the_former_key_at_the_next_attempt() -> None:
+    """It does not dial back here: it would be shown the key for which it asks."""
+    mesh = Mesh(("bank-a", "bank-b"), msgspec.structs.replace(QUICK, fallback_first_s=3600.0, fallback_s=3600.0))
+    away, dialler = mesh.network.members
+    new = SigningKey.generate()
+    overlapping = msgspec.structs.replace(dialler, tls_key=new.public, former_tls_key=dialler.tls_key)
+    node = await mesh.start("bank-b", further_tls_keys=(new,))
+    node.set_members((away, overlapping))
+    peer = await mesh.start("bank-a")
+    await until(lambda: node.connected == ("bank-a",))
+    assert peer.refusals()["handshake_failed"] >= 1
+    assert certificate_key(peer._links["bank-b"].certificate) == dialler.tls_key
+    await mesh.close()
+
+
 async def test_a_dialler_is_shown_the_key_by_which_it_knows_the_node(trio: Mesh) -> None:
     members, new = trio.network.members, SigningKey.generate()
     old = members[0].tls_key

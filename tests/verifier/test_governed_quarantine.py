@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from contracts.governance import MINUTE_MS, Governance
+from contracts.membership import Membership
 from node.executor.run import SCHEDULE
 from node.ledger import Call, sha256
 from node.state import Overlay
@@ -41,6 +42,39 @@ def test_an_expiry_that_was_settled_unexecuted_ends_the_proposal_all_the_same(tm
     ledger.close()
     assert found is not None
     assert found.status == "expired"
+
+
+def test_an_end_of_an_overlap_that_was_settled_unexecuted_ends_it_all_the_same(tmp_path: Path) -> None:
+    """Whoever is invited would be told that a key which may be stolen still proves the member's node."""
+    ledger = opened(tmp_path / "data")
+    ledger.open_accounts("ACC-1", "ACC-2", funds=1_000)
+    overlap_ms = 10 * MINUTE_MS
+    change = {"kind": "rotate_tls_key", "member": "bank-b", "tls_key": b"n" * 32, "overlap_ms": overlap_ms}
+    ledger.agree(
+        ledger.say("bank-b", "propose", expires_at_ms=ledger.now_ms + MINUTE_MS, **change),
+        ledger.say("bank-a", "vote", proposal=1, yes=True),
+        ledger.say("bank-c", "vote", proposal=1, yes=True),
+    )
+    ledger.agree(ledger.say("bank-b/node", "ready", by=VOTING["bank-b"], proposal=1))
+    until_ms = ledger.store.head.time_ms + overlap_ms
+    former = ledger.network.member("bank-b").tls_key
+    assert overlap_of(ledger) == (former, until_ms)
+    ledger.now_ms = until_ms
+    quarantine_what_is_due(ledger)
+    assert ledger.store.head.time_ms >= until_ms
+    record = dict(Membership.read_members(Overlay(ledger.store.snapshot())))["bank-b"]
+    found = overlap_of(ledger)
+    ledger.close()
+    # Nobody has tidied up, and nothing hangs on that.
+    assert record.former_tls_key == former
+    assert found == (b"", 0)
+
+
+def overlap_of(ledger: GovernedLedger) -> tuple[bytes, int]:
+    """Which former TLS key of bank-b serves until when, as the ledger tells whoever asks."""
+    view, asked = ledger.store.snapshot(), {"member": "bank-b"}
+    row = ledger.executor.queries.answer(view, "membership", "member", asked)
+    return row["former_tls_key"], row["former_tls_until_ms"]
 
 
 def test_a_node_says_that_it_is_ready_and_makes_no_other_call(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from consensus.amnesia import HEIGHT_MAX
 from consensus.codec import encode
-from consensus.effects import Record
+from consensus.effects import Effect, Input, Record, Tick
+from consensus.members import Members, Validator
+from consensus.replica import Replica
 from contracts.governance import Governance
 from contracts.membership import Membership
 from node.ledger import Call, Transaction
@@ -293,6 +296,54 @@ def test_who_begins_anew_records_and_sends_nothing_that_it_did_not_sign(monkeypa
             until(everybody_votes(world), 60_000)
     assert guest.starts >= 3
     assert not unsigned
+
+
+def test_who_begins_anew_gives_its_replica_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stepped on while its parts were closed one by one, and stopped with a failure if it came to sign."""
+    stepped: list[Replica] = []
+    step = Replica.step
+
+    def watched(self: Replica, given: Input) -> list[Effect]:
+        stepped.append(self)
+        return step(self, given)
+
+    world = scene()
+    with world.staged() as until:
+        until(everybody_votes(world), 20_000)
+        host = world.hosts[1]
+        assert host.process is not None
+        node = host.process.node
+        assert node is not None
+        head, ending = node._chain.head, node._driver._replica
+        listed = [
+            Validator(item.id, next_key(item.id) if item.id == host.id else item.voting_key)
+            for item in head.members
+        ]
+        monkeypatch.setattr(Replica, "step", watched)
+        # As if the newest block had brought a rotation into force; what comes next comes in the same turn.
+        node._on_synced(msgspec.structs.replace(head, members=Members(listed)))
+        node._driver.give(Tick(world.timeline.now_us // 1000, START_MS + world.timeline.now_us // 1000))
+        until(lambda: host.starts == 2 and everybody_votes(world)(), 60_000)
+    assert stepped
+    assert ending not in stepped
+
+
+def test_who_is_named_anew_twice_at_a_time_begins_anew_all_the_same() -> None:
+    """The second of two rotations that came while it ended took back what the first one had begun: the process ended
+    with exit code 0, and nobody started it again.
+    """
+    world = scene()
+    with world.staged() as until:
+        until(everybody_votes(world), 20_000)
+        host = world.hosts[1]
+        assert host.process is not None
+        node = host.process.node
+        assert node is not None
+        head = node._chain.head
+        for key in (next_key(host.id), b"a later key".ljust(32, b".")):
+            listed = [Validator(item.id, key if item.id == host.id else item.voting_key) for item in head.members]
+            node._on_synced(msgspec.structs.replace(head, members=Members(listed)))
+        until(lambda: host.starts == 2 and everybody_votes(world)(), 60_000)
 
 
 @pytest.mark.slow
