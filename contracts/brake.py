@@ -4,12 +4,12 @@
       \\-> lapsed, withdrawn    \\-> lifted
 
 One member asks, a second one confirms within 15 minutes, and from the next block on the host refuses what the brake
-names, with the code `braked`. Everybody reads in the ask what will be stopped and until when, so both have signed for
-that. It ends by itself; going on beyond that takes another brake, and so two members again.
+names, with the code `braked`. Everybody reads in the ask what will be stopped and until when, so both have signed
+for that. It ends by itself; going on beyond that takes another brake, and so two members again.
 
-Invariants: no brake is on in a block at or after its `until_ms`, whatever else happens; no call has to come for that,
-since a scheduled call may be settled unexecuted. Two different members stand behind each brake that is or was on. No
-brake stops a call by which members have their say (GOVERNING in contracts/sdk.py), nor touches who votes in
+Invariants: no brake is on in a block at or after its `until_ms`, whatever else happens; no call has to come for
+that, since a scheduled call may be settled unexecuted. Two different members stand behind each brake that is or was
+on. No brake stops a call by which members have their say (GOVERNING in contracts/sdk.py), nor touches who votes in
 consensus or what a quorum is: those are no transactions.
 
 What a brake confirmed or lifted in block h stops, it stops or no more stops from block h + 1 on: the host reads the

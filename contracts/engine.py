@@ -420,8 +420,8 @@ def _metered(meter: Meter) -> Iterator[None]:
 def _require_unstopped(env: Environment, method: Method) -> None:
     """Revert where an emergency brake stops the method, for everybody, or all that the sender's member sends.
 
-    Inside `ctx.call` too: else a contract that calls the method would be a way around. What a contract scheduled has
-    no member as its sender.
+    Inside `ctx.call` too: else a contract that calls the method would be a way around. What a contract scheduled
+    has no member as its sender.
     """
     contract = method.contract.name
     if contract in GOVERNING:

@@ -1,8 +1,8 @@
 """When members' nodes rest: a calendar of windows in which a member's turn as primary is skipped.
 
-A window says (member, from, until) in block time. In a block whose parent's time lies within it, the member proposes
-nothing: its turn goes to another, without a time-out. That is all it does. The member is asked for its vote as ever,
-counts in every quorum, and votes where its node is up.
+A window says (member, from, until) in block time. In a block whose parent's time lies within it, the member
+proposes nothing: its turn goes to another, without a time-out. That is all it does. The member is asked for its
+vote as ever, counts in every quorum, and votes where its node is up.
 
 Invariant: when a window is booked, at each moment of it the validators without a window are a quorum. The list of
 validators may change later so that they are not: windows stay as they are, since nobody's plan is another's to
@@ -14,7 +14,7 @@ may be settled unexecuted.
 from typing import Annotated
 
 from contracts.governance import quorum_of
-from contracts.membership import MemberId, Membership
+from contracts.membership import Membership
 from contracts.sdk import (
     Code,
     Context,
@@ -188,7 +188,8 @@ class Maintenance(Contract):
         require(all(row.member != wanted.member for row in beside), "windows_overlap")
         require_quorum(wanted, tuple([row for row in beside if row.member in voters]), len(voters))
         self.windows[number] = wanted
-        ctx.schedule(wanted.from_ms, Maintenance.begin, window=number, from_ms=wanted.from_ms)
+        if ctx.time_ms <= wanted.from_ms:
+            ctx.schedule(wanted.from_ms, Maintenance.begin, window=number, from_ms=wanted.from_ms)
         ctx.schedule(wanted.until_ms, Maintenance.end)
         ctx.emit(Booked(number, wanted.member, wanted.from_ms, wanted.until_ms, wanted.reason))
 

@@ -11,8 +11,8 @@ original movement; with other content it is refused as `uetr_conflict`. UETRs ar
 who takes another's out of spite has signed for it, and the payer sends again with a new one.
 
 An emergency brake (contracts/brake.py) on an account or a currency stops every movement of its money: no entry is
-written, nothing is set aside and nothing set aside is returned. A hold does not run out on who could not capture it:
-one whose time ends while a brake stops that stays open until an hour after the brake's end.
+written, nothing is set aside and nothing set aside is returned. A hold does not run out on who could not capture
+it: one whose time ends while a brake stops that stays open until an hour after the brake's end.
 
 Entries are not kept in state. An account counts them and chains their hashes, each movement's event carries both
 sides' entry numbers and balances, and `statement` reads the events back.
