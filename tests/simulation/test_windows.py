@@ -9,7 +9,6 @@ from consensus.members import Members
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
 
-
 RUNNING_US = 300_000
 """By then all machines run and hear a client's request."""
 

@@ -1,8 +1,8 @@
 """Members that rest: their turns as primary are skipped from the height after a block that says so.
 
 A wish travels as a request like any other. Seeds of one in three have windows, drawn apart from everything else, so
-that the runs of the other seeds stay what they are. Often more rest at a time than a quorum can spare: then nobody is
-skipped. Windows go on after healing: progress is due all the same.
+that the runs of the other seeds stay what they are. Often more rest at a time than a quorum can spare: then nobody
+is skipped. Windows go on after healing: progress is due all the same.
 """
 
 import random
