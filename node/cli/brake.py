@@ -1,4 +1,4 @@
-"""`hansa brake`: two members together stop an account, a currency, a method or a member's transactions, for a while."""
+"""`hansa brake`: two members together stop an account, a currency, a method or a member, for a while."""
 
 import time
 from collections.abc import Sequence

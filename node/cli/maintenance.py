@@ -1,4 +1,4 @@
-"""`hansa maintenance`: a member books when its node rests, so that its turns as primary are skipped without a time-out."""
+"""`hansa maintenance`: a member books when its node rests, and its turns as primary are skipped meanwhile."""
 
 import datetime
 import time

@@ -1,4 +1,4 @@
-"""A primary that rests is skipped without a time-out, in every view and across restarts; the shipped replica plays."""
+"""A primary that rests is skipped without a time-out, in every view and across restarts."""
 
 from collections.abc import Callable
 from typing import ClassVar
