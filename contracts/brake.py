@@ -197,8 +197,7 @@ class Brake(Contract):
         self._end_overdue(ctx)
         self._pullers(ctx)
         found = self.brakes[brake]
-        # Also where its ask is over and that was not tidied up yet.
-        require(found.status == "asked" and ctx.time_ms < found.confirm_by_ms, "brake_not_asked", found.status)
+        require(found.status == "asked", "brake_not_asked", found.status)
         require(ctx.sender != found.asker, "same_member", ctx.sender)
         self.brakes[brake] = replace(found, status="on", confirmer=ctx.sender, on_ms=ctx.time_ms)
         self.standing[brake] = Standing(found.scope, found.subject, found.asker, True, found.until_ms)
@@ -214,11 +213,11 @@ class Brake(Contract):
         self._end_overdue(ctx)
         voters = tuple([row.id for row in self._pullers(ctx) if row.votes])
         found = self.brakes[brake]
-        if found.status == "asked" and ctx.time_ms < found.confirm_by_ms:
+        if found.status == "asked":
             require(ctx.sender == found.asker, "not_the_asker", ctx.sender)
             self._end(ctx, brake, found, "withdrawn", (ctx.sender,))
             return
-        require(found.status == "on" and ctx.time_ms < found.until_ms, "brake_not_on", found.status)
+        require(found.status == "on", "brake_not_on", found.status)
         if ctx.sender in (found.asker, found.confirmer):
             self._end(ctx, brake, found, "lifted", (ctx.sender,))
             return
@@ -241,6 +240,7 @@ class Brake(Contract):
         return rows
 
     def _end_overdue(self, ctx: Context) -> None:
+        """End all that is over at this block's time: what is left as asked or on is just that."""
         for number, row in self.standing.scan(limit=STANDING_MAX):
             if row.ends_ms <= ctx.time_ms:
                 self._end(ctx, number, self.brakes[number], "over" if row.on else "lapsed", ())
@@ -316,7 +316,7 @@ def stopped_at(standing: tuple[Standing, ...], time_ms: int) -> Brakes:
         return NO_BRAKES
     found: dict[tuple[str, str], int] = {}
     for row in standing:
-        if row.on and time_ms < row.ends_ms:
+        if time_ms < row.ends_ms:
             key = (row.scope, row.subject)
             found[key] = max(row.ends_ms, found.get(key, 0))
     return found
