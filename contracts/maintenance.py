@@ -113,7 +113,7 @@ class Maintenance(Contract):
         Code("window_too_far", "A window begins within 90 days."),
         Code("window_begun", "The window has begun: its beginning stays."),
         Code("windows_overlap", "Two windows of one member do not overlap: move the one that is booked."),
-        Code("too_many_windows", "A member has at most 4 windows booked."),
+        Code("too_many_windows", "A member has at most 4 windows booked, all together 512."),
         Code("breaks_quorum", "At some moment too few validators for a quorum would be without a window."),
     )
 
@@ -126,8 +126,10 @@ class Maintenance(Contract):
         """Book a window for the sender's own member; one whose beginning has passed begins now."""
         number = (self.last.get() or 0) + 1
         self._clear(ctx)
-        own = [row for _, row in self.windows.scan(limit=WINDOWS_MAX) if row.member == ctx.sender]
-        require(len(own) < WINDOWS_PER_MEMBER, "too_many_windows", ctx.sender)
+        every = [row for _, row in self.windows.scan(limit=WINDOWS_MAX)]
+        own = [row for row in every if row.member == ctx.sender]
+        # So that no scan ever misses one.
+        require(len(own) < WINDOWS_PER_MEMBER and len(every) < WINDOWS_MAX, "too_many_windows", ctx.sender)
         self._enter(ctx, number, Window(ctx.sender, max(from_ms, ctx.time_ms), until_ms, reason, ctx.height))
         self.last.set(number)
 
@@ -231,19 +233,20 @@ def require_quorum(wanted: Window, beside: tuple[Window, ...], validators: int) 
     `beside` are the other validators' windows that overlap with it.
     """
     quorum = quorum_of(validators)
-    # The others' number grows only where one of their windows begins.
-    moments = sorted([max(wanted.from_ms, row.from_ms) for row in beside])
-    for moment in [wanted.from_ms, *moments]:
-        resting = [row.member for row in beside if row.from_ms <= moment < row.until_ms]
-        left = validators - len(resting) - 1
-        if left < quorum:
+    # At one time what ends goes before what begins: a window does not hold at its end.
+    begins = [(max(wanted.from_ms, row.from_ms), 1) for row in beside]
+    resting = 1
+    for moment, change in [(wanted.from_ms, 0), *sorted([*begins, *[(row.until_ms, -1) for row in beside]])]:
+        resting += change
+        if validators - resting < quorum:
+            others = [row.member for row in beside if row.from_ms <= moment < row.until_ms]
             told = wanted.member
-            for name in resting:
+            for name in others:
                 told = f"{told}, {name}"
             raise Revert(
                 "breaks_quorum",
-                f"at {moment} there would rest {told}: {left} of {validators} validators are left, "
-                f"and a quorum is {quorum}",
+                f"at {moment} there would rest {told}: {validators - 1 - len(others)} of {validators} validators "
+                f"are left, and a quorum is {quorum}",
             )
 
 

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from contracts.maintenance import AHEAD_MS_MAX, HOUR_MS, WINDOW_MS_MAX, Maintenance, Window, require_quorum
+from contracts.maintenance import (
+    AHEAD_MS_MAX,
+    HOUR_MS,
+    WINDOW_MS_MAX,
+    WINDOWS_MAX,
+    Maintenance,
+    Window,
+    require_quorum,
+)
 from contracts.membership import Membership
 from contracts.sdk import Revert
 from contracts.testkit import START_MS, CallFailed, World, reverts
@@ -172,6 +180,26 @@ def test_a_member_has_four_windows_that_do_not_overlap_and_touches_no_others(wor
     with reverts("window_over"):
         world.as_("bank-b").call(Maintenance.cancel, window=1)
     book(world, "bank-b", 9, 10)
+
+
+def test_a_full_calendar_is_looked_through_within_a_calls_operations_and_takes_no_more() -> None:
+    # 42 of 128 validators have four windows in a row each, and one more may rest beside them.
+    world = calendar_of(4)
+    names = [f"m{index}" for index in range(128)]
+    beside = tuple(
+        Window(name, at(place) + index, at(place + 1), "", 1)
+        for place in range(4)
+        for index, name in enumerate(names[:41])
+    )
+    require_quorum(Window("m100", at(0), at(4), "", 1), beside, 128)
+    more = tuple(Window(name, at(1), at(2), "", 1) for name in names[41:43])
+    with pytest.raises(Revert, match="85 of 128 validators are left, and a quorum is 86"):
+        require_quorum(Window("m100", at(0), at(4), "", 1), (*beside, *more), 128)
+    for number in range(WINDOWS_MAX - 1):
+        world.state.put(Maintenance.windows.key(1_000 + number), Window(f"x{number}", at(1), at(9), "", 1))
+    book(world, "bank-b", 3, 4)
+    with reverts("too_many_windows"):
+        book(world, "bank-c", 5, 6)
 
 
 def test_a_window_stays_when_the_list_shrinks_and_only_validators_count(world: World) -> None:
