@@ -66,7 +66,8 @@ class Head(msgspec.Struct, frozen=True):
     `height` 0 is genesis: its digest is the genesis hash and it has no certificate.
     `start_view` is the view in which height + 1 starts (kept in the apply batch).
     `members` decide height + 1. `decided_by` decided `height` itself and judges `certificate`; None says that it
-    is the same list.
+    is the same list. `resting` are the members whose turn as primary of height + 1 is skipped: what the state and
+    the time of this head say, so everybody who has it knows the same ones (README 1.4).
     """
 
     height: int
@@ -75,6 +76,7 @@ class Head(msgspec.Struct, frozen=True):
     start_view: int
     members: Members
     decided_by: Members | None = None
+    resting: tuple[str, ...] = ()
 
 
 class Memory(msgspec.Struct, frozen=True):

@@ -8,11 +8,13 @@ from contracts.loader import install
 
 install()
 
-from contracts.claims import Claims  # noqa: E402 - the finder comes first
+from contracts.brake import Brake  # noqa: E402 - the finder comes first
+from contracts.claims import Claims  # noqa: E402
 from contracts.governance import Governance  # noqa: E402
+from contracts.maintenance import Maintenance  # noqa: E402
 from contracts.membership import Membership  # noqa: E402
 from contracts.settlement import Settlement  # noqa: E402
 
-CONTRACTS = (Membership, Settlement, Claims, Governance)
+CONTRACTS = (Membership, Settlement, Claims, Governance, Maintenance, Brake)
 
 __all__ = ["CONTRACTS"]

@@ -17,6 +17,7 @@ import msgspec
 from contracts.loader import source_digests
 from contracts.metering import CALL_COST, CURRENT, UNLIMITED, LimitExceeded, Meter
 from contracts.sdk import (
+    GOVERNING,
     SDK_CODES,
     SEMANTICS_VERSION,
     TIME_MS_MAX,
@@ -327,6 +328,8 @@ class Session:
             found = self._engine.find(contract, method, "scheduled" if due else "call")
             values = found.convert(args)
             meter.operations += CALL_COST
+            if env.brakes and not due:
+                _require_unstopped(env, found)
             context = self._contexts.get(found.contract)
             if context is None:
                 # Weakly: in a cycle, the state's view of the disk would outlive the block by an unknown time.
@@ -380,6 +383,8 @@ class Session:
         if len(args) > len(names):
             raise TypeError(f"{method.name} takes {len(names)} arguments")
         values = method.convert({**dict(zip(names, args, strict=False)), **options})
+        if self.env.brakes:
+            _require_unstopped(self.env, method)
         self._depth += 1
         context = Context(self, method.contract, f"@{caller.name}")
         result = method.function(self.holder(method.contract), context, *values)
@@ -410,6 +415,20 @@ def _metered(meter: Meter) -> Iterator[None]:
         raise cast(BaseException, failure.__cause__) from None
     finally:
         CURRENT.reset(token)
+
+
+def _require_unstopped(env: Environment, method: Method) -> None:
+    """Revert where an emergency brake stops the method, for everybody, or all that the sender's member sends.
+
+    Inside `ctx.call` too: else a contract that calls the method would be a way around. What a contract scheduled
+    has no member as its sender.
+    """
+    contract = method.contract.name
+    if contract in GOVERNING:
+        return
+    for stopped in (("method", f"{contract}.{method.name}"), ("member", env.sender.partition("/")[0])):
+        if stopped in env.brakes:
+            raise Revert("braked", f"{stopped[0]} {stopped[1]}, until {env.brakes[stopped]}")
 
 
 def _revert_code(revert: Revert) -> str:

@@ -52,6 +52,8 @@ Address = Annotated[
 OverlapMs = Annotated[int, Meta(ge=0, le=90 * 86_400_000, description="for so long the former key serves too")]
 
 GOVERNANCE = "@governance"
+ROSTER_READERS = ("@maintenance", "@brake")
+"""Contracts besides `governance` that ask who the members are."""
 NODE = "/node"
 READY = ("governance", "ready")
 """The one call that a node makes."""
@@ -356,8 +358,8 @@ class Membership(Contract):
 
     @call
     def roster(self, ctx: Context) -> tuple[MemberRow, ...]:
-        """Return all members in their order; for the contract `governance` alone."""
-        ctx.authorize(GOVERNANCE)
+        """Return all members in their order; for `governance` and the contracts that need to know them."""
+        ctx.authorize(GOVERNANCE, ROSTER_READERS)
         return self._rows(ctx.time_ms)
 
     @call

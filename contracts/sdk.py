@@ -14,7 +14,8 @@ is the tutorial.
 import hashlib
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import (
     Annotated,
     Any,
@@ -46,8 +47,11 @@ from contracts.storage import Access, Item, Map, Revert, State, Value, check_sto
 
 __all__ = [
     "AMOUNT_MAX",
+    "GOVERNING",
+    "NO_BRAKES",
     "Amount",
     "Argument",
+    "Brakes",
     "CallError",
     "Code",
     "Context",
@@ -82,6 +86,8 @@ Kind = Literal["call", "scheduled", "query", "genesis", "invariant"]
 SEMANTICS_VERSION: Final = 1
 AMOUNT_MAX: Final = 2**63 - 1
 TIME_MS_MAX: Final = 2**53 - 1
+GOVERNING: Final = ("membership", "governance", "maintenance", "brake")
+"""The contracts through which members have their say: no emergency brake stops a call of theirs."""
 EVENT_SIZE_BYTES_MAX: Final = 16_384
 TOPICS_MAX: Final = 16
 EVENT_ROWS_MAX: Final = 10_000
@@ -125,11 +131,22 @@ SDK_CODES: Final = (
     Code("not_found", "There is nothing under that key."),
     Code("amount_not_positive", "The amount is zero or negative.", "AM01"),
     Code("amount_too_large", "The amount is more than 2^63 - 1 minor units.", "AM02"),
+    Code("braked", "An emergency brake of the members stops this for now; it ends by itself: `hansa brake list`."),
 )
+
+Brakes = Mapping[tuple[str, str], int]
+"""What emergency brakes stop in a block: (scope, subject) -> the block time from which on it goes again.
+
+Scopes are "account", "currency", "method" (as "settlement.transfer") and "member".
+"""
+NO_BRAKES: Final[Brakes] = MappingProxyType({})
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """What a call is told: where and when it runs, and who sent it. `encode` makes canonical bytes."""
+    """What a call is told: where and when it runs, who sent it, and what the members have stopped.
+
+    `encode` makes canonical bytes.
+    """
 
     network: str
     height: int
@@ -137,6 +154,7 @@ class Environment(msgspec.Struct, frozen=True):
     sender: str
     tx_id: bytes
     encode: Callable[[object], bytes]
+    brakes: Brakes = NO_BRAKES
 
 
 class EventRecord(msgspec.Struct, frozen=True):
@@ -362,13 +380,25 @@ class Run(Protocol):
 class Context:
     """Who calls, when, and what a call may do besides reading and writing its own state."""
 
-    __slots__ = ("_contract", "_encode", "_meter", "_run", "height", "network", "sender", "time_ms", "tx_id")
+    __slots__ = (
+        "_brakes",
+        "_contract",
+        "_encode",
+        "_meter",
+        "_run",
+        "height",
+        "network",
+        "sender",
+        "time_ms",
+        "tx_id",
+    )
 
     def __init__(self, run: Run, contract: type[Contract], sender: str) -> None:
         env = run.env
         self._run = run
         self._meter = run.meter
         self._encode = env.encode
+        self._brakes = env.brakes
         self._contract = contract
         self.sender = sender
         self.network = env.network
@@ -390,6 +420,18 @@ class Context:
         """Revert with not_authorized unless the sender acts for `principal` (see `may_act_for`)."""
         if not self.may_act_for(principal, operators):
             raise Revert("not_authorized", f"{self.sender} does not act for {principal}")
+
+    def braked_until(self, scope: str, subject: str) -> int:
+        """Return the block time up to which an emergency brake stops `subject`; 0: none does (see `Brakes`)."""
+        return self._brakes.get((scope, subject), 0) if self._brakes else 0
+
+    def require_unbraked(self, account: str, currency: str) -> None:
+        """Revert with `braked` while an emergency brake stops money of the account, or of all in the currency."""
+        if not self._brakes:
+            return
+        for stopped in (("account", account), ("currency", currency)):
+            if stopped in self._brakes:
+                raise Revert("braked", f"{stopped[0]} {stopped[1]}, until {self._brakes[stopped]}")
 
     def emit(self, event: Event) -> None:
         """Add `event` to the call's receipt."""

@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from contracts.brake import Brake, stopped_at
 from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled
-from contracts.sdk import SDK_CODES, Contract
+from contracts.sdk import NO_BRAKES, SDK_CODES, Brakes, Contract
 
 T = TypeVar("T")
 
@@ -109,6 +110,7 @@ class World:
         self.log: list[tuple[int, EventRecord]] = []
         self.due: list[tuple[int, int, Scheduled]] = []
         self._scheduled = 0
+        self._brakes: Brakes = NO_BRAKES
         self.engine.genesis(self.state, self._environment("@genesis"), genesis or {})
         self._check()
 
@@ -143,9 +145,16 @@ class World:
     def _block(self, ms: int) -> list[Outcome]:
         self.height += 1
         self.time_ms += ms
+        # As a node does it: what holds in a block are the brakes in the state before it.
+        self._brakes = stopped_at(Brake.read_on(self.state), self.time_ms)
         due = sorted(item for item in self.due if item[0] <= self.time_ms)
         self.due = [item for item in self.due if item[0] > self.time_ms]
-        return [self._run(f"@{item.contract}", item.contract, item.method, item.args) for _, _, item in due]
+        outcomes = [self._run(f"@{item.contract}", item.contract, item.method, item.args) for _, _, item in due]
+        for outcome, (_, _, item) in zip(outcomes, due, strict=True):
+            if outcome.code == "braked" and self._brakes:
+                self._scheduled += 1
+                self.due.append((min(self._brakes.values()), self._scheduled, item))
+        return outcomes
 
     def _run(self, sender: str, contract: str, method: str, args: dict[str, Any]) -> Outcome:
         before = dict(self.state.data)
@@ -174,7 +183,7 @@ class World:
 
     def _environment(self, sender: str) -> Environment:
         tx_id = self.height.to_bytes(32, "big")
-        return Environment(self.network, self.height, self.time_ms, sender, tx_id, _encode)
+        return Environment(self.network, self.height, self.time_ms, sender, tx_id, _encode, self._brakes)
 
     def _name(self, method: Callable[..., Any] | str) -> tuple[str, str]:
         if isinstance(method, str):

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from node.cli.acting import FAILED, WAIT_S, as_option, key_option
 from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
 from node.cli.joining import Request, read_request
 from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
@@ -15,18 +16,8 @@ from node.client import Client, Fate
 from node.client import call as make_call
 from node.errors import ConfigError, NotFinal, RejectedTransaction
 
-WAIT_S = 30.0
-FAILED = 1
 PAGE = 100
 
-as_option = click.option("--as", "sender", metavar="PRINCIPAL", help="Who acts (default: the directory's member).")
-key_option = click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A key file of that principal; again for another.",
-)
 anyway_option = click.option(
     "--anyway", is_flag=True, help="Also where the members that run now would not be a quorum after it."
 )

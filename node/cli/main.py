@@ -9,10 +9,12 @@ import click
 
 from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
+from node.cli.brake import brake
 from node.cli.carrying_keys import keys_export, keys_import
 from node.cli.documents import docs
 from node.cli.governing import proposals, propose, vote
 from node.cli.joining import invite
+from node.cli.maintenance import maintenance
 from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
@@ -57,6 +59,8 @@ COMMANDS = (
     propose,
     vote,
     proposals,
+    maintenance,
+    brake,
     contracts,
     tx,
     block,

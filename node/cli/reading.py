@@ -13,6 +13,7 @@ from node.cli.output import Output, show_failure, shown
 from node.cli.syncing import sync_facts
 from node.client.answers import ContractAnswer, LedgerEvent, QueryAnswer
 from node.client.arguments import arguments_from_text, find_method
+from node.diagnosis.notices import notices
 from node.diagnosis.wording import duration
 from node.errors import ConfigError, Unavailable
 from node.wording import counted
@@ -43,6 +44,8 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
             *(("", reason) for reason in answer.reasons),
             ("votes", answer.voting),
             *([("diverged", answer.diverged.sentence)] if answer.diverged is not None else []),
+            *(("resting", sentence) for sentence in notices(answer.resting, ())),
+            *(("brake", sentence) for sentence in notices((), answer.brakes)),
             ("pending", f"{counted(answer.pending_transactions, 'transaction')}, {answer.pending_bytes:,} bytes"),
         ]
     )

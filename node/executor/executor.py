@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from consensus.codec import decode_own, encode
+from contracts.brake import Brake
 from contracts.engine import CallError, Engine, Environment, Revert
 from node.config import NetworkConfig, Parameters
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction, StoreError
@@ -79,7 +80,7 @@ class Executor:
         """Stand on `view`; the tree is rebuilt from its buckets. StoreError when its root is not the head's."""
         # Read through the attribute: the same tree goes on over later views.
         self._view = view
-        self._take_limits(view)
+        self._take_rules(view)
         self._admission = Admission(self._rules, view)
         self._requests_from_ms = 0
         self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
@@ -99,19 +100,26 @@ class Executor:
         cache = self._cache.advance(executed.writes)
         self._opened_tree().commit(executed.tree)
         self._view = view
-        self._take_limits(view)
+        self._take_rules(view)
         if shown:
             self.show(view)
         self._cache = cache
         if executed.requests_removed:
             self._requests_from_ms = executed.requests_removed[-1][0]
 
-    def _take_limits(self, view: LedgerView) -> None:
-        """The next block is judged by the limits that the members have set."""
-        limits = dict(self._registry.read_limits(Overlay(view)))
+    def _take_rules(self, view: LedgerView) -> None:
+        """The next block is judged by the limits that the members have set and the brakes that they have pulled.
+
+        Read once for a block, so that none of its transactions pays for them.
+        """
+        state = Overlay(view)
+        limits = dict(self._registry.read_limits(state))
         known = self._rules.parameters
         if any(getattr(known, name) != value for name, value in limits.items()):
             self._rules = msgspec.structs.replace(self._rules, parameters=msgspec.structs.replace(known, **limits))
+        brakes = Brake.read_on(state)
+        if brakes != self._rules.brakes:
+            self._rules = msgspec.structs.replace(self._rules, brakes=brakes)
 
     def show(self, view: LedgerView) -> None:
         """Transactions are admitted and tried on `view`: that of the head, or of a block before it."""

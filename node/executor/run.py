@@ -10,6 +10,7 @@ import msgspec
 
 from consensus.codec import check_plain, decode_own, encode, unpack
 from consensus.members import Members, Validator
+from contracts.brake import Standing, stopped_at
 from contracts.engine import Emitted, Engine, Environment, Outcome, Scheduled, Session
 from contracts.state_keys import encode_component, encode_key
 from node.config import Parameters
@@ -86,13 +87,14 @@ class Registry(Protocol):
 
 class Rules(msgspec.Struct, frozen=True):
     """All that decides outcomes besides the state: fixed for a release, and for as long as the members change none
-    of the `parameters`.
+    of the `parameters` and pull none of the `brakes`.
     """
 
     network: str
     parameters: Parameters
     engine: Engine
     registry: Registry
+    brakes: tuple[Standing, ...] = ()
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True):
@@ -159,6 +161,7 @@ class BlockRun:
         self.height = height
         self.time_ms = time_ms
         self.overlay = Overlay(view, cache)
+        self._brakes = stopped_at(rules.brakes, time_ms)
         self._session = Session(rules.engine, self.overlay)
         self._senders: dict[str, Sender] = {}
         self._asked: tuple[Transaction, bytes] | None = None
@@ -201,7 +204,11 @@ class BlockRun:
             env = self._environment(f"@{call.contract}", tx_id)
             outcome = self._session.execute(env, call.contract, call.method, args, parameters.call_operations_max)
             settled = Settled(outcome.code, outcome.emitted)
-            self._accept(tx_id, Attempt((settled,), outcome.scheduled, outcome.operations))
+            again = outcome.scheduled
+            if outcome.code == "braked" and self._brakes:
+                # Not lost: its receipt says `braked`, and it is due again when the first of the brakes ends.
+                again = (Scheduled(min(self._brakes.values()), call.contract, call.method, args),)
+            self._accept(tx_id, Attempt((settled,), again, outcome.operations))
 
     def obstacle(self, transaction: Transaction) -> str | None:
         """Return why no block may contain `transaction` here and now, or None. Its signatures are verified."""
@@ -305,7 +312,7 @@ class BlockRun:
         return found
 
     def _environment(self, sender: str, tx_id: bytes) -> Environment:
-        return Environment(self._rules.network, self.height, self.time_ms, sender, tx_id, encode)
+        return Environment(self._rules.network, self.height, self.time_ms, sender, tx_id, encode, self._brakes)
 
 
 def misplaced(rules: Rules, transaction: Transaction, time_ms: int) -> str | None:

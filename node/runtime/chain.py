@@ -30,6 +30,7 @@ from consensus.effects import (
 )
 from consensus.members import Members
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
+from contracts.maintenance import Maintenance
 from node.errors import InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor import Claim, Difference, Executor
 from node.gossip import wire_id_of
@@ -38,7 +39,7 @@ from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
 from node.runtime.replaying import Replaying
 from node.runtime.threads import Threads
-from node.state import ExecutedBlock
+from node.state import ExecutedBlock, Overlay
 from node.state_tree import StateTree
 from node.store import Store, StoreView
 from node.sync import ReadyBlock
@@ -84,7 +85,8 @@ class Chain:
         self._executed: dict[bytes, ExecutedBlock] = {}
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
-        self._head = head_of(store.head, deciders(store.snapshot()))
+        view = store.snapshot()
+        self._head = head_of(store.head, deciders(view), resting_at(view))
         self.last_block_transactions = 0
         """How many the head holds, of those that this node applied since its start."""
         self._log = structlog.get_logger("chain")
@@ -327,7 +329,7 @@ class Chain:
 
     def _moved(self, executed: ExecutedBlock, record: HeadRecord, view: StoreView) -> None:
         """The block is durable: it is the head."""
-        self._head = head_of(record, self._head.members)
+        self._head = head_of(record, self._head.members, resting_at(view))
         self.last_block_transactions = len(executed.proposal.wire_ids)
         self._executed.clear()
         self._suspects.clear()
@@ -356,9 +358,19 @@ def deciders(view: StoreView) -> Members:
         return view.head_at(below[-1] if below else 0).members
 
 
-def head_of(record: HeadRecord, decided_by: Members) -> Head:
-    """The head as consensus knows it; `decided_by` judged its certificate."""
-    return Head(record.height, record.digest, record.certificate, record.start_view, record.members, decided_by)
+def resting_at(view: StoreView) -> tuple[str, ...]:
+    """The members in a maintenance window at the view's head, by its state and its time.
+
+    Kept nowhere else, so that a restart, a replay and a snapshot find the same ones.
+    """
+    return Maintenance.read_resting(Overlay(view), view.head.time_ms)
+
+
+def head_of(record: HeadRecord, decided_by: Members, resting: tuple[str, ...]) -> Head:
+    """The head as consensus knows it; `decided_by` judged its certificate, and `resting` propose nothing on it."""
+    return Head(
+        record.height, record.digest, record.certificate, record.start_view, record.members, decided_by, resting
+    )
 
 
 def proposal_of(body: BlockBody) -> Proposal:

@@ -35,6 +35,7 @@ from node.client.answers import (
 )
 from node.client.rendering import outcomes, plain_json
 from node.config import NetworkConfig
+from node.diagnosis.notices import notices
 from node.errors import HansaError, NotFound, Unavailable
 from node.executor import Executor, NotBrief
 from node.ledger import Receipt, Transaction
@@ -49,6 +50,7 @@ from node.runtime.event_pages import event_page
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.runtime.joining import Joining
+from node.runtime.notices import brakes_on, resting_at
 from node.runtime.roster import Roster
 from node.runtime.waiting import Waiters
 from node.runtime.whereabouts import Whereabouts
@@ -380,6 +382,8 @@ class Service:
             joining=self._joining.status(),
             network_height=network_height(head.height, replica),
             sync=sync_status(head.height, self._catching_up(), replica, head.members),
+            resting=resting_at(self._view, replica.resting),
+            brakes=brakes_on(self._view, self._clock.time_ms()),
         )
 
     def diverged_at(self) -> int | None:
@@ -415,8 +419,12 @@ class Service:
         return tuple(rows)
 
     def why(self) -> Diagnosis:
-        """Why blocks are made or not made, and who is missing."""
-        return self._health.why()
+        """Why blocks are made or not made, and who is missing; and what the members have planned or stopped."""
+        answer = self._health.why()
+        told = notices(
+            resting_at(self._view, self._health.replica().resting), brakes_on(self._view, self._clock.time_ms())
+        )
+        return msgspec.structs.replace(answer, sentences=(*answer.sentences, *told)) if told else answer
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether the node follows the network and blocks can be made; else sentences that name who is missing."""
