@@ -8,11 +8,12 @@ from contracts.loader import install
 
 install()
 
-from contracts.claims import Claims  # noqa: E402 - the finder comes first
+from contracts.approvals import Approvals  # noqa: E402 - the finder comes first
+from contracts.claims import Claims  # noqa: E402
 from contracts.governance import Governance  # noqa: E402
 from contracts.membership import Membership  # noqa: E402
 from contracts.settlement import Settlement  # noqa: E402
 
-CONTRACTS = (Membership, Settlement, Claims, Governance)
+CONTRACTS = (Membership, Settlement, Claims, Governance, Approvals)
 
 __all__ = ["CONTRACTS"]
