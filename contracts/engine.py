@@ -1,6 +1,7 @@
 """Run contracts: one call in, one outcome out, nothing left behind by a call that failed.
 
 The engine is immutable after its construction and may be used by several threads, each with its own state.
+More than 500 lines because one call's way, with all that it may reach, is read from top to bottom.
 """
 
 import hashlib

@@ -377,8 +377,7 @@ class Membership(Contract):
         place = self._managed(ctx, principal)
         require(place[1] != "", "root_principal", principal)
         require(place in self.policies, "principal_not_found", principal)
-        seated = [tier.name for tier in self._tiers_of(place[0]) if principal in seats_of(tier)]
-        require(len(seated) == 0, "principal_seated", principal)
+        require(not self._is_seated(place[0], principal), "principal_seated", principal)
         del self.policies[place]
         if place in self.stand_ins:
             del self.stand_ins[place]
@@ -390,10 +389,12 @@ class Membership(Contract):
     ) -> None:
         """Put `key` in the place of `former` in the principal's policy; the member's root principal sends this.
 
-        Who signs alone with one key sends it for itself: nobody else is needed to hand on what one has. For
+        A person of a tier, to whom the root alone can give no key, also sends it for itself if it has but one. For
         `overlap_ms` either signs, and both together count once: who has both is not two.
         """
-        place = _place(principal) if ctx.sender == principal else self._managed(ctx, principal)
+        place = _place(principal)
+        if ctx.sender != principal or not self._is_seated(place[0], principal):
+            self._managed(ctx, principal)
         known = self.policies[place]
         require(len(known.keys) == 1 or ctx.sender == place[0], "not_authorized", principal)
         require(former in known.keys, "key_not_found", principal)
@@ -459,6 +460,9 @@ class Membership(Contract):
     def _tiers_of(self, member: str) -> tuple[Tier, ...]:
         root = self.policies.get((member, ""))
         return () if root is None else root.tiers
+
+    def _is_seated(self, member: str, principal: str) -> bool:
+        return any(principal in seats_of(tier) for tier in self._tiers_of(member))
 
     def _put_tiers(self, member: str, name: str, instead: tuple[Tier, ...]) -> None:
         """Write the member's tiers, with others for the one of that name, into all policies that they bind."""

@@ -1,4 +1,4 @@
-"""What a contract is written with. Everything a contract may import stands here.
+"""What a contract is written with. More than 500 lines because everything a contract may import stands here.
 
     class Counter(Contract):
         counts: Map[str, int] = Map()
