@@ -1,6 +1,7 @@
 """Run contracts: one call in, one outcome out, nothing left behind by a call that failed.
 
 The engine is immutable after its construction and may be used by several threads, each with its own state.
+More than 500 lines because one call's way, with all that it may reach, is read from top to bottom.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from contracts.sdk import (
     EventLog,
     EventRecord,
     Method,
+    Performed,
     QueryContext,
 )
 from contracts.storage import Access, HostFailure, Revert, State
@@ -55,6 +57,8 @@ __all__ = [
 T = TypeVar("T")
 
 CALL_DEPTH_MAX: Final = 8
+PERFORM_RESERVE: Final = 2_000
+"""Operations that are left to a contract after calls that it performed, to write down what came of them."""
 RESERVED_CODES: Final = (
     "ok",
     "contract_fault",
@@ -271,6 +275,17 @@ class Engine:
             *(f"{name} {digest.hex()}" for name, digest in sorted(self.module_digests.items())),
         )
 
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of the contract, each with the names of its arguments; none for an unknown contract."""
+        found = self._contracts.get(contract)
+        if found is None:
+            return ()
+        return tuple(
+            (method.name, method.arguments.__struct_fields__)
+            for method in found.methods.values()
+            if method.kind == "call"
+        )
+
     def find(self, contract: str, method: str, kind: str) -> Method:
         """Return the method, which is of that kind; raise CallError when there is none."""
         found = self._methods.get((contract, method))
@@ -400,6 +415,61 @@ class Session:
             raise ValueError("at_ms is a time in Unix milliseconds")
         self.scheduled.append(Scheduled(at_ms, contract.name, method, target.plain(args)))
 
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of a contract with the names of their arguments."""
+        return self._engine.calls_of(contract)
+
+    def misfit(self, contract: str, method: str, args: dict[str, Any]) -> str:
+        """Return why a call cannot be tried, or ""."""
+        try:
+            self._engine.validate(contract, method, args)
+        except CallError as error:
+            return error.code
+        return ""
+
+    def perform(
+        self, caller: type[Contract], principal: str, calls: tuple[tuple[str, str, dict[str, Any]], ...]
+    ) -> Performed:
+        """Run the calls with the principal's authority, all or none; the caller's own work stays.
+
+        Each has the depth that it would have in a transaction of the principal's, and all share what is left of the
+        caller's operations, less a reserve.
+        """
+        if not caller.acts_for_principals:
+            raise TypeError(f"{caller.name} acts for no principal")
+        if any(contract == caller.name for contract, _, _ in calls):
+            raise TypeError(f"{caller.name} does not perform its own calls")
+        meter, state = self.meter, self._state
+        operations_max, levels, depth = meter.operations_max, meter.depth, self._depth
+        events, scheduled, savepoint = len(self.events), len(self.scheduled), state.savepoint()
+        spent = meter.operations
+        meter.operations_max -= PERFORM_RESERVE
+        code, position = "ok", 0
+        try:
+            meter.charge(0)
+            for contract, method, args in calls:
+                self._depth = meter.depth = 0
+                found = self._engine.find(contract, method, "call")
+                values = found.convert(args)
+                meter.operations += CALL_COST
+                if self.env.brakes:
+                    _require_unstopped(self.env, found)
+                context = Context(self, found.contract, principal)
+                found.function(self.holder(found.contract), context, *values)
+                # Charged operations are compared with the bound at loops and functions, and here at the end.
+                meter.charge(0)
+                position += 1
+        except MemoryError:
+            raise  # this machine's fault, never a common outcome
+        except Exception as error:
+            code = _failure_code(error)
+            state.rollback(savepoint)
+            del self.events[events:]
+            del self.scheduled[scheduled:]
+        meter.operations = min(meter.operations, max(spent, meter.operations_max))
+        meter.operations_max, meter.depth, self._depth = operations_max, levels, depth
+        return Performed(code, position)
+
 
 def manifest_hash(lines: Sequence[str]) -> bytes:
     """Return the contracts hash of a manifest, whoever sent it."""
@@ -436,6 +506,15 @@ def _revert_code(revert: Revert) -> str:
     if isinstance(code, str) and _CODE.match(code) and code not in RESERVED_CODES:
         return code
     return "contract_fault"
+
+
+def _failure_code(error: Exception) -> str:
+    """The outcome of a call that ended with `error`, as `Session.execute` says it."""
+    if isinstance(error, CallError):
+        return error.code
+    if isinstance(error, Revert):
+        return _revert_code(error)
+    return "limit_exceeded" if isinstance(error, LimitExceeded) else "contract_fault"
 
 
 def _describe(contract: type[Contract], kind: str) -> tuple[MethodDescription, ...]:

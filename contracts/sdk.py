@@ -1,4 +1,4 @@
-"""What a contract is written with. Everything a contract may import stands here.
+"""What a contract is written with. More than 500 lines because everything a contract may import stands here.
 
     class Counter(Contract):
         counts: Map[str, int] = Map()
@@ -36,12 +36,15 @@ from msgspec.structs import replace
 
 from contracts.metering import (
     AUTHORIZE_COST,
+    CALL_COST,
     DIGEST_COST,
     EMIT_COST,
+    READ_COST,
     SCAN_ROW_COST,
     SCHEDULE_COST,
     SIZE_SHIFT,
     Meter,
+    charge,
 )
 from contracts.storage import Access, Item, Map, Revert, State, Value, check_stored_type
 
@@ -62,6 +65,9 @@ __all__ = [
     "Item",
     "Map",
     "Meta",
+    "Performed",
+    "PlainArguments",
+    "PlannedCall",
     "PrincipalId",
     "QueryContext",
     "Revert",
@@ -71,11 +77,13 @@ __all__ = [
     "call",
     "genesis",
     "invariant",
+    "pack_arguments",
     "query",
     "replace",
     "require",
     "require_amount",
     "scheduled",
+    "unpack_arguments",
 ]
 
 P = ParamSpec("P")
@@ -100,6 +108,9 @@ Amount = Annotated[
     int,
     Meta(description="minor units, 1 … 2^63 - 1", extra_json_schema={"minimum": 1, "maximum": AMOUNT_MAX}),
 ]
+
+# What another call takes, in a call that names it: judged by that one's method (`Context.misfit`).
+PlainArguments = Annotated[dict[str, Any], Meta(description="the call's arguments by name")]
 
 _encode: Final = msgspec.msgpack.Encoder(order="sorted").encode
 _decode_plain: Final[Callable[[bytes], dict[str, Any]]] = msgspec.msgpack.Decoder().decode
@@ -155,6 +166,22 @@ class Environment(msgspec.Struct, frozen=True):
     tx_id: bytes
     encode: Callable[[object], bytes]
     brakes: Brakes = NO_BRAKES
+
+
+class PlannedCall(Protocol):
+    """A call before it runs: one of a transaction, or one that somebody asks for."""
+
+    @property
+    def contract(self) -> str:
+        """The contract's name."""
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments by name, as the caller gave them."""
 
 
 class EventRecord(msgspec.Struct, frozen=True):
@@ -215,6 +242,19 @@ def require_amount(amount: int) -> None:
         raise Revert("amount_too_large", f"{amount}")
 
 
+def pack_arguments(args: dict[str, Any]) -> bytes:
+    """Return the canonical bytes of another call's arguments, to keep them."""
+    data = _encode(args)
+    charge(len(data) >> SIZE_SHIFT)
+    return data
+
+
+def unpack_arguments(data: bytes) -> dict[str, Any]:
+    """Return the arguments that `pack_arguments` packed."""
+    charge(len(data) >> SIZE_SHIFT)
+    return _decode_plain(data)
+
+
 def _mark(function: F, kind: Kind) -> F:
     setattr(function, _KIND, kind)
     return function
@@ -268,7 +308,9 @@ class Method:
         for parameter in parameters[1:] if self.takes_context else parameters:
             if parameter.name not in hints or parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
                 raise TypeError(f"{where}: `{parameter.name}` needs a type and a plain position")
-            check_stored_type(hints[parameter.name], f"{where}({parameter.name})")
+            check_stored_type(
+                hints[parameter.name], f"{where}({parameter.name})", plain=self.kind in ("call", "query")
+            )
             if parameter.default is parameter.empty:
                 fields.append((parameter.name, hints[parameter.name]))
             else:
@@ -296,13 +338,15 @@ class Contract:
     """A service of the ledger. State is declared at the top, methods below, invariants beside them.
 
     `name` is the class name in lower case unless given; `uses` are the methods of other contracts that `ctx.call`
-    may reach; `codes` are the revert codes that its methods may answer.
+    may reach; `codes` are the revert codes that its methods may answer. `acts_for_principals`: it may run calls
+    with the authority of a principal (`Context.perform`), which it must have from that principal itself.
     """
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
     uses: ClassVar[tuple[Callable[..., Any], ...]] = ()
     codes: ClassVar[tuple[Code, ...]] = ()
+    acts_for_principals: ClassVar[bool] = False
     methods: ClassVar[dict[str, Method]]
 
     def __init__(self, access: Access) -> None:
@@ -376,6 +420,24 @@ class Run(Protocol):
     def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
         """Add a call for a later block."""
 
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of a contract with the names of their arguments."""
+
+    def misfit(self, contract: str, method: str, args: dict[str, Any]) -> str:
+        """Return why a call cannot be tried, or ""."""
+
+    def perform(
+        self, caller: type[Contract], principal: str, calls: tuple[tuple[str, str, dict[str, Any]], ...]
+    ) -> "Performed":
+        """Run calls with a principal's authority."""
+
+
+class Performed(msgspec.Struct, frozen=True):
+    """What came of calls that were run for a principal: "ok", or the code of the one after the first `position`."""
+
+    code: str
+    position: int
+
 
 class Context:
     """Who calls, when, and what a call may do besides reading and writing its own state."""
@@ -448,6 +510,24 @@ class Context:
         """Run this contract's @scheduled method in the first block whose time is at_ms or later."""
         self._meter.operations += SCHEDULE_COST
         self._run.schedule(self._contract, at_ms, getattr(function, "__name__", ""), args)
+
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of the contract, each with the names of its arguments; none for an unknown contract."""
+        found = self._run.calls_of(contract)
+        self._meter.charge(READ_COST + len(found))
+        return found
+
+    def misfit(self, contract: str, method: str, args: dict[str, Any]) -> str:
+        """Return the code with which the call cannot be tried, or "" when it can; judges no state."""
+        self._meter.charge(CALL_COST)
+        return self._run.misfit(contract, method, args)
+
+    def perform(self, principal: str, calls: tuple[tuple[str, str, dict[str, Any]], ...]) -> Performed:
+        """Run (contract, method, args) one after the other as if `principal` had sent them: all of them or none.
+
+        For a contract that `acts_for_principals` alone. A call that fails is no failure of this one.
+        """
+        return self._run.perform(self._contract, principal, calls)
 
     def digest(self, value: object) -> bytes:
         """Return the SHA-256 of the canonical bytes of `value` (a Value, or plain values)."""

@@ -107,6 +107,11 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The signatures do not satisfy the sender's key policy (m of n keys).",
         "Add the missing signatures, or sign with keys of the policy: `hansa query membership.principal`.",
     ),
+    "approval_required": ErrorEntry(
+        "A tier of the sender's member asks for more signatures than the sender's for these calls.",
+        "Ask for it with the same calls: `hansa approvals request CONTRACT.METHOD …`; or let the tier's persons"
+        " sign too: `hansa tx build`, `hansa tx sign`.",
+    ),
     "expired": ErrorEntry(
         "The transaction's expires_at_ms has passed.",
         "Send it again with a new expiry and, if it never became final, the same request_id.",

@@ -325,7 +325,9 @@ def _next(facts: Facts, judged: Judgement) -> NextEvent:
     status = facts.status
     outside = _put_outside(facts)
     if outside:
-        return NextEvent(what="" if outside == "removed" else "the members vote, and this node is linked and follows")
+        return NextEvent(
+            what="" if outside == "removed" else "the members vote, and this node is linked and follows"
+        )
     if any(finding.cause == "isolated" for finding in judged.members[facts.member].findings):
         return NextEvent(what="this node dials the others again and again, and catches up when it reaches them")
     if judged.unknown:

@@ -407,8 +407,9 @@ class Executor:
         """Return None when the (verified) transaction may wait for a block, or the height at which it is final.
 
         Raise RejectedTransaction for the first of: wrong_network, expired, expiry_too_far,
-        request_conflict, unknown_principal, policy_unsatisfied. A final transaction is recognised even after it
-        expired. Its calls are not judged: a wrong one is an outcome in the receipt (see `validate_calls`).
+        request_conflict, unknown_principal, policy_unsatisfied, approval_required. A final
+        transaction is recognised even after it expired. Its calls are not judged: a wrong one is an outcome in the
+        receipt (see `validate_calls`).
         """
         return self._opened_admission().admit(transaction, now_ms)
 

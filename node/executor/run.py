@@ -17,6 +17,7 @@ from node.config import Parameters
 from node.ledger import (
     EXPIRY_AHEAD_MS_MAX,
     TRANSACTION_SIZE_MAX,
+    Call,
     RequestRecord,
     ScheduledCall,
     Transaction,
@@ -62,6 +63,10 @@ class Policy(Protocol):
     def former(self) -> Sequence[FormerKey]:
         """Keys that were rotated lately; one and its successor count once."""
 
+    @property
+    def tiers(self) -> Sequence[object]:
+        """What asks for more than these signatures; none, and nothing else is looked at."""
+
 
 class Registry(Protocol):
     """What the state says of principals and validators; contracts.membership.Membership is it."""
@@ -74,6 +79,11 @@ class Registry(Protocol):
 
     def read_policy_at(self, state: Overlay, key: bytes) -> Policy | None:
         """Return the policy under a key that `policy_key` gave, or None."""
+
+    def unmet_tier(
+        self, state: Overlay, sender: str, calls: Sequence[Call], signers: Sequence[bytes], time_ms: int
+    ) -> str | None:
+        """Return the name of a tier that the calls ask for and these keys' signatures leave open, or None."""
 
     def only_call(self, principal: str) -> tuple[str, str] | None:
         """Return the one call (contract, method) that such a principal makes; None: it makes any."""
@@ -216,10 +226,16 @@ class BlockRun:
         return (
             misplaced(self._rules, transaction, self.time_ms)
             or taken(self.overlay.get(self._request_key(transaction), RequestRecord), transaction)
-            or unsatisfied(
-                self._rules.registry.read_policy_at(self.overlay, sender.policy_key), transaction, self.time_ms
-            )
+            or self._unsatisfied(sender, transaction)
         )
+
+    def _unsatisfied(self, sender: Sender, transaction: Transaction) -> str | None:
+        registry, overlay = self._rules.registry, self.overlay
+        policy = registry.read_policy_at(overlay, sender.policy_key)
+        reason = unsatisfied(policy, transaction, self.time_ms)
+        if reason is None and policy is not None and policy.tiers:
+            return unapproved(registry, overlay, transaction, self.time_ms)
+        return reason
 
     def attempt(self, transaction: Transaction) -> Attempt:
         """Execute the calls on the overlay; the caller accepts the attempt or rolls the overlay back."""
@@ -337,7 +353,10 @@ def taken(used: RequestRecord | None, transaction: Transaction) -> str | None:
 
 
 def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
-    """Return why the signatures do not suffice at `time_ms` for the sender's `policy` (None: a stranger)."""
+    """Return why the signatures do not suffice at `time_ms` for the sender's `policy` (None: a stranger).
+
+    Its tiers may ask for more: see `unapproved`.
+    """
     if policy is None:
         return "unknown_principal"
     signed = 0
@@ -347,6 +366,18 @@ def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -
         signers = [signature.key for signature in transaction.signatures]
         signed += time_ms < item.until_ms and item.key in signers and item.successor not in signers
     return None if signed >= policy.threshold else "policy_unsatisfied"
+
+
+def unapproved(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
+    """Return why the signatures do not suffice for the tiers that the transaction's calls ask for, or None."""
+    return None if open_tier(registry, state, transaction, time_ms) is None else "approval_required"
+
+
+def open_tier(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
+    """Return the tier that the transaction's calls ask for and its signatures leave open at `time_ms`, or None."""
+    body = transaction.body
+    signers = [signature.key for signature in transaction.signatures]
+    return registry.unmet_tier(state, body.sender, body.calls, signers, time_ms)
 
 
 def request_key(sender: str, request_id: str) -> bytes:

@@ -7,7 +7,8 @@ import pytest
 from consensus.members import Members, Validator
 from contracts.engine import EventRecord
 from contracts.governance import PARAMETERS, Governance, quorum_of, votes_needed
-from contracts.membership import Membership, Policy
+from contracts.membership import Membership
+from contracts.policies import Policy
 from contracts.sdk import Contract, Revert
 from contracts.testkit import START_MS, World, reverts
 
