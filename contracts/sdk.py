@@ -67,6 +67,7 @@ __all__ = [
     "call",
     "genesis",
     "invariant",
+    "migration",
     "query",
     "replace",
     "require",
@@ -77,7 +78,8 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
-Kind = Literal["call", "scheduled", "query", "genesis", "invariant"]
+C = TypeVar("C", bound="Contract")
+Kind = Literal["call", "scheduled", "query", "genesis", "migration", "invariant"]
 
 SEMANTICS_VERSION: Final = 1
 AMOUNT_MAX: Final = 2**63 - 1
@@ -222,6 +224,14 @@ def genesis(function: F) -> F:
     return _mark(function, "genesis")
 
 
+def migration(function: F) -> F:
+    """The method that makes this version's state out of that of the version before: `self, ctx`, and no more.
+
+    It runs once, at the end of the block before this version's first; `ctx.former` reads what the other one kept.
+    """
+    return _mark(function, "migration")
+
+
 def invariant(function: F) -> F:
     """A method without arguments that is true after every call; it may scan without a limit."""
     return _mark(function, "invariant")
@@ -241,10 +251,12 @@ class Method:
         where = f"{contract.name}.{name}"
         parameters = list(inspect.signature(function).parameters.values())[1:]
         self.takes_context = bool(parameters) and parameters[0].name == "ctx"
-        if self.kind in ("call", "scheduled", "genesis") and not self.takes_context:
+        if self.kind in ("call", "scheduled", "genesis", "migration") and not self.takes_context:
             raise TypeError(f"{where}: the first parameter after self is `ctx: Context`")
         if self.kind == "invariant" and parameters:
             raise TypeError(f"{where}: an invariant takes only self")
+        if self.kind == "migration" and len(parameters) != 1:
+            raise TypeError(f"{where}: a migration takes `self, ctx` and no more")
         hints = typing.get_type_hints(function, include_extras=True)
         fields: list[Any] = []
         for parameter in parameters[1:] if self.takes_context else parameters:
@@ -300,6 +312,9 @@ class Contract:
             elif hasattr(member, _KIND):
                 methods[name] = Method(cls, name, member)
         cls.methods = methods
+        for kind in ("genesis", "migration"):
+            if len([method for method in methods.values() if method.kind == kind]) > 1:
+                raise TypeError(f"{cls.name} has more than one @{kind} method")
 
 
 class Emitter:
@@ -358,6 +373,9 @@ class Run(Protocol):
     def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
         """Add a call for a later block."""
 
+    def former(self, contract: type[Contract], former: type[Contract]) -> Contract:
+        """Return the version before `contract`, bound to the state."""
+
 
 class Context:
     """Who calls, when, and what a call may do besides reading and writing its own state."""
@@ -406,6 +424,10 @@ class Context:
         """Run this contract's @scheduled method in the first block whose time is at_ms or later."""
         self._meter.operations += SCHEDULE_COST
         self._run.schedule(self._contract, at_ms, getattr(function, "__name__", ""), args)
+
+    def former(self, contract: type[C]) -> C:
+        """Return the version before this one, to read and to change what it kept; in a migration alone."""
+        return cast(C, self._run.former(self._contract, contract))
 
     def digest(self, value: object) -> bytes:
         """Return the SHA-256 of the canonical bytes of `value` (a Value, or plain values)."""

@@ -7,6 +7,7 @@ import pytest
 from consensus.members import Members, Validator
 from contracts.engine import EventRecord
 from contracts.governance import PARAMETERS, Governance, quorum_of, votes_needed
+from contracts.lifecycle import Lifecycle
 from contracts.membership import Membership, Policy
 from contracts.sdk import Revert
 from contracts.testkit import START_MS, World, reverts
@@ -32,7 +33,7 @@ def world_of(count: int, **rules: Any) -> World:
     principals = [{"id": item["id"], "keys": [key(200)], "threshold": 1} for item in members]
     limits = [{"name": name, "value": 5_000} for name, _, _ in PARAMETERS if name != "ready_blocks"]
     membership = {"members": members, "principals": principals, "limits": limits}
-    return World((Membership, Governance), {"membership": membership, "governance": rules})
+    return World((Membership, Lifecycle, Governance), {"membership": membership, "governance": rules})
 
 
 @pytest.fixture
