@@ -77,6 +77,7 @@ __all__ = [
     "call",
     "genesis",
     "invariant",
+    "migration",
     "pack_arguments",
     "query",
     "replace",
@@ -89,7 +90,8 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
-Kind = Literal["call", "scheduled", "query", "genesis", "invariant"]
+C = TypeVar("C", bound="Contract")
+Kind = Literal["call", "scheduled", "query", "genesis", "migration", "invariant"]
 
 SEMANTICS_VERSION: Final = 1
 AMOUNT_MAX: Final = 2**63 - 1
@@ -280,6 +282,14 @@ def genesis(function: F) -> F:
     return _mark(function, "genesis")
 
 
+def migration(function: F) -> F:
+    """The method that makes this version's state out of that of the version before: `self, ctx`, and no more.
+
+    It runs once, at the end of the block before this version's first; `ctx.former` reads what the other one kept.
+    """
+    return _mark(function, "migration")
+
+
 def invariant(function: F) -> F:
     """A method without arguments that is true after every call; it may scan without a limit."""
     return _mark(function, "invariant")
@@ -299,10 +309,12 @@ class Method:
         where = f"{contract.name}.{name}"
         parameters = list(inspect.signature(function).parameters.values())[1:]
         self.takes_context = bool(parameters) and parameters[0].name == "ctx"
-        if self.kind in ("call", "scheduled", "genesis") and not self.takes_context:
+        if self.kind in ("call", "scheduled", "genesis", "migration") and not self.takes_context:
             raise TypeError(f"{where}: the first parameter after self is `ctx: Context`")
         if self.kind == "invariant" and parameters:
             raise TypeError(f"{where}: an invariant takes only self")
+        if self.kind == "migration" and len(parameters) != 1:
+            raise TypeError(f"{where}: a migration takes `self, ctx` and no more")
         hints = typing.get_type_hints(function, include_extras=True)
         fields: list[Any] = []
         for parameter in parameters[1:] if self.takes_context else parameters:
@@ -362,6 +374,9 @@ class Contract:
             elif hasattr(member, _KIND):
                 methods[name] = Method(cls, name, member)
         cls.methods = methods
+        for kind in ("genesis", "migration"):
+            if len([method for method in methods.values() if method.kind == kind]) > 1:
+                raise TypeError(f"{cls.name} has more than one @{kind} method")
 
 
 class Emitter:
@@ -430,6 +445,9 @@ class Run(Protocol):
         self, caller: type[Contract], principal: str, calls: tuple[tuple[str, str, dict[str, Any]], ...]
     ) -> "Performed":
         """Run calls with a principal's authority."""
+
+    def former(self, contract: type[Contract], former: type[Contract]) -> Contract:
+        """Return the version before `contract`, bound to the state."""
 
 
 class Performed(msgspec.Struct, frozen=True):
@@ -528,6 +546,10 @@ class Context:
         For a contract that `acts_for_principals` alone. A call that fails is no failure of this one.
         """
         return self._run.perform(self._contract, principal, calls)
+
+    def former(self, contract: type[C]) -> C:
+        """Return the version before this one, to read and to change what it kept; in a migration alone."""
+        return cast(C, self._run.former(self._contract, contract))
 
     def digest(self, value: object) -> bytes:
         """Return the SHA-256 of the canonical bytes of `value` (a Value, or plain values)."""

@@ -600,6 +600,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The block was built by other contract code than this node runs.",
         "Install the same release everywhere: `hansa contracts` shows the digest of each module.",
     ),
+    "contract_not_here": ErrorEntry(
+        "The block needs a version of a contract that this node does not have, or has with other bytes.",
+        "Install the release that ships it at this node and start it again: it goes on from where it stands.",
+    ),
     "quarantine_refused": ErrorEntry(
         "The block quarantines what may not be quarantined.",
         "Look at the proposer's node: quarantine is for heights at which two views have failed.",

@@ -434,8 +434,19 @@ class CodeDescription(_Answer, frozen=True):
     iso: str | None = None
 
 
+class ShippedVersion(_Answer, frozen=True):
+    """A version of a contract that the asked node has, and the digest of its sources there."""
+
+    version: int
+    source: str
+
+
 class ContractAnswer(_Answer, frozen=True):
-    """An active contract with its calls, its queries and the reasons for which it refuses."""
+    """A contract with its calls, its queries and the reasons for which it refuses.
+
+    `version` executes, or did last where the contract is not `active`, from height `since` on; `source` is the
+    digest of its sources at the asked node (empty: it is not there), and `shipped` all versions that the node has.
+    """
 
     name: str
     version: int
@@ -443,6 +454,10 @@ class ContractAnswer(_Answer, frozen=True):
     calls: tuple[MethodDescription, ...]
     queries: tuple[MethodDescription, ...]
     codes: tuple[CodeDescription, ...] = ()
+    source: str = ""
+    active: bool = True
+    since: int = 1
+    shipped: tuple[ShippedVersion, ...] = ()
 
 
 class Culprit(_Answer, frozen=True):

@@ -156,7 +156,9 @@ def _said(facts: Facts, member: str, report: Report | None) -> list[Finding]:
         ]
     found = [Finding(member, item.code, item.detail) for item in report.conditions if item.code in WEIGHT]
     found += _abstention(facts, member, report.abstention, report.abstain_until)
-    if report.contracts_hash != facts.contracts_hash and not any(f.cause == "contracts_differ" for f in found):
+    # Who is catching up runs the versions of the height where it is.
+    other_code = report.contracts_hash != facts.contracts_hash and report.phase != Phase.CATCH_UP
+    if other_code and not any(f.cause == "contracts_differ" for f in found):
         found += _other_code(facts, member)
     if report.version != facts.version:
         found.append(Finding(member, "other_release", f"{report.version}, this node {facts.version}"))

@@ -1,6 +1,7 @@
 """One block being executed: the same steps for the builder, the checker and the replay. Pure.
 
-The order within a block: request ids that are due are forgotten, due scheduled calls run, then the transactions.
+The order within a block: request ids that are due are forgotten, due scheduled calls run, then the transactions; at
+the end, a contract that the members decided about changes its version.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from contracts.brake import Standing, stopped_at
 from contracts.engine import Emitted, Engine, Environment, Outcome, Scheduled, Session
 from contracts.state_keys import encode_component, encode_key
 from node.config import Parameters
+from node.executor.activation import carry_out
 from node.ledger import (
     EXPIRY_AHEAD_MS_MAX,
     TRANSACTION_SIZE_MAX,
@@ -287,6 +289,16 @@ class BlockRun:
         self.size_bytes += len(transaction.data)
         self._accept(transaction.tx_id, attempt)
 
+    def end(self, decided: bool = False) -> None:
+        """What the members decided about a contract is done if it is due; nothing is executed after it.
+
+        Raise InvalidBlock (`contract_not_here`) where this node cannot do it.
+        """
+        parameters = self._rules.parameters
+        env = self._environment("@governance", sha256(b"hansa/activation" + encode_component(self.height)))
+        operations = (parameters.call_operations_max, parameters.block_operations_max)
+        self._schedule(carry_out(self._session, self._rules.engine, self.overlay, env, operations, decided))
+
     def members(self) -> Members:
         """Return the members that decide the next height."""
         rows = self._rules.registry.read_validators(self.overlay)
@@ -295,11 +307,7 @@ class BlockRun:
     def _accept(self, tx_id: bytes, attempt: Attempt) -> None:
         position = len(self.tx_ids)
         self.operations += attempt.operations
-        for call in attempt.scheduled:
-            check_plain(call.args)
-            key = SCHEDULE + encode_component(call.at_ms) + encode_component(self._sequence)
-            self.overlay.put(key, ScheduledCall(call.contract, call.method, encode(call.args)))
-            self._sequence += 1
+        self._schedule(attempt.scheduled)
         topics = self.topics
         for done in attempt.calls:
             for event in done.events:
@@ -311,6 +319,13 @@ class BlockRun:
                         positions.append(position)
         self.tx_ids.append(tx_id)
         self.receipts.append(attempt.receipt(tx_id))
+
+    def _schedule(self, calls: Sequence[Scheduled]) -> None:
+        for call in calls:
+            check_plain(call.args)
+            key = SCHEDULE + encode_component(call.at_ms) + encode_component(self._sequence)
+            self.overlay.put(key, ScheduledCall(call.contract, call.method, encode(call.args)))
+            self._sequence += 1
 
     def _request_key(self, transaction: Transaction) -> bytes:
         """Where the state remembers the transaction's request id; it is accepted right after it was judged."""

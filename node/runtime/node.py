@@ -32,7 +32,7 @@ from consensus.effects import (
 from consensus.messages import TwoInstances
 from consensus.replica import Replica
 from consensus.status import Abstention, ReplicaStatus
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
 from node import sync
@@ -96,8 +96,7 @@ class Node:
         """After `run`: this process is to make another node on the same directory, and run that."""
         self._failure: BaseException | None = None
         self._catching_up: sync.CatchUp
-        self._engine = Engine(CONTRACTS)
-        self._executor = Executor(network, self._engine, Membership)
+        self._executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
         opened = (outside.open_database, outside.verify, outside.disk_free)
         self._store = open_store(config, network, self._executor, *opened)
         # No part may keep a view for long: what a view may show, the disk cannot give back.
@@ -164,12 +163,13 @@ class Node:
         self._code = CodeAgreement(
             network,
             config.member,
-            self._engine.manifest(),
+            self._executor.engine.manifest(),
             self._last_code(),
             self._peers,
             self._clock,
             self._judge_standing,
             self._fail,
+            self._executor.former_contracts_hash,
         )
         self._block_server = sync.BlockServer(self._peers, ServedBlocks(self._store, self._chain), self._fail)
         self._snapshots = Snapshots(
@@ -212,7 +212,7 @@ class Node:
             network,
             config.member,
             VERSION,
-            self._executor.contracts_hash,
+            lambda: self._code.own,
             self._peers,
             self._clock,
             self._driver.status,
@@ -236,6 +236,7 @@ class Node:
             outside.tls_keys,
             self._on_roster,
             self._driver.spawn,
+            lambda contract, version: self._executor.engine.source_digest(contract, version),
         )
         self._joining = join_by(
             config,
@@ -257,7 +258,6 @@ class Node:
         diagnostics = Diagnostics(
             config,
             network,
-            self._engine,
             self._executor,
             self._store,
             self._peers,
@@ -271,7 +271,6 @@ class Node:
             config.member,
             self._store,
             self._executor,
-            self._engine,
             self._mempool,
             self._bodies,
             self._intake,
@@ -282,7 +281,7 @@ class Node:
             self._clock,
             self._metrics.text,
             diagnostics,
-            Proving(network, self._engine, self._store, self._chain.between_blocks, self._clock),
+            Proving(network, self._executor.engine, self._store, self._chain.between_blocks, self._clock),
             self._backing_up,
             self._catching_up.progress,
             Whereabouts(self._store, self._retention.shelf),
@@ -295,6 +294,7 @@ class Node:
         self._router.connect_health(self._health, reports)
         self._router.connect_code(self._code)
         self._router.connect_snapshots(self._snapshot_server)
+        self._take_code()
         self._judge_standing()
         self._add_gauges()
 
@@ -441,7 +441,10 @@ class Node:
         while True:
             await asyncio.sleep(WORK_INTERVAL_MS * 0.001)
             self._work.look()
-            self._code.judge()
+            target, head = self._driver.status().catch_up_target, self._chain.head.height
+            # Whoever is behind runs the versions of the height where it is, and the others theirs.
+            if target is None or target <= head or self._divergence.height or self._code.differs:
+                self._code.judge()
             self._governing.look()
 
     # --- whether this node may vote --------------------------------------------------------------------------
@@ -473,8 +476,17 @@ class Node:
         missing = [key.hex() for key in named if key not in self._tls_keys]
         self._health.set_condition("tls_key_missing", missing[0] if missing else None)
 
+    def _take_code(self) -> None:
+        """The versions of contracts that the ledger names are active at this node, as far as it has them."""
+        self._code.on_active(self._executor.engine.manifest(), self._executor.lacking)
+        self._peers.set_contracts(self._code.own)
+
     def _on_divergence(self, block: CertifiedBlock, error: InvalidBlock) -> None:
-        self._divergence.found(block, error, self._chain)
+        if error.code == "contract_not_here":
+            # Nothing was computed otherwise: the node stays where it is, and goes on once it has the release.
+            self._code.on_missing(error.message)
+        else:
+            self._divergence.found(block, error, self._chain)
 
     def _on_applied(self, executed: ExecutedBlock, view: StoreView) -> None:
         now_ms = self._clock.now_ms()
@@ -493,6 +505,7 @@ class Node:
             self._driver.spawn(self._threads.write(self._store.end_pending, ended))
         self._metrics.on_applied(executed)
         self._code.on_applied(executed.header.contracts_hash)
+        self._take_code()
         self._divergence.on_applied(executed.header.height)
         self._health.on_applied()
         self._governing.on_applied(view)

@@ -122,7 +122,7 @@ class Proving:
 
     def key(self, contract: str, field: str, parts: Sequence[str]) -> bytes:
         """The state key that the names mean."""
-        return named_key(self._engine.contracts, contract, field, parts)
+        return named_key(tuple(self._engine.shipped.values()), contract, field, parts)
 
     async def not_executed(self, data: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
         """The pack that proves that the transaction (signed, or its body) was not executed and never will be."""

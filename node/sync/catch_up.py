@@ -311,6 +311,11 @@ class CatchUp:
         The header covers the block's content; but of two contents with one hash, if they could be made, only one
         would be the block. Once more members than can be faulty have sent the very same, this node is the odd one.
         """
+        if error.code == "contract_not_here":
+            # It hangs on this node's state and code alone: no sender is to blame.
+            self._diverged_at = candidate.height
+            self._on_divergence(candidate.block, error)
+            return
         self._fault(peer, error)
         members = self._chain.head.members
         if members.index(peer) is None:

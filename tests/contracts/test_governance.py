@@ -7,6 +7,7 @@ import pytest
 from consensus.members import Members, Validator
 from contracts.engine import EventRecord
 from contracts.governance import PARAMETERS, Governance, quorum_of, votes_needed
+from contracts.lifecycle import Lifecycle
 from contracts.membership import Membership
 from contracts.policies import Policy
 from contracts.sdk import Contract, Revert
@@ -40,7 +41,8 @@ def world_of(
     limits = [{"name": name, "value": 5_000} for name, _, _ in PARAMETERS if name != "ready_blocks"]
     membership = {"members": members, "principals": principals, "limits": limits}
     return World(
-        (Membership, Governance, *contracts), {"membership": membership, "governance": rules, **(genesis or {})}
+        (Membership, Lifecycle, Governance, *contracts),
+        {"membership": membership, "governance": rules, **(genesis or {})},
     )
 
 

@@ -57,6 +57,8 @@ class Links:
 
     def set_members(self, members: Sequence[MemberConfig]) -> None: ...
 
+    def set_contracts(self, contracts_hash: bytes) -> None: ...
+
 
 class Case:
     """bank-a's agreement: `last_block` was made by that code, the peers announce theirs in order."""

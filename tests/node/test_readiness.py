@@ -71,7 +71,16 @@ def readiness(
 
     keys = VotingKeys(bank, VOTING[bank].public, VOTING[bank].sign, {}, ledger.store.head.members)
     clock = cast(Clock, cast(Any, LedgersTime(ledger)))
-    return Readiness(ledger.network.network_id, bank, keys, tls_keys, clock, submit, lambda own: True)
+    return Readiness(
+        ledger.network.network_id,
+        bank,
+        keys,
+        tls_keys,
+        clock,
+        submit,
+        lambda own: True,
+        ledger.engine.source_digest,
+    )
 
 
 @pytest.mark.parametrize(("ready_blocks", "block_ms"), [(100, 1_000), (20, 100), (100, 20)])
