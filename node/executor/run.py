@@ -12,7 +12,8 @@ from consensus.codec import check_plain, decode_own, encode, unpack
 from consensus.members import Members, Validator
 from contracts.engine import Emitted, Engine, Environment, Outcome, Scheduled, Session
 from contracts.state_keys import encode_component, encode_key
-from node.config import Parameters
+from node.config import PROPOSER, Parameters, Recovery
+from node.errors import InvalidBlock
 from node.ledger import (
     EXPIRY_AHEAD_MS_MAX,
     TRANSACTION_SIZE_MAX,
@@ -202,6 +203,19 @@ class BlockRun:
             outcome = self._session.execute(env, call.contract, call.method, args, parameters.call_operations_max)
             settled = Settled(outcome.code, outcome.emitted)
             self._accept(tx_id, Attempt((settled,), outcome.scheduled, outcome.operations))
+
+    def recover(self, recovery: Recovery) -> None:
+        """The block does what survivors of a lost quorum have signed, and nothing else; raise InvalidBlock.
+
+        What is due at its time is done in the block after it.
+        """
+        contract, method, args = recovery.call
+        tx_id = sha256(b"hansa/recovery" + recovery.statement)
+        env = self._environment(PROPOSER, tx_id)
+        outcome = self._session.execute(env, contract, method, args, self._rules.parameters.block_operations_max)
+        if outcome.code != "ok":
+            raise InvalidBlock("recovery_refused", f"block {self.height}: {outcome.code}: {outcome.detail}")
+        self._accept(tx_id, Attempt((Settled(outcome.code, outcome.emitted),), (), outcome.operations))
 
     def obstacle(self, transaction: Transaction) -> str | None:
         """Return why no block may contain `transaction` here and now, or None. Its signatures are verified."""

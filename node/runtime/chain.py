@@ -30,6 +30,7 @@ from consensus.effects import (
 )
 from consensus.members import Members
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor import Claim, Difference, Executor
 from node.gossip import wire_id_of
@@ -64,6 +65,7 @@ class Chain:
         on_applied: Callable[[ExecutedBlock, StoreView], None],
         on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
         room: Callable[[], Awaitable[None]],
+        recoveries: Recoveries = NO_RECOVERIES,
     ) -> None:
         """`slow_execution_ms`: a block of a single transaction that takes longer makes that transaction suspect.
 
@@ -84,7 +86,8 @@ class Chain:
         self._executed: dict[bytes, ExecutedBlock] = {}
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
-        self._head = head_of(store.head, deciders(store.snapshot()))
+        self._recoveries = recoveries
+        self._head = self._head_of(store.head, deciders(store.snapshot()))
         self.last_block_transactions = 0
         """How many the head holds, of those that this node applied since its start."""
         self._log = structlog.get_logger("chain")
@@ -327,12 +330,24 @@ class Chain:
 
     def _moved(self, executed: ExecutedBlock, record: HeadRecord, view: StoreView) -> None:
         """The block is durable: it is the head."""
-        self._head = head_of(record, self._head.members)
+        self._head = self._head_of(record, self._head.members)
         self.last_block_transactions = len(executed.proposal.wire_ids)
         self._executed.clear()
         self._suspects.clear()
         self._misfits.clear()
         self._on_applied(executed, view)
+
+    def _head_of(self, record: HeadRecord, named_before: Members) -> Head:
+        """The head as consensus knows it; the height before names `named_before`."""
+        decided_by = self._recoveries.deciders(record.height, record.digest, named_before)
+        return Head(
+            record.height,
+            record.digest,
+            record.certificate,
+            record.start_view,
+            record.members,
+            decided_by or named_before,
+        )
 
     def _advance(self, executed: ExecutedBlock) -> StoreView:
         """The executor stands on the block just applied; returns the view on it."""
@@ -342,7 +357,7 @@ class Chain:
 
 
 def deciders(view: StoreView) -> Members:
-    """The members that decided the view's head.
+    """The members that the height before the view's head names: they decided it, unless it was recovered there.
 
     Where the head before it is not here, after a join from a snapshot, they are those of the last change below it.
     """
@@ -354,11 +369,6 @@ def deciders(view: StoreView) -> Members:
     except NotFound:
         below = [change for change in view.member_changes() if change < height]
         return view.head_at(below[-1] if below else 0).members
-
-
-def head_of(record: HeadRecord, decided_by: Members) -> Head:
-    """The head as consensus knows it; `decided_by` judged its certificate."""
-    return Head(record.height, record.digest, record.certificate, record.start_view, record.members, decided_by)
 
 
 def proposal_of(body: BlockBody) -> Proposal:
