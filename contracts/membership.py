@@ -53,8 +53,6 @@ Address = Annotated[
 OverlapMs = Annotated[int, Meta(ge=0, le=90 * 86_400_000, description="for so long the former key serves too")]
 
 GOVERNANCE = "@governance"
-RECOVERY = "@recovery"
-"""Sends the one call of a recovery block; no transaction and no contract bears that name."""
 NODE = "/node"
 READY = ("governance", "ready")
 """The one call that a node makes."""
@@ -459,14 +457,15 @@ class Membership(Contract):
         require(len(same) <= 1, "keys_not_distinct", member)
         ctx.emit(MemberChanged(member, after.role, after.standing, after.voting_key, after.tls_key))
 
-    @call
+    @scheduled
     def recover(self, ctx: Context, survivors: Survivors, reason: str, statement: Key) -> None:
-        """Suspend every validator but the survivors, from the next height on; for recovery blocks alone.
+        """Suspend every validator but the survivors, from the next height on.
+
+        Recovery blocks alone run this (docs/recovery.md): nothing here schedules it, and nobody else can.
 
         The others may be resumed by the survivors' vote. What is voted on about a member that is suspended by this
         ends as `void` when it would take effect: the member is not what it was.
         """
-        ctx.authorize(RECOVERY)
         rows = self._rows(ctx.time_ms)
         voting = [row.id for row in rows if row.votes]
         require(tuple([member for member in voting if member in survivors]) == survivors, "not_a_survivor")

@@ -88,13 +88,14 @@ class Judge:
         A header's members_hash names the list of the next height, and must name the one that we have come to: so a
         pack that leaves out a change is refused, and no block is judged by the list of another epoch."""
         self.network, self.blocks, validators, last = network, list[Any](), network.validators, 0
-        self.passed = sorted(anchor for anchor in anchors if anchor.height <= rows[-1][0][1])
+        self.passed = sorted(anchor for anchor in anchors if anchor.height - bool(anchor.kept) <= rows[-1][0][1])
         require(ascending([anchor.height for anchor in self.passed]), "two anchors for one height: choose a history")
         proven, changing = [row[0][1] for row in rows], [row[0][1] for row in changes]
         require(ascending(proven) and ascending(changing), "blocks or changes do not ascend")
         require(changing[-1:] <= proven[-1:], "a change of the validators is later than all that is proven")
         steps = changes + [row for row in rows if row not in [change[:2] for change in changes]]  # alike in both
-        require({anchor.height for anchor in self.passed} <= {*changing}, "the pack leaves out a recovery that you "
+        needed = {anchor.height for anchor in self.passed if anchor.height <= proven[-1]}
+        require(needed <= {*changing}, "the pack leaves out a recovery that you "
                 "anchored: it is of another history, for each recovery changes the validators")
         for header, (view, signatures), *after in sorted(steps, key=lambda step: step[0][1]):
             network_id, height, parent, time_ms, proposer, *roots, members_hash, _ = header

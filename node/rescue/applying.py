@@ -20,6 +20,7 @@ from node.errors import ConfigError, NotFound
 from node.executor import Executor
 from node.recovery import RecoveryFile, read_recovery_file, trusted
 from node.rescue.execution import execute_kept, execute_recovery
+from node.rescue.survivor import open_ledger
 from node.store import Store
 
 
@@ -33,7 +34,7 @@ def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
     present = sorted(node.recoveries_dir.glob("*.json"))
     network = trusted(load_network(node.network_file), [*present, path])
     file = read_recovery_file(path)
-    with contextlib.closing(Store(node.data_dir, network.network_id, network.genesis_hash)) as store:
+    with contextlib.closing(open_ledger(node, network)) as store:
         executor = Executor(network, Engine(CONTRACTS), Membership)
         if not store.initialised:
             raise ConfigError("ledger_not_here", "start the node once, and stop it, before a recovery is applied")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from consensus.members import Members
+from consensus.members import Members, Validator
 from consensus.messages import Certificate
 from node.config import Recovery
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction
@@ -42,12 +42,12 @@ def execute_recovery(executor: Executor, recovery: Recovery, time_ms: int) -> Ex
         raise ConfigError(error.code, error.message) from error
 
 
-def survivors_of(members: Members, ids: Sequence[str]) -> Members:
+def survivors_of(members: Members, ids: Sequence[str]) -> tuple[Validator, ...]:
     """Return those of `members` that are named; raise ConfigError("recovery_refused") for who is none of them."""
     for member in ids:
         if members.index(member) is None:
             raise ConfigError("recovery_refused", f"{member} has no vote at the last certified block")
-    return Members(tuple([item for item in members if item.id in ids]))
+    return tuple([item for item in members if item.id in ids])
 
 
 def _require_signatures(transactions: Sequence[Transaction]) -> None:

@@ -34,6 +34,14 @@ from node.recovery.file import epoch_view, statement_hash
 from node.rescue.execution import execute_kept, execute_recovery, survivors_of
 from node.state import Overlay
 from node.store import RecoveryPromise, Store
+from node.store.database import holds_database
+
+
+def open_ledger(node: NodeConfig, network: NetworkConfig) -> Store:
+    """Return the store of the stopped node; raise ConfigError where there is none, or a running node holds it."""
+    if not holds_database(node.data_dir):
+        raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
+    return Store(node.data_dir, network.network_id, network.genesis_hash, node.retention.history_blocks)
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -67,7 +75,7 @@ class Survivor:
 
         Raise ConfigError where a running node holds it, or where it has no block yet (`ledger_not_here`).
         """
-        with contextlib.closing(Store(node.data_dir, network.network_id, network.genesis_hash)) as store:
+        with contextlib.closing(open_ledger(node, network)) as store:
             if not store.initialised or store.head.certificate is None:
                 raise ConfigError("ledger_not_here", "there is no certified block: start the node and let it fetch")
             yield cls(node, network, store)
@@ -145,8 +153,9 @@ class Survivor:
         members = head.members
         if kept is not None:
             members = execute_kept(executor, kept.body, kept.certificate).members
-        survivors = survivors_of(members, terms.survivors).validators
-        survivors_of(Members(survivors), terms.without_memory)
+        survivors = survivors_of(members, terms.survivors)
+        if not set(terms.without_memory) <= set(terms.survivors):
+            raise ConfigError("recovery_refused", "somebody without memory is none of the survivors")
         view = epoch_view(0 if head.certificate is None else head.certificate.view)
         kept_digest = b"" if kept is None else kept.body.header.digest
         statement = statement_hash(

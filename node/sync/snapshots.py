@@ -132,16 +132,11 @@ class SnapshotGathering:
         """
         self._links = links
         self._folder = folder
-        self._network = network
-        self._genesis_hash = genesis_hash
-        self._founders = founders
-        self._tree_bits = tree_bits
+        self._judged_by = (network, genesis_hash, founders, tree_bits, verify, recoveries)
         self._governed_blocks = governed_blocks
-        self._verify = verify
         self._view = view
         self._report = report
         self._require_room = require_room
-        self._recoveries = recoveries
         self._loop: asyncio.AbstractEventLoop | None = None
         self._peers: dict[str, _Peer] = {}
         self._step: Step = ""
@@ -287,15 +282,7 @@ class SnapshotGathering:
 
     def _judged(self, data: bytes) -> Manifest:
         manifest = read_manifest(data)
-        verify_manifest(
-            manifest,
-            self._network,
-            self._genesis_hash,
-            self._founders,
-            self._tree_bits,
-            self._verify,
-            self._recoveries,
-        )
+        verify_manifest(manifest, *self._judged_by)
         require_own_past(manifest.content, self._view())
         return manifest
 

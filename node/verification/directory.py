@@ -57,8 +57,8 @@ def verify_directory(
     """Return what the data directory of `node` holds; `progress` is told of every block.
 
     The recovery files at `anchors` are trusted besides those of the node. The replay needs as much room again
-    beside the data directory, until it is done. Raise ConfigError when the directory holds no ledger of this network, or
-    none yet, or a running node holds it.
+    beside the data directory, until it is done. Raise ConfigError when the directory holds no ledger of this
+    network, or none yet, or a running node holds it.
     """
     network = load_trusted(node, anchors)
     if not holds_database(node.data_dir):
