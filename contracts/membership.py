@@ -70,6 +70,7 @@ from contracts.sdk import (
 MemberId = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Keys = Annotated[tuple[Key, ...], Meta(max_length=64)]
+Survivors = Annotated[tuple[MemberId, ...], Meta(max_length=128)]
 Role = Literal["validator", "observer", "regulator"]
 Standing = Literal["joining", "active", "suspended", "removed"]
 Address = Annotated[
@@ -284,6 +285,18 @@ class StandInChanged(Event):
     topics = ("member/{member}", "principal/{person}")
 
 
+class NetworkRecovered(Event):
+    """A quorum was lost for good, and the survivors alone go on from this block. Each suspended member is named.
+
+    `statement` is the hash of what they signed (docs/recovery.md).
+    """
+
+    reason: str
+    survivors: tuple[str, ...]
+    suspended: tuple[str, ...]
+    statement: bytes
+
+
 class Membership(Contract):
     """Members with their roles and keys; principals with their m-of-n key policies."""
 
@@ -302,6 +315,7 @@ class Membership(Contract):
         Code("threshold_out_of_range", "The threshold lies between 1 and the number of keys."),
         Code("keys_out_of_range", "A policy has 1 to 16 keys."),
         Code("keys_not_distinct", "A key stands twice in the policy, or two validators share one."),
+        Code("not_a_survivor", "Only active validators survive, each once, in their order, and not all of them."),
         Code("limit_not_found", "No limit of blocks that members may change has that name."),
         Code("limit_out_of_range", "A page has 1 … 500 rows."),
         Code("tier_not_found", "The member has no tier of that name."),
@@ -646,6 +660,26 @@ class Membership(Contract):
         same = [row for row in rows if row.role == "validator" and row.voting_key == after.voting_key]
         require(len(same) <= 1, "keys_not_distinct", member)
         ctx.emit(MemberChanged(member, after.role, after.standing, after.voting_key, after.tls_key))
+
+    @scheduled
+    def recover(self, ctx: Context, survivors: Survivors, reason: str, statement: Key) -> None:
+        """Suspend every validator but the survivors, from the next height on.
+
+        Recovery blocks alone run this (docs/recovery.md): nothing here schedules it, and nobody else can.
+
+        The others may be resumed by the survivors' vote. What is voted on about a member that is suspended by this
+        ends as `void` when it would take effect: the member is not what it was.
+        """
+        rows = self._rows(ctx.time_ms)
+        voting = [row.id for row in rows if row.votes]
+        require(tuple([member for member in voting if member in survivors]) == survivors, "not_a_survivor")
+        suspended = tuple([member for member in voting if member not in survivors])
+        require(suspended != () and survivors != (), "not_a_survivor")
+        for member in suspended:
+            known = self.registered[member]
+            # A key that a decided rotation waits for proves its node no longer: the rotation ends as void.
+            self._change(ctx, member, replace(known, standing="suspended", next_voting_key=b""))
+        ctx.emit(NetworkRecovered(reason, survivors, suspended, statement))
 
     @call
     def limit(self, ctx: Context, name: str) -> int:

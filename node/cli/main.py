@@ -18,6 +18,7 @@ from node.cli.maintenance import maintenance
 from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
+from node.cli.recovering import recovery
 from node.cli.repairing import repair
 from node.cli.setup import init, keys, run
 from node.cli.signing import build, sign
@@ -51,6 +52,7 @@ COMMANDS = (
     why,
     verify,
     repair,
+    recovery,
     backup,
     restore,
     archive,

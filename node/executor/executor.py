@@ -12,7 +12,7 @@ import msgspec
 from consensus.codec import decode_own, encode
 from contracts.brake import Brake
 from contracts.engine import CallError, Engine, Environment, Revert
-from node.config import NetworkConfig, Parameters
+from node.config import PROPOSER, NetworkConfig, Parameters, Recovery
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction, StoreError
 from node.executor.activation import ActiveCode, active_code, former_engine, founding
 from node.executor.admission import Admission
@@ -242,6 +242,17 @@ class Executor:
             return None  # it takes a contract that is not here: others build this block
         return self._finish(run, chosen, self._opened_tree(), head.digest, proposer)
 
+    def recover(self, recovery: Recovery, time_ms: int) -> ExecutedBlock:
+        """Return the recovery block on the head: equal at all who have the head, the code and what was signed.
+
+        `height` and `digest` of `recovery` are not looked at: this is how they come to be. Raise InvalidBlock where
+        the members' contract refuses it.
+        """
+        head = self.head
+        run = self._block_run(head.height + 1, time_ms)
+        run.recover(recovery)
+        return self._finish(run, (), self._opened_tree(), head.digest, PROPOSER)
+
     def room(self, executed: ExecutedBlock) -> tuple[int, int]:
         """Return (calls, bytes) for which the block had room; none once half of its other limits was used.
 
@@ -326,7 +337,10 @@ class Executor:
         quarantined = proposal.quarantined
         if quarantined and not allow_quarantine:
             raise InvalidBlock("quarantine_refused", "fewer than two views have failed at this height")
-        run.begin(lambda position, _: position in quarantined)
+        if header.proposer == PROPOSER:
+            run.recover(self._recovery_of(proposal, decided))
+        else:
+            run.begin(lambda position, _: position in quarantined)
         for index, transaction in enumerate(transactions):
             if not fits(run, transaction, parameters.block_calls_max, parameters.block_bytes_max, 0):
                 raise InvalidBlock("block_too_large", f"transaction {index} exceeds the block's calls or bytes")
@@ -357,6 +371,16 @@ class Executor:
             code=header.contracts_hash,
             tx_root=header.tx_root,  # what these transactions have: `_check_header` has seen to it
         )
+
+    def _recovery_of(self, proposal: Proposal, decided: bool) -> Recovery:
+        """The trusted recovery that a decided block performs; raise InvalidBlock where there is none."""
+        header = proposal.header
+        found = self._network.recoveries.of_block(header.height, header.digest)
+        if found is None or not decided or proposal.wire_ids or proposal.quarantined:
+            raise InvalidBlock(
+                "recovery_refused", f"block {header.height} is not the recovery block of a recovery trusted here"
+            )
+        return found
 
     def _check_header(
         self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord, decided: bool

@@ -14,7 +14,8 @@ from consensus.members import Members, Validator
 from contracts.brake import Standing, stopped_at
 from contracts.engine import Emitted, Engine, Environment, Outcome, Scheduled, Session
 from contracts.state_keys import encode_component, encode_key
-from node.config import Parameters
+from node.config import PROPOSER, Parameters, Recovery
+from node.errors import InvalidBlock
 from node.executor.activation import carry_out
 from node.ledger import (
     EXPIRY_AHEAD_MS_MAX,
@@ -221,6 +222,19 @@ class BlockRun:
                 # Not lost: its receipt says `braked`, and it is due again when the first of the brakes ends.
                 again = (Scheduled(min(self._brakes.values()), call.contract, call.method, args),)
             self._accept(tx_id, Attempt((settled,), again, outcome.operations))
+
+    def recover(self, recovery: Recovery) -> None:
+        """The block does what survivors of a lost quorum have signed, and nothing else; raise InvalidBlock.
+
+        What is due at its time is done in the block after it.
+        """
+        contract, method, args = recovery.call
+        tx_id = sha256(b"hansa/recovery" + recovery.statement)
+        env = self._environment(PROPOSER, tx_id)
+        outcome = self._session.execute(env, contract, method, args, self._rules.parameters.block_operations_max)
+        if outcome.code != "ok":
+            raise InvalidBlock("recovery_refused", f"block {self.height}: {outcome.code}: {outcome.detail}")
+        self._accept(tx_id, Attempt((Settled(outcome.code, outcome.emitted),), (), outcome.operations))
 
     def obstacle(self, transaction: Transaction) -> str | None:
         """Return why no block may contain `transaction` here and now, or None. Its signatures are verified."""

@@ -47,7 +47,15 @@ COPY = "data.repair"
 HEADS_MISSING_MAX = 10_000
 """No more blocks than these are fetched only because the head is marked higher than the last head record."""
 OWN_ROWS = (b"c", b"v", b"p", b"j", b"f", b"g")
-OWN_MARKERS = (b"mnever_voted", b"mvoted", b"mabstain_until", b"mvoting_key", b"msilenced_keys", b"mendings")
+OWN_MARKERS = (
+    b"mnever_voted",
+    b"mvoted",
+    b"mabstain_until",
+    b"mvoting_key",
+    b"msilenced_keys",
+    b"mrecovery",
+    b"mendings",
+)
 
 
 class Repair:

@@ -42,6 +42,7 @@ from node.executor import Executor
 from node.gossip import Gossip
 from node.ledger import CertifiedBlock
 from node.mempool import Mempool
+from node.rescue import perform_recoveries
 from node.runtime.backing_up import BackingUp
 from node.runtime.bodies import Bodies
 from node.runtime.catching_up import add_sync_gauges
@@ -101,6 +102,10 @@ class Node:
         self._store = open_store(config, network, self._executor, *opened)
         # No part may keep a view for long: what a view may show, the disk cannot give back.
         self._executor.open(self._store.snapshot())
+        perform_recoveries(config, network, self._store, self._executor)
+        # A recovery is signed while the node is stopped alone. Its block may still come from the others meanwhile;
+        # then the next start ends the silence.
+        self._owes_recovery = self._store.owed_recovery() is not None
         self._metrics = Metrics().with_key_ages(outside.keys_made_ms, outside.clock.time_ms)
         self._disk = DiskSpace(
             config.disk, lambda: outside.disk_free(config.data_dir), self._threads, self._judge_standing
@@ -124,6 +129,7 @@ class Node:
             self._on_applied,
             self._on_divergence,
             self._disk.room,
+            network.recoveries,
         )
         self._work = Work(
             self._bodies,
@@ -156,6 +162,7 @@ class Node:
             self._on_divergence,
             self._fail,
             self._on_unservable,
+            network.recoveries,
         )
         self._divergence = Divergence(
             self._store, self._threads, self._peers, self._clock, self._judge_standing, self._fail
@@ -455,6 +462,11 @@ class Node:
             return f"its execution differs from the network's at {self._divergence.sentence}"
         if self._code.differs:
             return f"it runs other contract code than the network: {self._code.sentence}"
+        if self._owes_recovery:
+            return (
+                "it has signed a recovery of the network, which its chain does not have: run `hansa recovery apply`"
+                " with the recovery file (docs/recovery.md)"
+            )
         if self._disk.short:
             return f"its disk is full up to the reserve: {self._disk.sentence}"
         return ""

@@ -120,6 +120,7 @@ class Replay:
                 network.validators,
                 network.parameters.state_tree_bits,
                 verify,
+                recoveries=network.recoveries,
             )
             if adoption is None:
                 raise StoreError("store_corrupt", f"{folder} is no whole snapshot of this network")
