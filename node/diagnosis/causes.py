@@ -84,8 +84,8 @@ _CAUSES: dict[str, Cause] = {
     ),
     "wrong_tls_key": Cause(
         "{who} {shows} a TLS key that is not the member's",
-        "Put the right key file back into keys/ of {who} (tls.key; after a rotation the new tls-….key beside it), or"
-        " look for a proxy that terminates TLS on the way.",
+        "Put the right key file back into keys/ of {who} (tls.key; after a rotation the new tls-….key beside it),"
+        " or look for a proxy that terminates TLS on the way.",
         silences=True,
     ),
     "tls_key_missing": Cause(

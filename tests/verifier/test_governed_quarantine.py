@@ -1,6 +1,7 @@
 """A primary may settle a scheduled call unexecuted after two failed views: nothing that must end hangs on one."""
 
 from pathlib import Path
+from typing import Any
 
 from contracts.governance import MINUTE_MS, Governance
 from contracts.membership import Membership
@@ -49,7 +50,12 @@ def test_an_end_of_an_overlap_that_was_settled_unexecuted_ends_it_all_the_same(t
     ledger = opened(tmp_path / "data")
     ledger.open_accounts("ACC-1", "ACC-2", funds=1_000)
     overlap_ms = 10 * MINUTE_MS
-    change = {"kind": "rotate_tls_key", "member": "bank-b", "tls_key": b"n" * 32, "overlap_ms": overlap_ms}
+    change: dict[str, Any] = {
+        "kind": "rotate_tls_key",
+        "member": "bank-b",
+        "tls_key": b"n" * 32,
+        "overlap_ms": overlap_ms,
+    }
     ledger.agree(
         ledger.say("bank-b", "propose", expires_at_ms=ledger.now_ms + MINUTE_MS, **change),
         ledger.say("bank-a", "vote", proposal=1, yes=True),
