@@ -39,7 +39,7 @@ SourceDigest = Annotated[
 
 CONTRACT_KINDS = ("activate_contract", "deactivate_contract", "upgrade_contract")
 GOVERNANCE = "@governance"
-CORE = ("membership", "governance", "lifecycle")
+CORE = ("membership", "governance", "lifecycle", "maintenance", "brake")
 """What the node reads without calling it: a version that kept it otherwise would stop every node."""
 CONTRACTS_MAX = 100
 

@@ -3,6 +3,8 @@
 `build` and `check` go one way, in `BlockRun`, and each transaction is executed once. The executor stands on the
 state of one head; `advance` moves it on after the store has applied a block. Build, check and advance must not
 overlap; admission, dry runs and queries may run beside them in other threads.
+
+More than 500 lines because the one way that builder, checker and replay go is read in one place.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -14,7 +14,6 @@ from node.runtime.chain import resting_at
 from node.runtime.notices import brakes_on
 from node.runtime.notices import resting_at as rest_answers
 from tests.contracts.test_brake import Standing
-from tests.node import ledger_world
 from tests.node.ledger_world import HOUR_MS, START_MS, Ledger, decoded, transfer
 
 
@@ -116,7 +115,7 @@ def unexecuted(ledger: Ledger) -> dict[str, Any]:
 def test_a_scheduled_call_that_meets_a_brake_is_told_and_due_again_when_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_world, "ENGINE", Engine((*CONTRACTS, Standing)))
+    monkeypatch.setattr(Ledger, "engine", Engine((*CONTRACTS, Standing)))
     ledger = Ledger(tmp_path / "data")
     ledger.open_accounts("A", "B", funds=1_000)
     operators = Call("settlement", "set_operators", {"account": "A", "operators": ["@standing"]})
