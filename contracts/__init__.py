@@ -15,7 +15,7 @@ from contracts.membership import Membership  # noqa: E402
 from contracts.sdk import Contract  # noqa: E402
 from contracts.settlement import Settlement  # noqa: E402
 
-CONTRACTS = (Membership, Lifecycle, Settlement, Claims, Governance)
+CONTRACTS: tuple[type[Contract], ...] = (Membership, Lifecycle, Settlement, Claims, Governance)
 """What a network begins with unless its definition says otherwise, in the order in which genesis runs. It is fixed:
 a contract that joined this list later would make another genesis of a network that runs."""
 FURTHER: tuple[type[Contract], ...] = ()

@@ -16,6 +16,7 @@ from node.cli.joining import invite
 from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
+from node.cli.rehearsing import rehearse
 from node.cli.repairing import repair
 from node.cli.setup import init, keys, run
 from node.cli.signing import build, sign
@@ -58,6 +59,7 @@ COMMANDS = (
     vote,
     proposals,
     contracts,
+    rehearse,
     tx,
     block,
     query,
