@@ -94,6 +94,7 @@ def test_what_cannot_follow_or_has_changed_meanwhile_is_refused(ledger: Rehearse
         ledger.rehearse(third, 8)
 
 
+@pytest.mark.slow
 def test_a_running_node_is_left_alone(ledger: Rehearsed) -> None:
     ledger.add()
     # In a process of its own, as an operator would: a process does not refuse itself the lock.
