@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled
+from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled, Session
 from contracts.sdk import SDK_CODES, Contract
 
 T = TypeVar("T")
@@ -130,6 +130,21 @@ class World:
         """Return the outcome of a call in a new block, whatever its code; invariants hold afterwards."""
         self._block(1)
         return self._run(sender, *self._name(method), args)
+
+    def upgrade(self, contract: type[Contract]) -> None:
+        """`contract` is active in the place of the version before, after its migration; CallFailed if that
+        fails.
+        """
+        former = self.engine.contracts
+        active = [contract if item.name == contract.name else item for item in former]
+        self.engine = Engine(active, former)
+        session = Session(self.engine, self.state)
+        outcome = session.begin_version(
+            self._environment("@governance"), contract.name, "migration", self.operations_max
+        )
+        if outcome.code != "ok":
+            raise CallFailed(outcome)
+        self._check()
 
     def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventRecord]]:
         """Return up to `limit` (height, event) with `topic`, as a node's index does."""
