@@ -18,7 +18,16 @@ from contracts.membership import Membership  # noqa: E402
 from contracts.sdk import Contract  # noqa: E402
 from contracts.settlement import Settlement  # noqa: E402
 
-CONTRACTS = (Membership, Lifecycle, Settlement, Claims, Governance, Maintenance, Brake, Approvals)
+CONTRACTS: tuple[type[Contract], ...] = (
+    Membership,
+    Lifecycle,
+    Settlement,
+    Claims,
+    Governance,
+    Maintenance,
+    Brake,
+    Approvals,
+)
 """What a network begins with unless its definition says otherwise, in the order in which genesis runs. It is fixed:
 a contract that joined this list later would make another genesis of a network that runs."""
 FURTHER: tuple[type[Contract], ...] = ()

@@ -345,7 +345,9 @@ class Engine:
         if found is not None and found.kind == kind:
             return found
         if contract not in self._contracts:
-            raise CallError("unknown_contract", f"no contract is called {contract!r}")
+            dormant = contract in [item.name for item in self.dormant]
+            text = f"{contract} is not active any more" if dormant else f"no contract is called {contract!r}"
+            raise CallError("unknown_contract", text)
         raise CallError("unknown_method", f"{contract} has no {kind} {method!r}")
 
 

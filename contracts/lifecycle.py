@@ -147,6 +147,7 @@ class Lifecycle(Contract):
     def plan(self, ctx: Context, proposal: int, contract: ContractName, target: Target) -> None:
         """The decided change waits; `governance` calls this."""
         require(ctx.sender == GOVERNANCE, "not_authorized")
+        require(len(self.plans.get() or ()) < CONTRACTS_MAX, "too_many_contracts")
         self.plans.set((*self._without(proposal), Plan(proposal, contract, target)))
 
     @call

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from contracts.brake import Brake, stopped_at
-from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled
+from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled, Session
 from contracts.sdk import NO_BRAKES, SDK_CODES, Brakes, Contract
 
 T = TypeVar("T")
@@ -132,6 +132,21 @@ class World:
         """Return the outcome of a call in a new block, whatever its code; invariants hold afterwards."""
         self._block(1)
         return self._run(sender, *self._name(method), args)
+
+    def upgrade(self, contract: type[Contract]) -> None:
+        """`contract` is active in the place of the version before, after its migration; CallFailed if that
+        fails.
+        """
+        former = self.engine.contracts
+        active = [contract if item.name == contract.name else item for item in former]
+        self.engine = Engine(active, former)
+        session = Session(self.engine, self.state)
+        outcome = session.begin_version(
+            self._environment("@governance"), contract.name, "migration", self.operations_max
+        )
+        if outcome.code != "ok":
+            raise CallFailed(outcome)
+        self._check()
 
     def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventRecord]]:
         """Return up to `limit` (height, event) with `topic`, as a node's index does."""

@@ -19,6 +19,7 @@ from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
 from node.cli.recovering import recovery
+from node.cli.rehearsing import rehearse
 from node.cli.repairing import repair
 from node.cli.setup import init, keys, run
 from node.cli.signing import build, sign
@@ -64,6 +65,7 @@ COMMANDS = (
     maintenance,
     brake,
     contracts,
+    rehearse,
     tx,
     block,
     query,

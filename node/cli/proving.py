@@ -248,11 +248,11 @@ def _prove_key(
     order: Order, kind: str, contract: str, field: str, key: Sequence[str], at_height: int | None
 ) -> None:
     # Imported here: it loads the contracts, which takes longer than most commands.
-    from contracts import CONTRACTS
+    from contracts import CONTRACTS, FURTHER
     from node.evidence import named_key
 
     # Made here and not by the node, so that it cannot answer with the proof of another key.
-    wanted = named_key(CONTRACTS, contract, field, key)
+    wanted = named_key((*CONTRACTS, *FURTHER), contract, field, key)
     with order.connect() as client:
         pack = client.prove_state(contract, field, *key, at_height=at_height, checkpoint=order.checkpoint)
     contrary = "absence" if kind == "state" else "state"

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from contracts.engine import Active, CallError, Engine, Environment, Scheduled, Session
+from contracts.engine import Active, CallError, Engine, Environment, Outcome, Scheduled, Session
 from contracts.lifecycle import CORE, Founding, Lifecycle, Plan, Version
+from contracts.sdk import Contract
 from node.errors import InvalidBlock
 from node.state import Overlay
 
@@ -145,9 +146,32 @@ def _begin(
     known = next((item.version for item in before if item.contract == name), 0)
     if not row.active or known == version:
         return ""
-    kind = "migration" if known else "genesis"
-    outcome = Session(now, state).begin_version(env, name, kind, operations_max)
-    return "" if outcome.code == "ok" else outcome.code
+    return _start(now, state, env, name, known, operations_max).code.removeprefix("ok")
+
+
+def _start(engine: Engine, state: Overlay, env: Environment, name: str, known: int, operations_max: int) -> Outcome:
+    """Run what the version that `engine` has active does to begin, `known` (0: none) having been there before."""
+    return Session(engine, state).begin_version(env, name, "migration" if known else "genesis", operations_max)
+
+
+def try_version(
+    engine: Engine, state: Overlay, env: Environment, contract: type[Contract], operations_max: int
+) -> Outcome:
+    """Return what came of making `contract` active on `state`, as after the block of `env`, without any decision.
+
+    What the contract was before is in force for the ledger's other rows. For rehearsals alone.
+    """
+    before = Lifecycle.read_versions(state)
+    known = next((row.version for row in before if row.contract == contract.name), 0)
+    changed = Version(contract.name, contract.version, b"", env.height + 1, True)
+    rows = tuple(changed if row.contract == contract.name else row for row in before)
+    state.put(Lifecycle.versions.prefix, rows if known else (*before, changed))
+    now = active_engine(engine, state)
+    if unmet := now.unmet_uses():
+        return Outcome("unknown_contract", detail=f"{unmet[0]}, which is no active call")
+    if known == contract.version:
+        return Outcome("ok")
+    return _start(now, state, env, contract.name, known, operations_max)
 
 
 def _fits(row: Version, source: bytes | None) -> bool:

@@ -100,6 +100,10 @@ def votes(bank: Bank, member: str) -> bool:
         return client.status().voting
 
 
+def until_it_votes(testnet: Testnet, bank: Bank, member: str) -> None:
+    until(lambda: votes(bank, member), lambda: testnet.hansa(member, "why").stdout)
+
+
 def claims(testnet: Testnet, member: str) -> dict[str, Any]:
     rows = testnet.hansa_document(member, "contracts")["contracts"]
     return next(row for row in rows if row["name"] == "claims")
@@ -115,7 +119,7 @@ def test_who_lacks_the_version_is_named_and_the_others_go_on(
         running(testnet, UPGRADED[2], code),
     ):
         for member in UPGRADED:
-            until(lambda member=member: votes(bank, member), lambda: testnet.hansa("bank-a", "why").stdout)
+            until_it_votes(testnet, bank, member)
         # A version that is only carried changes nothing: all four vote, with one hash.
         assert votes(bank, BEHIND)
         dry = testnet.hansa("bank-a", "propose", "upgrade_contract", "claims", "--dry-run").stdout
@@ -158,7 +162,7 @@ def test_who_lacks_the_version_is_named_and_the_others_go_on(
             for number in range(5):
                 assert client.submit_and_wait(bank.payment(f"without-it-{number}")).ok
         with running(testnet, BEHIND, code):
-            until(lambda: votes(bank, BEHIND), lambda: testnet.hansa(BEHIND, "why").stdout)
+            until_it_votes(testnet, bank, BEHIND)
             until(lambda: bank.height(BEHIND) > made_at, lambda: testnet.hansa(BEHIND, "status").stdout)
             assert claims(testnet, BEHIND)["version"] == 2
             assert "claims 2" not in testnet.hansa("bank-a", "why").stdout
