@@ -165,12 +165,13 @@ class LimitRow(Value):
 
 
 class PrincipalRow(Value):
-    """A principal with its policy."""
+    """A principal with its policy, and the names of the tiers that bind it."""
 
     id: str
     threshold: int
     keys: tuple[bytes, ...]
     former: tuple[FormerKey, ...] = ()
+    tiers: tuple[str, ...] = ()
 
 
 class StandInRow(Value):
@@ -704,7 +705,7 @@ class Membership(Contract):
         start = None if after is None else _place(after)
         return tuple(
             [
-                PrincipalRow(f"{member}{place[1]}", policy.threshold, policy.keys, policy.former)
+                _principal_row(f"{member}{place[1]}", policy)
                 for place, policy in self.policies.scan(prefix=(member,), after=start, limit=limit)
             ]
         )
@@ -712,8 +713,7 @@ class Membership(Contract):
     @query
     def principal(self, principal: PrincipalId) -> PrincipalRow:
         """One principal with its policy."""
-        found = self.policies[_place(principal)]
-        return PrincipalRow(principal, found.threshold, found.keys, found.former)
+        return _principal_row(principal, self.policies[_place(principal)])
 
     @query
     def tiers(self, member: MemberId) -> tuple[Tier, ...]:
@@ -865,6 +865,11 @@ def _row(member: str, found: Member, time_ms: int) -> MemberRow:
         found.former_tls_until_ms if overlaps else 0,
         found.next_voting_key,
     )
+
+
+def _principal_row(principal: str, policy: Policy) -> PrincipalRow:
+    names = tuple([tier.name for tier in policy.tiers])
+    return PrincipalRow(principal, policy.threshold, policy.keys, policy.former, names)
 
 
 def _votes(member: Member) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from node.cli.approving import approvals
 from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
 from node.cli.carrying_keys import keys_export, keys_import
@@ -57,6 +58,7 @@ COMMANDS = (
     propose,
     vote,
     proposals,
+    approvals,
     contracts,
     tx,
     block,
