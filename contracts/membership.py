@@ -483,17 +483,19 @@ class Membership(Contract):
         self,
         ctx: Context,
         delegate: PrincipalId,
+        key: Key,
         until_ms: TimeMs,
         from_ms: TimeMs = 0,
         tiers: Annotated[tuple[TierName, ...], Meta(max_length=TIERS_MAX)] = (),
     ) -> None:
         """Let `delegate` speak in the sender's place from one time to another, in these tiers or in all.
 
-        It ends by itself. A delegate has one such place, passes it on to nobody, and never counts twice in a tier.
+        It does so alone and with `key`: whoever gave it another one before this came gets no seat by that. It ends
+        by itself. A delegate has one such place, passes it on to nobody, and never counts twice in a tier.
         """
         place, other = _place(ctx.sender), _place(delegate)
-        policy = self.policies[other]
         require(place[0] == other[0] and place != other, "principal_not_found", delegate)
+        require(self.policies[other].keys == (key,), "key_not_found", delegate)
         begins_ms = max(from_ms, ctx.time_ms)
         require(begins_ms < until_ms <= ctx.time_ms + STAND_IN_MS_MAX, "time_out_of_range")
         known = self._tiers_of(place[0])
@@ -507,7 +509,7 @@ class Membership(Contract):
             taken = item.delegate == delegate and of != place and ctx.time_ms < item.until_ms
             require(not taken, "stand_in_taken", delegate)
         require(len(rows) < STAND_INS_MAX or place in self.stand_ins, "stand_in_taken", "too many")
-        self.stand_ins[place] = StandIn(delegate, tiers, begins_ms, until_ms, policy.threshold, policy.keys)
+        self.stand_ins[place] = StandIn(delegate, tiers, begins_ms, until_ms, key)
         ctx.emit(StandInChanged(place[0], ctx.sender, delegate, tiers, begins_ms, until_ms))
 
     @call

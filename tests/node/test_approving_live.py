@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from node.cli.main import main
 from node.config import PrincipalConfig
-from node.keys import SigningKey, write_key_file
+from node.keys import SigningKey, read_key_info, write_key_file
 from tests.node.test_governing_live import PASSPHRASE, GovernedNetwork, printed
 
 pytestmark = pytest.mark.slow
@@ -110,7 +110,8 @@ async def test_a_large_payment_is_requested_and_approved(
     # Ben is away: from now on dora speaks for him.
     async with live.client("bank-a") as client:
         time_ms = (await client.block()).header.time_ms
-    away = ("delegate=bank-a/dora", f"until_ms={time_ms + 3_600_000}")
+    public = read_key_info(live.key_file("bank-a/dora")).public_key.hex()
+    away = ("delegate=bank-a/dora", f"key={public}", f"until_ms={time_ms + 3_600_000}")
     await live.done_as("bank-a/ben", "tx", "submit", "membership.stand_in", *away)
     await live.done_as("bank-a/dora", "approvals", "approve", "1", "--yes")
     capsys.readouterr()
