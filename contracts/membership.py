@@ -168,12 +168,13 @@ class LimitRow(Value):
 
 
 class PrincipalRow(Value):
-    """A principal with its policy."""
+    """A principal with its policy, and the names of the tiers that bind it."""
 
     id: str
     threshold: int
     keys: tuple[bytes, ...]
     former: tuple[FormerKey, ...] = ()
+    tiers: tuple[str, ...] = ()
 
 
 class StandInRow(Value):
@@ -498,17 +499,19 @@ class Membership(Contract):
         self,
         ctx: Context,
         delegate: PrincipalId,
+        key: Key,
         until_ms: TimeMs,
         from_ms: TimeMs = 0,
         tiers: Annotated[tuple[TierName, ...], Meta(max_length=TIERS_MAX)] = (),
     ) -> None:
         """Let `delegate` speak in the sender's place from one time to another, in these tiers or in all.
 
-        It ends by itself. A delegate has one such place, passes it on to nobody, and never counts twice in a tier.
+        It does so alone and with `key`: whoever gave it another one before this came gets no seat by that. It ends
+        by itself. A delegate has one such place, passes it on to nobody, and never counts twice in a tier.
         """
         place, other = _place(ctx.sender), _place(delegate)
-        policy = self.policies[other]
         require(place[0] == other[0] and place != other, "principal_not_found", delegate)
+        require(self.policies[other].keys == (key,), "key_not_found", delegate)
         begins_ms = max(from_ms, ctx.time_ms)
         require(begins_ms < until_ms <= ctx.time_ms + STAND_IN_MS_MAX, "time_out_of_range")
         known = self._tiers_of(place[0])
@@ -522,7 +525,7 @@ class Membership(Contract):
             taken = item.delegate == delegate and of != place and ctx.time_ms < item.until_ms
             require(not taken, "stand_in_taken", delegate)
         require(len(rows) < STAND_INS_MAX or place in self.stand_ins, "stand_in_taken", "too many")
-        self.stand_ins[place] = StandIn(delegate, tiers, begins_ms, until_ms, policy.threshold, policy.keys)
+        self.stand_ins[place] = StandIn(delegate, tiers, begins_ms, until_ms, key)
         ctx.emit(StandInChanged(place[0], ctx.sender, delegate, tiers, begins_ms, until_ms))
 
     @call
@@ -740,7 +743,7 @@ class Membership(Contract):
         start = None if after is None else _place(after)
         return tuple(
             [
-                PrincipalRow(f"{member}{place[1]}", policy.threshold, policy.keys, policy.former)
+                _principal_row(f"{member}{place[1]}", policy)
                 for place, policy in self.policies.scan(prefix=(member,), after=start, limit=limit)
             ]
         )
@@ -748,8 +751,7 @@ class Membership(Contract):
     @query
     def principal(self, principal: PrincipalId) -> PrincipalRow:
         """One principal with its policy."""
-        found = self.policies[_place(principal)]
-        return PrincipalRow(principal, found.threshold, found.keys, found.former)
+        return _principal_row(principal, self.policies[_place(principal)])
 
     @query
     def tiers(self, member: MemberId) -> tuple[Tier, ...]:
@@ -901,6 +903,11 @@ def _row(member: str, found: Member, time_ms: int) -> MemberRow:
         found.former_tls_until_ms if overlaps else 0,
         found.next_voting_key,
     )
+
+
+def _principal_row(principal: str, policy: Policy) -> PrincipalRow:
+    names = tuple([tier.name for tier in policy.tiers])
+    return PrincipalRow(principal, policy.threshold, policy.keys, policy.former, names)
 
 
 def _votes(member: Member) -> bool:

@@ -18,7 +18,7 @@ from contracts.sdk import AMOUNT_MAX, Argument, Meta, PlainArguments, PlannedCal
 TierName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
 Name = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]{0,47})?\Z")]
 Limit = Annotated[int, Meta(ge=0, le=AMOUNT_MAX, description="minor units")]
-Text = Annotated[str, Meta(max_length=64)]
+Text = Annotated[str, Meta(pattern=r"^[ -~]{0,64}\Z")]
 Persons = Annotated[tuple[PrincipalId, ...], Meta(max_length=12)]
 
 TIERS_MAX = 16
@@ -94,15 +94,15 @@ class Policy(Value):
 class StandIn(Value):
     """`delegate` speaks in somebody's place in blocks with from_ms <= time < until_ms; in `tiers`, or in all.
 
-    Only for as long as the delegate's policy is what it was: whoever administers it must not get a seat by that.
+    Only for as long as the delegate signs alone and with `key`, which the person named: whoever administers the
+    delegate must not get a seat by that.
     """
 
     delegate: str
     tiers: tuple[str, ...]
     from_ms: int
     until_ms: int
-    threshold: int
-    keys: tuple[bytes, ...]
+    key: bytes
 
 
 class Mandate(Value):
@@ -260,5 +260,4 @@ def _speaker(
     ):
         return ""
     policy = policy_of(stand_in.delegate)
-    same = policy is not None and (policy.threshold, policy.keys) == (stand_in.threshold, stand_in.keys)
-    return stand_in.delegate if same else ""
+    return stand_in.delegate if policy is not None and policy.keys == (stand_in.key,) else ""

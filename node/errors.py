@@ -112,6 +112,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Ask for it with the same calls: `hansa approvals request CONTRACT.METHOD …`; or let the tier's persons"
         " sign too: `hansa tx build`, `hansa tx sign`.",
     ),
+    "digest_differs": ErrorEntry(
+        "The node shows other calls than those that its request's digest names.",
+        "Approve nothing there; ask another node with --node, and tell the member whose node it is.",
+    ),
     "expired": ErrorEntry(
         "The transaction's expires_at_ms has passed.",
         "Send it again with a new expiry and, if it never became final, the same request_id.",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from node.cli.approving import approvals
 from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
 from node.cli.brake import brake
@@ -64,6 +65,7 @@ COMMANDS = (
     proposals,
     maintenance,
     brake,
+    approvals,
     contracts,
     rehearse,
     tx,

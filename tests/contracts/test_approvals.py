@@ -291,9 +291,11 @@ def test_a_tier_outlives_the_principal_that_it_is_for(world: World) -> None:
 def test_a_stand_in_speaks_for_a_time_in_one_place(world: World) -> None:
     anna = world.as_("bank-a/anna")
     start_ms, end_ms = world.time_ms + HOUR_MS, world.time_ms + 3 * HOUR_MS
-    anna.call(Membership.stand_in, delegate="bank-a/dora", from_ms=start_ms, until_ms=end_ms, tiers=["large"])
+    anna.call(
+        Membership.stand_in, delegate="bank-a/dora", key=key(23), from_ms=start_ms, until_ms=end_ms, tiers=["large"]
+    )
     with reverts("stand_in_taken"):
-        world.as_("bank-a/ben").call(Membership.stand_in, delegate="bank-a/dora", until_ms=end_ms)
+        world.as_("bank-a/ben").call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=end_ms)
     number = request(world, payment(LIMIT + 1), ms=10 * HOUR_MS)
     with reverts("not_entitled"):
         approve(world, number, "dora")
@@ -318,36 +320,42 @@ def test_a_stand_in_speaks_for_a_time_in_one_place(world: World) -> None:
 def test_a_stand_in_ends_at_once_and_with_the_delegates_keys(world: World) -> None:
     number = request(world, payment(LIMIT + 1))
     anna, until_ms = world.as_("bank-a/anna"), world.time_ms + HOUR_MS
-    anna.call(Membership.stand_in, delegate="bank-a/dora", until_ms=until_ms)
+    anna.call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=until_ms)
     assert len(world.query(Membership.stand_ins_of, member="bank-a")) == 1
     anna.call(Membership.end_stand_in, person="bank-a/anna")
     assert world.query(Membership.stand_ins_of, member="bank-a") == []
     with reverts("not_entitled"):
         approve(world, number, "dora")
-    anna.call(Membership.stand_in, delegate="bank-a/dora", until_ms=until_ms)
-    # The root administers dora, and gets no seat by that.
+    anna.call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=until_ms)
+    # The root administers dora, and gets no seat by that; nor if it is faster than anna.
     world.as_("bank-a").call(Membership.set_policy, principal="bank-a/dora", threshold=1, keys=[key(95)])
     with reverts("not_entitled"):
         approve(world, number, "dora")
+    with reverts("key_not_found"):
+        anna.call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=until_ms)
 
 
 def test_nobody_passes_a_place_on_or_has_two(world: World) -> None:
     until_ms = world.time_ms + HOUR_MS
-    world.as_("bank-a/anna").call(Membership.stand_in, delegate="bank-a/dora", until_ms=until_ms)
+    world.as_("bank-a/anna").call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=until_ms)
     with reverts("stand_in_useless"):
-        world.as_("bank-a/dora").call(Membership.stand_in, delegate="bank-a/treasury", until_ms=until_ms)
+        world.as_("bank-a/dora").call(
+            Membership.stand_in, delegate="bank-a/treasury", key=key(11), until_ms=until_ms
+        )
     # Who sits in the tier speaks from there alone.
     with reverts("stand_in_useless"):
-        world.as_("bank-a/ben").call(Membership.stand_in, delegate="bank-a/ria", until_ms=until_ms)
+        world.as_("bank-a/ben").call(Membership.stand_in, delegate="bank-a/ria", key=key(24), until_ms=until_ms)
     with reverts("stand_in_useless"):
         world.as_("bank-a/ben").call(
-            Membership.stand_in, delegate="bank-a/treasury", until_ms=until_ms, tiers=["other"]
+            Membership.stand_in, delegate="bank-a/treasury", key=key(11), until_ms=until_ms, tiers=["other"]
         )
     for ends_ms in (world.time_ms, world.time_ms + 367 * 24 * HOUR_MS):
         with reverts("time_out_of_range"):
-            world.as_("bank-a/ben").call(Membership.stand_in, delegate="bank-a/treasury", until_ms=ends_ms)
+            world.as_("bank-a/ben").call(
+                Membership.stand_in, delegate="bank-a/treasury", key=key(11), until_ms=ends_ms
+            )
     with reverts("principal_not_found"):
-        world.as_("bank-a/ben").call(Membership.stand_in, delegate="bank-b", until_ms=until_ms)
+        world.as_("bank-a/ben").call(Membership.stand_in, delegate="bank-b", key=key(12), until_ms=until_ms)
 
 
 @pytest.mark.parametrize(

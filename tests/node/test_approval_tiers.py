@@ -313,7 +313,9 @@ class TierMachine(RuleBasedStateMachine):
     )
     def stand_in(self, person: str, delegate: str, ms: int) -> None:
         until_ms = self.next_ms + ms
-        call = Call("membership", "stand_in", {"delegate": delegate, "until_ms": until_ms})
+        call = Call(
+            "membership", "stand_in", {"delegate": delegate, "key": self.people[delegate].key, "until_ms": until_ms}
+        )
         signers = self.signatures([person])
         [receipt] = self.ledger.settle(self.ledger.transaction(person, call, keys=signers))
         if receipt.calls[0].code == "ok":
