@@ -41,6 +41,9 @@ def test_a_resting_primary_costs_no_view_and_whoever_starts_meanwhile_skips_it_t
         restarted.crash(power=True)
         assembly.goes_on(*[host for host in world.hosts if host is not restarted])
         restarted.start()
+        until(lambda: primary_by(restarted) != "", 30_000)
+        # From its own disk, before any new block.
+        assert primary_by(restarted) == instead
         until(everybody_votes(world), 30_000)
         wiped.crash(power=True)
         wiped.lose_disk(None)
