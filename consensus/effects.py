@@ -12,6 +12,8 @@ The caller's duties, each of them once:
 5. Time goes forward: `Tick.now_ms` never decreases. Ticks come at least every 100 ms; a jump is a paused process.
 6. Where a list names this member anew (for the first time, again, or with another key), the replica gets neither
    the head with that list nor anything else: another one is started on it (README 9.3).
+7. `Head.resting` follows from the chain up to that head alone, so that it is the same at every member (README 1.4).
+   Where it is not, no two blocks are decided for that, but members wait for different primaries.
 """
 
 from typing import TypeAlias

@@ -104,6 +104,11 @@ _CAUSES: dict[str, Cause] = {
         silences=True,
     ),
     "member_down": Cause("{who} {is} down", "Start {who}.", silences=True),
+    "in_window": Cause(
+        "{who} {is} away in {its} maintenance window",
+        "Nothing: the turns of {who} as primary are skipped. The vote is missing until the node is started again.",
+        silences=True,
+    ),
     "member_silent": Cause(
         "{who} {is} connected and {says} nothing",
         "Look at the machine of {who}: is the process paused, swapping or without CPU? Restarting it is safe.",

@@ -99,7 +99,10 @@ def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
         found += _greeted(facts, member)
         explained = any(finding.silences for finding in found)
         if not heard and not _awaited(facts, member) and (report is not None or not explained):
-            found.append(_absence(facts, member))
+            absence = _absence(facts, member)
+            planned = member in facts.status.resting and absence.cause != "link_cut"
+            # Where too many rest nobody is skipped, and then an absence is as bad as any.
+            found.append(msgspec.structs.replace(absence, cause="in_window") if planned else absence)
     if clock_off_ms is not None and abs(clock_off_ms) > facts.drift_ms // 2:
         found.append(Finding(member, "clock_off", _off(facts, member, clock_off_ms)))
     # One cause is told once, and what explains a withheld vote is told instead of it.

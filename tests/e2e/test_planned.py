@@ -47,6 +47,8 @@ def test_a_primary_stops_within_its_window_and_no_view_changes(
         refused = testnet.hansa(rest[0], "maintenance", "book", "--for", "5m", ok=False)
         assert refused.returncode == 1
         assert "2 of 4 validators are left, and a quorum is 3" in refused.stderr
+        testnet.hansa(resting, "maintenance", "move", str(number), "--for", "20m")
+        assert "new disks" in testnet.hansa(rest[1], "maintenance", "list").stdout
         until(lambda: client.status().primary != resting, client.status)
         assert "its turn as primary is skipped" in testnet.hansa(rest[0], "status").stdout
         paid(5)
@@ -86,19 +88,25 @@ def test_a_brake_by_two_members_stops_one_account_and_ends_by_itself(testnet: Te
         unknown = testnet.hansa("bank-b", "brake", "ask", "account", "T-99", "--reason", "fraud", ok=False)
         assert unknown.returncode == 1
         assert "account_not_found" in unknown.stderr
-        ask = ("brake", "ask", "account", "T-1", "--for", "15s", "--reason", "fraud")
+        ask = ("brake", "ask", "account", "T-1", "--for", "20s", "--reason", "fraud")
         asked = testnet.hansa_document("bank-b", *ask)
         number = str(asked["receipts"][0]["events"][0]["data"]["brake"])
-        alone = testnet.hansa("bank-b", "brake", "confirm", number, ok=False)
-        assert (alone.returncode, "same_member" in alone.stderr) == (1, True)
         assert code("T-1", "T-2") == "ok"
         testnet.hansa("insurer-a", "brake", "confirm", number)
         assert [code("T-1", "T-2"), code("T-2", "T-1"), code("T-3", "T-4")] == ["braked", "braked", "ok"]
         assert "An emergency brake stops account T-1" in testnet.hansa("insurer-b", "status").stdout
-        [row] = testnet.hansa_document("insurer-b", "brake", "list")["brakes"]
-        assert (row["brake"]["asker"], row["brake"]["confirmer"]) == ("bank-b", "insurer-a")
+        # One of the two lifts another one at once, while this one lasts.
+        asked = testnet.hansa_document("insurer-a", "brake", "ask", "member", "bank-a", "--reason", "stolen key")
+        other = str(asked["receipts"][0]["events"][0]["data"]["brake"])
+        alone = testnet.hansa("insurer-a", "brake", "confirm", other, ok=False)
+        assert (alone.returncode, "same_member" in alone.stderr) == (1, True)
+        assert "Brake 2 is on" in testnet.hansa("bank-b", "brake", "confirm", other).stdout
+        assert code("T-3", "T-4") == "braked"
+        assert "Brake 2 is lifted" in testnet.hansa("bank-b", "brake", "lift", other).stdout
         until(lambda: client.query("brake.pulled").value == [], lambda: client.query("brake.page").value)
         assert code("T-1", "T-2") == "ok"
-        [row] = testnet.hansa_document("insurer-b", "brake", "list", "--all")["brakes"]
-        assert row["brake"]["status"] == "over"
+        rows = testnet.hansa_document("insurer-b", "brake", "list", "--all")["brakes"]
+        told = [(row["brake"]["status"], row["brake"]["asker"], row["brake"]["confirmer"]) for row in rows]
+        assert told == [("over", "bank-b", "insurer-a"), ("lifted", "insurer-a", "bank-b")]
+        assert code("T-3", "T-4") == "ok"
         assert client.status().brakes == ()
