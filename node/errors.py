@@ -477,6 +477,12 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Nothing here: a newer one is taken, or the blocks themselves.",
     ),
     # --- recovery of a network whose quorum is lost (docs/recovery.md) ---
+    "other_history": ErrorEntry(
+        "A peer sent a block that stands on another one than this node has decided: the peer lies, or there are two"
+        " histories since some members recovered the network without others.",
+        "If one peer does it, watch that peer. If several do, do not restart or wipe anything, and ask the members"
+        " which history is theirs (docs/recovery.md).",
+    ),
     "recovery_not_trusted": ErrorEntry(
         "A peer's block, snapshot or proof belongs to a history that begins with a recovery which nobody has said"
         " to trust here, or leaves out the one that is trusted.",

@@ -144,8 +144,7 @@ _CAUSES: dict[str, Cause] = {
         "{who} lost {its} memory of earlier votes, and too few members remember theirs: this does not heal by"
         " itself",
         "Change nothing: restarting, wiping or restoring brings no vote back, and what is final stays final. Keep"
-        " every data/ as it is and agree among the members on how to found the network anew: docs/durability.md,"
-        ' the row "more than f disks are lost".',
+        " every data/ as it is, and let the members that remember go on together: docs/recovery.md.",
         silences=True,
     ),
     "memory_lost": Cause(
@@ -193,6 +192,12 @@ _CAUSES: dict[str, Cause] = {
         " `keep` under [snapshots] in its node.toml): it is asked for again every minute.",
     ),
     "behind": Cause("{who} {is} behind and {fetches} blocks", "Nothing: wait."),
+    "other_history": Cause(
+        "{who} {is} shown another history than {its} own, and does not follow it",
+        "Restart or wipe nothing. Either the network was recovered while {who} was away: get the recovery file from"
+        " another member, compare its number with a second one, and run `hansa recovery apply`; or others went on"
+        " without the members that {who} goes on with: docs/recovery.md.",
+    ),
     "blocks_pruned": Cause(
         "{who} {is} behind and no member that it reaches serves the blocks that it lacks",
         "Connect {who} to a member that keeps all blocks, or let it join from a snapshot.",

@@ -441,6 +441,8 @@ class Node:
 
     def _report(self, peer: str, error: HansaError) -> None:
         self._log.warning("peer at fault", peer=peer, code=error.code, reason=error.message)
+        if error.code in ("recovery_not_trusted", "other_history"):
+            self._health.set_condition("other_history", f"by {peer}: {error.message}")
 
     # --- work ------------------------------------------------------------------------------------------------
 
@@ -572,6 +574,7 @@ class Node:
 
     def _on_synced(self, head: Head) -> None:
         self._health.set_condition("blocks_pruned", None)
+        self._health.set_condition("other_history", None)
         if not self._ends_with(head):
             self._driver.give(Synced(head))
 

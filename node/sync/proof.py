@@ -96,7 +96,7 @@ def require_proof(
     if objection:
         raise InvalidFrame("recovery_not_trusted", objection)
     if candidate.block.body.header.parent != parent:
-        raise InvalidFrame("bad_catch_up", f"block {height} does not follow this node's block {height - 1}")
+        raise InvalidFrame("other_history", f"block {height} does not follow this node's block {height - 1}")
     if candidate.proven_by != members:
         raise InvalidFrame("bad_catch_up", f"block {height} has no certificate of the members of its height")
 
