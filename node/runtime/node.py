@@ -211,7 +211,7 @@ class Node:
             network,
             config.member,
             VERSION,
-            lambda: self._code.own,
+            lambda: (self._code.own, *self._code.former),
             self._peers,
             self._clock,
             self._driver.status,
