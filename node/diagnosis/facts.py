@@ -91,11 +91,8 @@ class Facts(msgspec.Struct, frozen=True):
         Who is behind or ahead runs the versions of the height where it is.
         """
         elsewhere = report.phase == "catch_up" or report.height > self.status.height
-        return (
-            self.contracts_hash
-            if elsewhere or report.contracts_hash in self.former_hashes
-            else report.contracts_hash
-        )
+        alike = elsewhere or report.contracts_hash in self.former_hashes
+        return self.contracts_hash if alike else report.contracts_hash
 
     @property
     def others(self) -> tuple[str, ...]:

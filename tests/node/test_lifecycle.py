@@ -10,12 +10,12 @@ from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.lifecycle import Lifecycle, Version
 from contracts.sdk import Contract
-from node.errors import ConfigError, InvalidBlock, NotFound
+from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction
 from node.executor import Executor
 from node.ledger import Call
 from node.state import Overlay
 from tests.node.ledger_world import BANKS, HOUR_MS, Ledger, decoded, network
-from tests.node.lifecycle_world import OTHER_2, TALLY_1, TALLY_2, Versions, adding
+from tests.node.lifecycle_world import OTHER_2, SECOND, TALLY_1, TALLY_2, Versions, adding, tally
 
 
 @pytest.fixture
@@ -90,6 +90,21 @@ def test_a_migration_has_the_operations_of_one_block(tmp_path: Path) -> None:
         ledger.add()
     assert ledger.status() == ("void", "migration_failed")
     assert ledger.version.version == 1
+    ledger.close()
+
+
+def test_a_version_that_cannot_read_what_is_there_fails_its_calls_and_stops_no_node(tmp_path: Path) -> None:
+    hasty = tally(
+        "tally_2_hasty", SECOND.replace("@migration\n    def begin", "def begin").replace(", migration", "")
+    )
+    ledger = Versions(tmp_path / "data", hasty)
+    ledger.decide_change("upgrade_contract", 2, 6)
+    ledger.grow(6)
+    assert ledger.version.version == 2
+    assert ledger.add("b") == ["ok"]
+    assert ledger.add("a") == ["contract_fault"]
+    with pytest.raises(RejectedTransaction, match="WrongType"):
+        ledger.count("a")
     ledger.close()
 
 
