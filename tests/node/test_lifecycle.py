@@ -188,6 +188,12 @@ def test_who_lacks_the_version_neither_builds_nor_votes_for_the_block_that_makes
         with pytest.raises(InvalidBlock) as refused:
             behind.executor.check(again.proposal, decoded(again.body))
         assert refused.value.code == "contracts_differ"
+        # Nor for one that was made with its own bytes: the ledger names others.
+        header = msgspec.structs.replace(again.header, contracts_hash=behind.executor.contracts_hash)
+        own = msgspec.structs.replace(again.proposal, header=header)
+        with pytest.raises(InvalidBlock) as refused:
+            behind.executor.check(own, decoded(again.body))
+        assert refused.value.code == "contracts_differ"
     behind.close()
 
 
