@@ -225,3 +225,21 @@ def test_a_definition_names_what_a_network_begins_with(tmp_path: Path) -> None:
     founded(2)
     with pytest.raises(ConfigError, match="no tally 3"):
         founded(3)
+
+
+def test_a_replay_and_a_restart_execute_each_block_by_the_version_of_its_height(
+    ledger: Versions, tmp_path: Path
+) -> None:
+    ledger.decide_change("upgrade_contract", 2, 8)
+    ledger.grow(12)
+    replayed = Versions(tmp_path / "replayed", TALLY_2)
+    replayed.catch_up(ledger)
+    assert replayed.executor.head == ledger.executor.head
+    for height in range(1, 13):
+        assert replayed.count(at=height) == ledger.count(at=height)
+    replayed.close()
+    again = Versions(tmp_path / "replayed", TALLY_2)
+    assert again.executor.contracts_hash == ledger.executor.contracts_hash
+    block = ledger.block(adding())
+    assert again.executor.check(block.proposal, decoded(block.body)).digest == block.digest
+    again.close()
