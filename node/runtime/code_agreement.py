@@ -100,7 +100,7 @@ class CodeAgreement:
     @property
     def former(self) -> tuple[bytes, ...]:
         """What it was under other versions."""
-        return tuple(code for code in self._alike if code != self._own)
+        return tuple(code for code in dict.fromkeys(self._alike) if code != self._own)
 
     def on_applied(self, contracts_hash: bytes) -> None:
         """A block of this code was applied."""
