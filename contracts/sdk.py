@@ -96,7 +96,7 @@ Kind = Literal["call", "scheduled", "query", "genesis", "migration", "invariant"
 SEMANTICS_VERSION: Final = 1
 AMOUNT_MAX: Final = 2**63 - 1
 TIME_MS_MAX: Final = 2**53 - 1
-GOVERNING: Final = ("membership", "governance", "maintenance", "brake")
+GOVERNING: Final = ("membership", "governance", "lifecycle", "maintenance", "brake")
 """The contracts through which members have their say: no emergency brake stops a call of theirs."""
 EVENT_SIZE_BYTES_MAX: Final = 16_384
 TOPICS_MAX: Final = 16

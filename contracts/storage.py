@@ -28,7 +28,7 @@ class State(Protocol):
     """Typed values under encoded keys, with savepoints. Values are immutable; `scan` sees pending writes."""
 
     def get(self, key: bytes, type_: type[T]) -> T | None:
-        """Return the value under `key` as `type_`, or None."""
+        """Return the value under `key` as `type_`, or None; raise WrongType when it is a value of another type."""
 
     def put(self, key: bytes, value: object) -> None:
         """Set the value under `key`."""
@@ -37,7 +37,7 @@ class State(Protocol):
         """Remove `key`; nothing happens when it is absent."""
 
     def scan(self, start: bytes, end: bytes, type_: type[T], limit: int) -> list[tuple[bytes, T]]:
-        """Return up to `limit` pairs with start <= key < end, ascending."""
+        """Return up to `limit` pairs with start <= key < end, ascending; raise WrongType as `get` does."""
 
     def savepoint(self) -> int:
         """Return a mark for `rollback`."""
@@ -56,6 +56,13 @@ class Revert(Exception):
         self.code = code
         self.detail = detail
         super().__init__(f"{code}: {detail}" if detail else code)
+
+
+class WrongType(Exception):
+    """Under a key lies another value than the contract declares: its author's fault, alike on every member.
+
+    So it is when a version takes over a state without the migration that it needed.
+    """
 
 
 class HostFailure(BaseException):
@@ -86,6 +93,8 @@ class Access:
         self.meter.operations += READ_COST
         try:
             return self.state.get(key, type_)
+        except WrongType:
+            raise
         except Exception as error:
             raise HostFailure from error
 
@@ -125,6 +134,8 @@ class Access:
         self.meter.charge(READ_COST)
         try:
             rows = self.state.scan(start, end, type_, limit)
+        except WrongType:
+            raise
         except Exception as error:
             raise HostFailure from error
         self.meter.charge(SCAN_ROW_COST * len(rows))

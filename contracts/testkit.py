@@ -19,6 +19,7 @@ import msgspec
 from contracts.brake import Brake, stopped_at
 from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled, Session
 from contracts.sdk import NO_BRAKES, SDK_CODES, Brakes, Contract
+from contracts.storage import WrongType
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class MemoryState:
     def get(self, key: bytes, type_: type[T]) -> T | None:
         """Return the value under `key`, decoded anew."""
         data = self.data.get(key)
-        return None if data is None else msgspec.msgpack.decode(data, type=type_, strict=True)
+        return None if data is None else _decode(data, type_)
 
     def put(self, key: bytes, value: object) -> None:
         """Set the value under `key`."""
@@ -63,10 +64,7 @@ class MemoryState:
         """Return up to `limit` pairs with start <= key < end, ascending."""
         low = bisect.bisect_left(self._keys, start)
         high = bisect.bisect_left(self._keys, end)
-        return [
-            (key, msgspec.msgpack.decode(self.data[key], type=type_, strict=True))
-            for key in self._keys[low : min(high, low + limit)]
-        ]
+        return [(key, _decode(self.data[key], type_)) for key in self._keys[low : min(high, low + limit)]]
 
     def savepoint(self) -> int:
         """Return a mark for `rollback`."""
@@ -88,6 +86,13 @@ class MemoryState:
         if not present:
             self._keys.insert(position, key)
         self.data[key] = data
+
+
+def _decode(data: bytes, type_: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(data, type=type_, strict=True)
+    except msgspec.ValidationError as error:
+        raise WrongType(str(error)) from error
 
 
 class World:

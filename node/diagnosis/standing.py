@@ -159,9 +159,7 @@ def _said(facts: Facts, member: str, report: Report | None) -> list[Finding]:
         ]
     found = [Finding(member, item.code, item.detail) for item in report.conditions if item.code in WEIGHT]
     found += _abstention(facts, member, report.abstention, report.abstain_until)
-    # Who is catching up runs the versions of the height where it is.
-    other_code = report.contracts_hash != facts.contracts_hash and report.phase != Phase.CATCH_UP
-    if other_code and not any(f.cause == "contracts_differ" for f in found):
+    if facts.code_of(report) != facts.contracts_hash and not any(f.cause == "contracts_differ" for f in found):
         found += _other_code(facts, member)
     if report.version != facts.version:
         found.append(Finding(member, "other_release", f"{report.version}, this node {facts.version}"))
@@ -195,7 +193,7 @@ def _other_code(facts: Facts, member: str) -> list[Finding]:
     """Whose code differs: the one that fewer members run, this node's in doubt."""
     report = facts.fresh_report(member)
     hashes = [facts.contracts_hash]
-    hashes += [r.contracts_hash for name in facts.validators if (r := facts.fresh_report(name)) is not None]
+    hashes += [facts.code_of(r) for name in facts.validators if (r := facts.fresh_report(name)) is not None]
     if report is None or hashes.count(report.contracts_hash) >= hashes.count(facts.contracts_hash):
         return []
     return [Finding(member, "contracts_differ", f"contracts hash {report.contracts_hash.hex()[:12]}")]

@@ -97,6 +97,11 @@ class CodeAgreement:
         """The contracts hash of this node's own code, in the versions that are active now."""
         return self._own
 
+    @property
+    def former(self) -> tuple[bytes, ...]:
+        """What it was under other versions."""
+        return tuple(code for code in dict.fromkeys(self._alike) if code != self._own)
+
     def on_applied(self, contracts_hash: bytes) -> None:
         """A block of this code was applied."""
         self._last_block = contracts_hash

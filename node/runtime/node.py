@@ -96,6 +96,7 @@ class Node:
         self.begins_anew = False
         """After `run`: this process is to make another node on the same directory, and run that."""
         self._failure: BaseException | None = None
+        self._active: tuple[Engine, tuple[str, ...]] | None = None
         self._catching_up: sync.CatchUp
         self._executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
         opened = (outside.open_database, outside.verify, outside.disk_free)
@@ -219,7 +220,7 @@ class Node:
             network,
             config.member,
             VERSION,
-            lambda: self._code.own,
+            lambda: (self._code.own, *self._code.former),
             self._peers,
             self._clock,
             self._driver.status,
@@ -492,8 +493,11 @@ class Node:
 
     def _take_code(self) -> None:
         """The versions of contracts that the ledger names are active at this node, as far as it has them."""
-        self._code.on_active(self._executor.engine.manifest(), self._executor.lacking)
-        self._peers.set_contracts(self._code.own)
+        active = (self._executor.engine, self._executor.lacking)
+        if active != self._active:
+            self._active = active
+            self._code.on_active(active[0].manifest(), active[1])
+            self._peers.set_contracts(self._code.own)
 
     def _on_divergence(self, block: CertifiedBlock, error: InvalidBlock) -> None:
         if error.code == "contract_not_here":

@@ -130,9 +130,9 @@ def test_who_lacks_the_version_is_named_and_the_others_go_on(
         assert refused.returncode == 2
         assert "does not have claims 2" in refused.stderr
         began = time.monotonic()
-        testnet.hansa("bank-a", "propose", "upgrade_contract", "claims")
+        testnet.hansa("bank-a", "propose", "upgrade_contract", "claims", "--anyway")
         for voter in UPGRADED[1:]:
-            testnet.hansa(voter, "vote", "1", "yes")
+            testnet.hansa(voter, "vote", "1", "yes", "--anyway")
         with bank.client(*UPGRADED) as client:
             until(
                 lambda: (

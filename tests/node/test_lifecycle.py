@@ -10,12 +10,12 @@ from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.lifecycle import Lifecycle, Version
 from contracts.sdk import Contract
-from node.errors import ConfigError, InvalidBlock, NotFound
+from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction
 from node.executor import Executor
 from node.ledger import Call
 from node.state import Overlay
 from tests.node.ledger_world import BANKS, HOUR_MS, Ledger, decoded, network
-from tests.node.lifecycle_world import OTHER_2, TALLY_1, TALLY_2, Versions, adding
+from tests.node.lifecycle_world import OTHER_2, SECOND, TALLY_1, TALLY_2, Versions, adding, tally
 
 
 @pytest.fixture
@@ -90,6 +90,21 @@ def test_a_migration_has_the_operations_of_one_block(tmp_path: Path) -> None:
         ledger.add()
     assert ledger.status() == ("void", "migration_failed")
     assert ledger.version.version == 1
+    ledger.close()
+
+
+def test_a_version_that_cannot_read_what_is_there_fails_its_calls_and_stops_no_node(tmp_path: Path) -> None:
+    hasty = tally(
+        "tally_2_hasty", SECOND.replace("@migration\n    def begin", "def begin").replace(", migration", "")
+    )
+    ledger = Versions(tmp_path / "data", hasty)
+    ledger.decide_change("upgrade_contract", 2, 6)
+    ledger.grow(6)
+    assert ledger.version.version == 2
+    assert ledger.add("b") == ["ok"]
+    assert ledger.add("a") == ["contract_fault"]
+    with pytest.raises(RejectedTransaction, match="WrongType"):
+        ledger.count("a")
     ledger.close()
 
 
@@ -173,6 +188,12 @@ def test_who_lacks_the_version_neither_builds_nor_votes_for_the_block_that_makes
         with pytest.raises(InvalidBlock) as refused:
             behind.executor.check(again.proposal, decoded(again.body))
         assert refused.value.code == "contracts_differ"
+        # Nor for one that was made with its own bytes: the ledger names others.
+        header = msgspec.structs.replace(again.header, contracts_hash=behind.executor.contracts_hash)
+        own = msgspec.structs.replace(again.proposal, header=header)
+        with pytest.raises(InvalidBlock) as refused:
+            behind.executor.check(own, decoded(again.body))
+        assert refused.value.code == "contracts_differ"
     behind.close()
 
 
@@ -204,3 +225,21 @@ def test_a_definition_names_what_a_network_begins_with(tmp_path: Path) -> None:
     founded(2)
     with pytest.raises(ConfigError, match="no tally 3"):
         founded(3)
+
+
+def test_a_replay_and_a_restart_execute_each_block_by_the_version_of_its_height(
+    ledger: Versions, tmp_path: Path
+) -> None:
+    ledger.decide_change("upgrade_contract", 2, 8)
+    ledger.grow(12)
+    replayed = Versions(tmp_path / "replayed", TALLY_2)
+    replayed.catch_up(ledger)
+    assert replayed.executor.head == ledger.executor.head
+    for height in range(1, 13):
+        assert replayed.count(at=height) == ledger.count(at=height)
+    replayed.close()
+    again = Versions(tmp_path / "replayed", TALLY_2)
+    assert again.executor.contracts_hash == ledger.executor.contracts_hash
+    block = ledger.block(adding())
+    assert again.executor.check(block.proposal, decoded(block.body)).digest == block.digest
+    again.close()
