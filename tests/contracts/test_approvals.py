@@ -471,3 +471,19 @@ def test_calls_that_cost_too_much_fail_and_end_the_request(writes: int, code: st
     number = request(world, {"contract": "waste", "method": "waste", "args": {"writes": writes}})
     assert approve(world, number, "anna", "ben", "ria") == ["Approved", "Ended"]
     assert world.query(Approvals.show, request=number)["ending"]["code"] == code
+
+
+def test_a_stand_in_that_gets_a_seat_of_its_own_speaks_from_that_alone(world: World) -> None:
+    until_ms = world.time_ms + HOUR_MS
+    world.as_("bank-a/anna").call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=until_ms)
+    wider = [{"threshold": 2, "persons": [*OFFICERS, "bank-a/dora"]}, GROUPS[1]]
+    change = request(world, administration("set_tier", **{**TIER, "groups": wider}), sender="bank-a")
+    approve(world, change, "ben", "cleo", "ria")
+    number = request(world, payment(LIMIT + 1))
+    approve(world, number, "dora", "ria")
+    spoken = [word["mandate"] for word in world.query(Approvals.show, request=number)["approvals"]]
+    mandate = {"principal": "bank-a/treasury", "threshold": 1, "keys": [key(11)]}
+    found = world.query(Membership.lacking, requester=mandate, calls=[payment(LIMIT + 1)], spoken=spoken)
+    officers = {seat["person"]: seat["by"] for seat in found["tiers"][0]["groups"][0]["seats"]}
+    assert officers == {**dict.fromkeys(OFFICERS, ""), "bank-a/dora": "bank-a/dora"}
+    assert status(world, number) == "pending"
