@@ -234,6 +234,18 @@ def test_a_word_counts_for_as_long_as_its_key_does(world: World) -> None:
     assert status(world, second) == "executed"
 
 
+def test_a_word_that_a_former_key_may_have_given_ends_with_that_key(world: World) -> None:
+    number = request(world, payment(LIMIT + 1))
+    rotation = {"principal": "bank-a/anna", "former": key(20), "key": key(99), "overlap_ms": HOUR_MS // 2}
+    world.as_("bank-a/anna").call(Membership.rotate_key, **rotation)
+    approve(world, number, "anna", "ria")
+    world.advance(HOUR_MS // 2)
+    approve(world, number, "ben")
+    assert status(world, number) == "pending"
+    approve(world, number, "anna")
+    assert status(world, number) == "executed"
+
+
 def test_a_requester_whose_keys_were_taken_asks_for_nothing_any_more(world: World) -> None:
     number = request(world, payment(LIMIT + 1))
     approve(world, number, "anna", "ria")

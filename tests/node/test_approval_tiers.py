@@ -282,8 +282,8 @@ class TierMachine(RuleBasedStateMachine):
         call = approval(number, found["digest"])
         [receipt] = self.ledger.settle(self.ledger.transaction(name, call, keys=signers))
         if receipt.calls[0].code == "ok" and name != TREASURY:
-            found["words"][name] = self.people[name].key
-        spoken = frozenset(who for who, key in found["words"].items() if key in self.people[who].circle(now_ms))
+            found["words"][name] = self.people[name].circle(now_ms)
+        spoken = frozenset(who for who, said in found["words"].items() if said <= self.people[who].circle(now_ms))
         if self.ledger.balance("B") != self.paid:
             assert receipt.calls[0].code == "ok"
             assert self.satisfied(spoken, now_ms)
