@@ -265,12 +265,14 @@ class PrincipalRemoved(Event):
 
 
 class TierChanged(Event):
-    """From the next transaction on, the tier asks for this; with no groups it is gone."""
+    """From the next transaction on, the tier asks for some of these persons; without persons it is gone."""
 
     member: str
-    tier: Tier
+    tier: str
+    principal: str
+    persons: tuple[str, ...]
 
-    topics = ("member/{member}",)
+    topics = ("member/{member}", "principal/{principal}")
 
 
 class StandInChanged(Event):
@@ -464,7 +466,7 @@ class Membership(Contract):
                 require(key not in keys, "persons_not_distinct", person)
                 keys.append(key)
         self._put_tiers(place[0], name, (tier,))
-        ctx.emit(TierChanged(place[0], tier))
+        ctx.emit(TierChanged(place[0], name, principal, seats_of(tier)))
 
     @call
     def remove_tier(self, ctx: Context, name: TierName) -> None:
@@ -472,7 +474,7 @@ class Membership(Contract):
         found = [tier for tier in self._tiers_of(ctx.sender) if tier.name == name]
         require(len(found) == 1, "tier_not_found", name)
         self._put_tiers(ctx.sender, name, ())
-        ctx.emit(TierChanged(ctx.sender, replace(found[0], groups=())))
+        ctx.emit(TierChanged(ctx.sender, name, found[0].principal, ()))
 
     def _tiers_of(self, member: str) -> tuple[Tier, ...]:
         root = self.policies.get((member, ""))
@@ -542,7 +544,7 @@ class Membership(Contract):
         """Return by which policy the principal speaks now; for the contract `approvals` alone."""
         ctx.authorize(APPROVALS)
         found = self.policies[_place(principal)]
-        return Mandate(principal, found.threshold, found.keys)
+        return Mandate(principal, found.threshold, circle(found, ctx.time_ms))
 
     @call
     def standing(

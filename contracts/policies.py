@@ -106,7 +106,7 @@ class StandIn(Value):
 
 
 class Mandate(Value):
-    """By which policy somebody spoke."""
+    """By which policy somebody spoke: with any `threshold` of `keys`, former ones that signed too among them."""
 
     principal: str
     threshold: int
@@ -118,7 +118,7 @@ class NewMandate(Argument):
 
     principal: PrincipalId
     threshold: int
-    keys: Annotated[tuple[bytes, ...], Meta(max_length=16)]
+    keys: Annotated[tuple[bytes, ...], Meta(max_length=64)]
 
 
 class Seat(Value):

@@ -232,6 +232,8 @@ def read_request(client: Client, number: int) -> Shown:
         content = (DOMAIN, number, view["requester"]["principal"], tuple(packed))
         digest = hashlib.sha256(encode(content)).digest()
         theirs = bytes.fromhex(view["digest"])
+        if not all(isinstance(call.args, dict) for call in calls):
+            raise ValueError("arguments that are no map")
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable("unexpected_answer", f"the node's answer is not understood: {error}") from error
     if digest != theirs:

@@ -234,6 +234,18 @@ def test_a_word_counts_for_as_long_as_its_key_does(world: World) -> None:
     assert status(world, second) == "executed"
 
 
+def test_a_word_that_a_former_key_may_have_given_ends_with_that_key(world: World) -> None:
+    number = request(world, payment(LIMIT + 1))
+    rotation = {"principal": "bank-a/anna", "former": key(20), "key": key(99), "overlap_ms": HOUR_MS // 2}
+    world.as_("bank-a/anna").call(Membership.rotate_key, **rotation)
+    approve(world, number, "anna", "ria")
+    world.advance(HOUR_MS // 2)
+    approve(world, number, "ben")
+    assert status(world, number) == "pending"
+    approve(world, number, "anna")
+    assert status(world, number) == "executed"
+
+
 def test_a_requester_whose_keys_were_taken_asks_for_nothing_any_more(world: World) -> None:
     number = request(world, payment(LIMIT + 1))
     approve(world, number, "anna", "ria")
@@ -471,3 +483,19 @@ def test_calls_that_cost_too_much_fail_and_end_the_request(writes: int, code: st
     number = request(world, {"contract": "waste", "method": "waste", "args": {"writes": writes}})
     assert approve(world, number, "anna", "ben", "ria") == ["Approved", "Ended"]
     assert world.query(Approvals.show, request=number)["ending"]["code"] == code
+
+
+def test_a_stand_in_that_gets_a_seat_of_its_own_speaks_from_that_alone(world: World) -> None:
+    until_ms = world.time_ms + HOUR_MS
+    world.as_("bank-a/anna").call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=until_ms)
+    wider = [{"threshold": 2, "persons": [*OFFICERS, "bank-a/dora"]}, GROUPS[1]]
+    change = request(world, administration("set_tier", **{**TIER, "groups": wider}), sender="bank-a")
+    approve(world, change, "ben", "cleo", "ria")
+    number = request(world, payment(LIMIT + 1))
+    approve(world, number, "dora", "ria")
+    spoken = [word["mandate"] for word in world.query(Approvals.show, request=number)["approvals"]]
+    mandate = {"principal": "bank-a/treasury", "threshold": 1, "keys": [key(11)]}
+    found = world.query(Membership.lacking, requester=mandate, calls=[payment(LIMIT + 1)], spoken=spoken)
+    officers = {seat["person"]: seat["by"] for seat in found["tiers"][0]["groups"][0]["seats"]}
+    assert officers == {**dict.fromkeys(OFFICERS, ""), "bank-a/dora": "bank-a/dora"}
+    assert status(world, number) == "pending"

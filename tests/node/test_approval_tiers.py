@@ -12,13 +12,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from contracts.policies import FormerKey, Policy, suffices
 from node.config import NetworkConfig, PrincipalConfig
 from node.errors import RejectedTransaction
-from node.ledger import Call, Receipt
+from node.executor.run import unsatisfied
+from node.ledger import Body, Call, KeySignature, Receipt, Transaction
 from tests.node.ledger_world import HOUR_MS, Ledger, key_of, network, transfer
 
 TREASURY = "bank-a/treasury"
@@ -149,6 +151,26 @@ def test_every_node_comes_to_the_same_block(ledger: Ledger, tmp_path: Path) -> N
     assert other.executor.head.state_root == ledger.executor.head.state_root
     assert other.balance("B") == LIMIT + 2
     other.close()
+
+
+KEYS = st.sampled_from([bytes([number]) * 32 for number in range(6)])
+
+
+@given(
+    threshold=st.integers(1, 3),
+    own=st.lists(KEYS, min_size=3, max_size=3, unique=True).map(sorted),
+    former=st.lists(st.tuples(KEYS, st.integers(0, 2), st.integers(4, 6)), max_size=2),
+    signers=st.lists(KEYS, min_size=1, unique=True),
+)
+def test_a_persons_signatures_suffice_exactly_where_a_senders_do(
+    threshold: int, own: list[bytes], former: list[tuple[bytes, int, int]], signers: list[bytes]
+) -> None:
+    # The host judges every sender, by code without a meter; a tier's persons are judged by metered code.
+    rotated = tuple(FormerKey(key, own[place], until_ms) for key, place, until_ms in former if key not in own)
+    policy = Policy(threshold, tuple(own), rotated)
+    body = Body("n", "bank-a", "r", 10, "atomic", (Call("a", "b", {}),))
+    transaction = Transaction.assemble(body, [KeySignature(key, bytes(64)) for key in signers])
+    assert suffices(policy, signers, 5) == (unsatisfied(policy, transaction, 5) is None)
 
 
 def approval(number: int, digest: bytes) -> Call:
@@ -282,8 +304,8 @@ class TierMachine(RuleBasedStateMachine):
         call = approval(number, found["digest"])
         [receipt] = self.ledger.settle(self.ledger.transaction(name, call, keys=signers))
         if receipt.calls[0].code == "ok" and name != TREASURY:
-            found["words"][name] = self.people[name].key
-        spoken = frozenset(who for who, key in found["words"].items() if key in self.people[who].circle(now_ms))
+            found["words"][name] = self.people[name].circle(now_ms)
+        spoken = frozenset(who for who, said in found["words"].items() if said <= self.people[who].circle(now_ms))
         if self.ledger.balance("B") != self.paid:
             assert receipt.calls[0].code == "ok"
             assert self.satisfied(spoken, now_ms)
