@@ -32,8 +32,9 @@ def test_what_is_planned_and_stopped_is_told_in_sentences() -> None:
     until_ms = 1_700_000_000_000
     resting = [RestAnswer(member="bank-b", until_ms=until_ms, skipped=skipped) for skipped in (True, False)]
     stopped = [BrakeAnswer(scope="account", subject="ACC-1", until_ms=until_ms)]
+    until = "until 2023-11-14 22:13:20 UTC"
     assert notices(resting, stopped) == (
-        "bank-b is in a maintenance window until 2023-11-14 22:13:20 UTC: its turn as primary is skipped.",
-        "bank-b is in a maintenance window until 2023-11-14 22:13:20 UTC: too many rest, so its turn is not skipped.",
-        "An emergency brake stops account ACC-1 until 2023-11-14 22:13:20 UTC.",
+        f"bank-b is in a maintenance window {until}: its turn as primary is skipped.",
+        f"bank-b is in a maintenance window {until}: too many rest, so its turn is not skipped.",
+        f"An emergency brake stops account ACC-1 {until}.",
     )
