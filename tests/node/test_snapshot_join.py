@@ -189,9 +189,15 @@ async def test_a_lying_peer_is_named_and_put_aside(network: LiveNetwork, monkeyp
     await three_with_snapshots(network)
     liar = network.nodes["bank-a"]._snapshots
     genuine = Snapshots.chunk
+    lied = threading.Event()
 
     def lying(self: Snapshots, height: int, digest: bytes, index: int) -> bytes | None:
-        return b"lies" if self is liar else genuine(self, height, digest, index)
+        if self is liar:
+            lied.set()
+            return b"lies"
+        # Else the others may have sent all that there is before the liar is asked.
+        lied.wait(20)
+        return genuine(self, height, digest, index)
 
     monkeypatch.setattr(Snapshots, "chunk", lying)
     with structlog.testing.capture_logs() as log:
