@@ -156,5 +156,5 @@ def come_back(testnet: Testnet, bank: Bank, ours: Path, number: str) -> None:
     testnet.hansa("bank-a", "propose", "resume_member", lost)
     testnet.hansa("bank-b", "vote", "1", "yes")
     until(url, lambda client: client.status().voting)
-    assert bank.fates([bank.payment("while-it-comes-back")], [lost])[0].status == "final"
-    assert final
+    with bank.client(lost) as client:
+        assert client.wait(final).status == "final"
