@@ -57,7 +57,7 @@ def pay(bank: Bank, members: Sequence[str], request: str) -> str:
 
 def block_digest(bank: Bank, member: str, height: int) -> str:
     with bank.client(member) as client:
-        digest: str = client.block(height).certificate.digest  # type: ignore[union-attr]
+        digest: str = client.block(height).certificate.digest
         return digest
 
 
