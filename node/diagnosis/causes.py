@@ -182,6 +182,12 @@ _CAUSES: dict[str, Cause] = {
         "{who} {is} still at work on a block",
         "Wait. If it stays so, give {who} more CPU or look for the transaction named in its node.log.",
     ),
+    "other_history": Cause(
+        "{who} {is} shown another history than {its} own, and does not follow it",
+        "Restart or wipe nothing. Either the network was recovered while {who} was away: get the recovery file from"
+        " another member, compare its number with a second one, and run `hansa recovery apply`; or others went on"
+        " without the members that {who} goes on with: docs/recovery.md.",
+    ),
     "joining": Cause(
         "{who} {joins} from a snapshot",
         "Nothing: wait. `hansa status` shows how far it is.",
@@ -192,12 +198,6 @@ _CAUSES: dict[str, Cause] = {
         " `keep` under [snapshots] in its node.toml): it is asked for again every minute.",
     ),
     "behind": Cause("{who} {is} behind and {fetches} blocks", "Nothing: wait."),
-    "other_history": Cause(
-        "{who} {is} shown another history than {its} own, and does not follow it",
-        "Restart or wipe nothing. Either the network was recovered while {who} was away: get the recovery file from"
-        " another member, compare its number with a second one, and run `hansa recovery apply`; or others went on"
-        " without the members that {who} goes on with: docs/recovery.md.",
-    ),
     "blocks_pruned": Cause(
         "{who} {is} behind and no member that it reaches serves the blocks that it lacks",
         "Connect {who} to a member that keeps all blocks, or let it join from a snapshot.",

@@ -15,10 +15,11 @@ from node.keys import verify
 from node.ledger import CertifiedBlock, Proposal
 from node.recovery import RecoveryFile
 from node.recovery.file import EPOCH_VIEWS
-from node.rescue import Survivor, preferred
+from node.rescue import Survivor, perform_recoveries, preferred
 from node.store import Store
 from node.sync.proof import open_range, require_proof
 from node.verification import verify_directory
+from tests.node.evidence_world import ProvableLedger
 from tests.node.recovery_world import REASON, RecoveryWorld
 
 AB, CD = ("bank-a", "bank-b"), ("bank-c", "bank-d")
@@ -115,7 +116,7 @@ def test_a_block_that_only_a_lost_member_may_have_decided_is_kept(world: Recover
 
 
 def test_of_two_prepared_blocks_that_of_the_higher_view_is_kept(world: RecoveryWorld) -> None:
-    early, late = world.built("bank-a"), world.built("bank-b")
+    early = world.built("bank-a")
     ledger = world.ledger("bank-b")
     late = ledger.executor.build(ledger.now_ms + 5_000, "bank-b", [ledger.transaction("bank-a")])
     ledger.close()
@@ -355,3 +356,37 @@ def test_a_second_recovery_follows_the_first(world: RecoveryWorld) -> None:
     assert verify_directory(world.node("bank-a")).ok
     assert [item.height for item in world.trusted("bank-a").recoveries.items] == [4, 5]
     assert msgspec.structs.replace(world.trusted("bank-a"), recoveries=Recoveries()) == world.network
+
+
+def test_nobody_proposes_a_recovery_block(world: RecoveryWorld) -> None:
+    """As a decided block it is trusted; as a proposal in consensus it is refused all the same."""
+    file = world.complete(*AB)
+    world.apply(file, "bank-a")
+    ledger = ProvableLedger(world.node("bank-b").data_dir, world.trusted("bank-a"))
+    proposal = Proposal(file.header, (), ())
+    with pytest.raises(InvalidBlock, match="recovery_refused"):
+        ledger.executor.check(proposal, [], decided=False)
+    assert ledger.executor.check(proposal, [], decided=True).digest == file.digest
+    ledger.close()
+
+
+def test_a_node_with_another_history_does_not_start_with_a_file_put_there(world: RecoveryWorld) -> None:
+    file = world.complete(*AB)
+    world.decide(world.built("bank-c"), "bank-c")
+    node = world.node("bank-c")
+    node.recoveries_dir.mkdir()
+    (node.recoveries_dir / "by-hand.json").write_bytes(file.encode())
+    ledger = world.ledger("bank-c")
+    with refused("recovery_differs"):
+        perform_recoveries(node, ledger.network, ledger.store, ledger.executor)
+    ledger.close()
+
+
+def test_another_block_of_the_same_survivors_has_no_certificate(world: RecoveryWorld) -> None:
+    file = world.complete(*AB)
+    recoveries, former = Recoveries((file.recovery,)), world.network.validators
+    judge = recoveries.verifier(world.network.network_id, verify)
+    assert judge.certificate(file.certificate(), VoteKind.COMMIT, former)
+    elsewhere = msgspec.structs.replace(file.recovery, digest=bytes(32))
+    judge = Recoveries((elsewhere,)).verifier(world.network.network_id, verify)
+    assert not judge.certificate(file.certificate(), VoteKind.COMMIT, former)
