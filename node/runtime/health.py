@@ -111,16 +111,11 @@ class Health:
         self._roles = {item.id: item.role for item in present}
         self._validators = roster.validators
         standing = roster.standings.get(self._member, "active")
-<<<<<<< HEAD
-        for code in ("removed", "suspended"):
-            self.set_condition(code, "by the members' vote" if standing == code else None)
-        waits = "until the members have voted for it, and it has caught up"
-        self.set_condition("not_admitted", waits if standing == "joining" else None)
-=======
         said = {"removed": "by the members' vote", "suspended": "by the members' vote, or by a recovery without it"}
         for code, by_whom in said.items():
             self.set_condition(code, by_whom if standing == code else None)
->>>>>>> reco9/recovery
+        waits = "until the members have voted for it, and it has caught up"
+        self.set_condition("not_admitted", waits if standing == "joining" else None)
 
     def set_condition(self, code: str, detail: str | None) -> None:
         """From now on the fact `code` holds of this node, with `detail` for people; None: it holds no more.
