@@ -363,7 +363,8 @@ class Executor:
             run.accept(transaction, attempt)
         if tuple(run.quarantined) != quarantined:
             raise InvalidBlock("quarantine_refused", "a quarantined position is out of order or names nothing")
-        run.end(decided)
+        if header.proposer != PROPOSER:
+            run.end(decided)
         return self._finish(
             run,
             transactions,

@@ -10,6 +10,7 @@ from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.lifecycle import Lifecycle, Version
 from contracts.sdk import Contract
+from node.config import Recoveries, Recovery
 from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction
 from node.executor import Executor
 from node.ledger import Call
@@ -243,3 +244,22 @@ def test_a_replay_and_a_restart_execute_each_block_by_the_version_of_its_height(
     block = ledger.block(adding())
     assert again.executor.check(block.proposal, decoded(block.body)).digest == block.digest
     again.close()
+
+
+def test_a_recovery_block_changes_no_version_and_the_block_after_it_does(ledger: Versions) -> None:
+    """Who drafted it left the change to the next block, and whoever was to follow made it at once: nobody could."""
+    ledger.decide_change("upgrade_contract", 2, 8)
+    ledger.grow(6)
+    head = ledger.executor.head
+    unnamed = Recovery(7, b"", b"", head.validators[:2], "a fire", bytes(32))
+    drafted = ledger.executor.recover(unnamed, ledger.now_ms + 1_000)
+    recovery = msgspec.structs.replace(unnamed, digest=drafted.digest)
+    trusted = msgspec.structs.replace(ledger.network, recoveries=Recoveries((recovery,)))
+    follower = Executor(trusted, ledger.engine, ledger.registry)
+    follower.open(ledger.store.snapshot())
+    assert follower.check(drafted.proposal, (), decided=True).header == drafted.header
+    ledger.decide(drafted)
+    assert (ledger.height, ledger.version.version) == (7, 1)
+    ledger.now_ms += 2_000
+    ledger.decide(ledger.block())
+    assert (ledger.height, ledger.version.version) == (8, 2)
