@@ -187,7 +187,7 @@ class Engine:
             if len(self._others) >= OTHERS_MAX:
                 self._others.clear()
             here = [(row.active, self.shipped.get((row.contract, row.version))) for row in rows]
-            found = Engine(
+            found = type(self)(
                 [contract for active, contract in here if active and contract is not None],
                 tuple(self.shipped.values()),
                 dormant=[contract for active, contract in here if not active and contract is not None],
