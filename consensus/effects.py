@@ -12,6 +12,8 @@ The caller's duties, each of them once:
 5. Time goes forward: `Tick.now_ms` never decreases. Ticks come at least every 100 ms; a jump is a paused process.
 6. Where a list names this member anew (for the first time, again, or with another key), the replica gets neither
    the head with that list nor anything else: another one is started on it (README 9.3).
+7. `Head.resting` follows from the chain up to that head alone, so that it is the same at every member (README 1.4).
+   Where it is not, no two blocks are decided for that, but members wait for different primaries.
 """
 
 from typing import TypeAlias
@@ -66,7 +68,8 @@ class Head(msgspec.Struct, frozen=True):
     `height` 0 is genesis: its digest is the genesis hash and it has no certificate.
     `start_view` is the view in which height + 1 starts (kept in the apply batch).
     `members` decide height + 1. `decided_by` decided `height` itself and judges `certificate`; None says that it
-    is the same list.
+    is the same list. `resting` are the members whose turn as primary of height + 1 is skipped: what the state and
+    the time of this head say, so everybody who has it knows the same ones (README 1.4).
     """
 
     height: int
@@ -75,6 +78,7 @@ class Head(msgspec.Struct, frozen=True):
     start_view: int
     members: Members
     decided_by: Members | None = None
+    resting: tuple[str, ...] = ()
 
 
 class Memory(msgspec.Struct, frozen=True):

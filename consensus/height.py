@@ -51,6 +51,7 @@ class HeightInWork:
         self._context = context
         self.head = head
         self.members = head.members
+        self.resting = head.members.resting(head.resting)
         self.height = head.height + 1
         self.pledge = Pledge(context, self.members, self.height)
         self.me = self.pledge.me
@@ -76,7 +77,7 @@ class HeightInWork:
 
     def primary(self, view: int) -> int:
         """The index of the member that proposes in `view`."""
-        return self.members.primary(self.height, view, self._context.config.rotation_heights)
+        return self.members.primary(self.height, view, self._context.config.rotation_heights, self.resting)
 
     @property
     def changing(self) -> bool:
@@ -241,8 +242,7 @@ class HeightInWork:
         if message.view <= self.view:
             self._compare(message)
             return
-        rotation = self._context.config.rotation_heights
-        if fault_of_new_view(message, self.height, self.head.digest, self.members, rotation):
+        if fault_of_new_view(message, self.height, self.head.digest, self.members, self.primary(message.view)):
             return
         verifier = self._context.verifier
         if not verifier.new_view(message, self.members):

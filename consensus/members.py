@@ -56,9 +56,26 @@ class Members:
         """How many members contain at least one honest one: f + 1."""
         return self._f + 1
 
-    def primary(self, height: int, view: int, rotation_heights: int) -> int:
-        """The index of the member that proposes at `height` in `view`."""
-        return (view + height // rotation_heights) % self._n
+    def resting(self, named: tuple[str, ...]) -> tuple[int, ...]:
+        """The indices of the members among `named`, who rest; none where the others are fewer than a quorum."""
+        found = tuple([index for index, validator in enumerate(self.validators) if validator.id in named])
+        return found if self._n - len(found) >= self._quorum else ()
+
+    def primary(self, height: int, view: int, rotation_heights: int, resting: tuple[int, ...] = ()) -> int:
+        """The index of the member that proposes at `height` in `view`.
+
+        The turn of one that rests goes to the second after it that does not; of several that rest one after the
+        other, each one's goes one further: so two turns in a row are not the same member's.
+        """
+        turn = (view + height // rotation_heights) % self._n
+        if turn in resting:
+            awake = [index for index in range(self._n) if index not in resting]
+            further = 1  # [1.4]
+            while (turn - further) % self._n in resting:
+                further += 1
+            after = len([index for index in awake if index < turn])
+            turn = awake[(after + further) % len(awake)]
+        return turn
 
     def index(self, member: str) -> int | None:
         """The index of the member named `member`, or None for a stranger."""

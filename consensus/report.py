@@ -49,6 +49,7 @@ def report(
         next_event_in_ms=max(0, event_ms - context.now_ms) if event_ms is not None else None,
         abstention=_abstention(context, work),
         last_suspicion=_last_suspicion(context),
+        resting=_names(work, work.resting),
     )
 
 

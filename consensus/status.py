@@ -57,6 +57,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     `missing` names the members whose message the phase waits for. `asked` is the view this member asked for at
     this height (None: none) and `askers` who asks for which. `abstaining` is empty or says why nothing is signed,
     `abstention` says the same as a code. `last_suspicion` outlives its height (None: nobody yet).
+    `resting` are the members whose turn as primary is skipped at this height.
     `suspicion` is empty or says why a view was asked for last. `refusal` is empty or says why the last proposal
     or decided block was not accepted. `next_event` happens by itself in `next_event_in_ms` (None: nothing will).
     """
@@ -88,3 +89,4 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     next_event_in_ms: int | None
     abstention: Abstention
     last_suspicion: LastSuspicion | None
+    resting: tuple[str, ...] = ()

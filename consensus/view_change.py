@@ -77,14 +77,14 @@ def fault_of_view_change(message: ViewChange, height: int, parent: bytes) -> str
     return ""
 
 
-def fault_of_new_view(message: NewView, height: int, parent: bytes, members: Members, rotation_heights: int) -> str:
+def fault_of_new_view(message: NewView, height: int, parent: bytes, members: Members, primary: int) -> str:
     """Why `message` cannot be a new view of `height` on the block `parent`; empty if it can.
 
-    Signatures are judged elsewhere.
+    `primary` is the member whose view it is. Signatures are judged elsewhere.
     """
     if message.height != height:
         return "for another height"
-    if message.member != members.primary(height, message.view, rotation_heights):
+    if message.member != primary:
         return "not from the primary of its view"
     if not members.quorum <= len(message.view_changes) <= members.n:
         return "not a quorum of view changes"

@@ -1,6 +1,8 @@
 """Run contracts: one call in, one outcome out, nothing left behind by a call that failed.
 
 The engine is immutable after its construction and may be used by several threads, each with its own state.
+
+More than 500 lines because one call's way, with all that it may reach and leaves, is read from top to bottom.
 """
 
 import hashlib
@@ -9,19 +11,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from weakref import proxy
 
 import msgspec
 
+from contracts.describing import ContractDescription, MethodDescription, describe_contract
 from contracts.loader import source_digests
 from contracts.metering import CALL_COST, CURRENT, UNLIMITED, LimitExceeded, Meter
 from contracts.sdk import (
-    SDK_CODES,
+    GOVERNING,
     SEMANTICS_VERSION,
     TIME_MS_MAX,
     CallError,
-    Code,
     Context,
     Contract,
     Emitted,
@@ -31,11 +33,13 @@ from contracts.sdk import (
     EventLog,
     EventRecord,
     Method,
+    Performed,
     QueryContext,
 )
 from contracts.storage import Access, HostFailure, Revert, State
 
 __all__ = [
+    "Active",
     "CallError",
     "ContractDescription",
     "Emitted",
@@ -54,6 +58,10 @@ __all__ = [
 T = TypeVar("T")
 
 CALL_DEPTH_MAX: Final = 8
+PERFORM_RESERVE: Final = 2_000
+"""Operations that are left to a contract after calls that it performed, to write down what came of them."""
+OTHERS_MAX: Final = 16
+"""So many engines with other versions an engine keeps: a replay or a query at an old height needs few."""
 RESERVED_CODES: Final = (
     "ok",
     "contract_fault",
@@ -98,44 +106,54 @@ class Outcome(msgspec.Struct, frozen=True):
         return tuple([event.record() for event in self.emitted])
 
 
-class MethodDescription(msgspec.Struct, frozen=True):
-    """One method for people and programs: its documentation and the JSON Schema of its arguments."""
+class Active(NamedTuple):
+    """A contract as the ledger has it: not `active`, it was deactivated, and its state can only be read."""
 
-    name: str
-    doc: str
-    arguments: dict[str, Any]
-
-
-class ContractDescription(msgspec.Struct, frozen=True):
-    """One contract for people and programs."""
-
-    name: str
+    contract: str
     version: int
-    doc: str
-    calls: tuple[MethodDescription, ...]
-    queries: tuple[MethodDescription, ...]
-    codes: tuple[Code, ...]
+    active: bool
 
 
 class Engine:
-    """The active contracts and the one way to run them."""
+    """The active contracts and the one way to run them; and what else is shipped, to make another engine of."""
 
-    def __init__(self, contracts: Sequence[type[Contract]]) -> None:
-        """Raise TypeError when two contracts share a name or `uses` names a method of an inactive one."""
+    def __init__(
+        self,
+        contracts: Sequence[type[Contract]],
+        further: Sequence[type[Contract]] = (),
+        *,
+        dormant: Sequence[type[Contract]] = (),
+    ) -> None:
+        """`contracts` are active, of `dormant` only queries are answered, `further` and all of these are shipped.
+
+        Raise TypeError when two active contracts share a name, or a version is shipped twice.
+        """
         self.contracts = tuple(contracts)
+        self.dormant = tuple(dormant)
         self._contracts = MappingProxyType({contract.name: contract for contract in self.contracts})
         if len(self._contracts) != len(self.contracts):
             raise TypeError("two contracts of one name")
+        every = tuple(dict.fromkeys((*self.contracts, *self.dormant, *further)))
+        self.shipped = MappingProxyType({(contract.name, contract.version): contract for contract in every})
+        if len(self.shipped) != len(every):
+            raise TypeError("a contract's version is shipped twice")
         self._methods = {
             (contract.name, method.name): method
             for contract in self.contracts
             for method in contract.methods.values()
         }
-        self._by_function = {method.function: method for method in self._methods.values() if method.kind == "call"}
-        for contract in self.contracts:
-            for function in contract.uses:
-                if function not in self._by_function:
-                    raise TypeError(f"{contract.name} uses {function.__qualname__}, which is no active call")
+        self._dormant_queries = {
+            (contract.name, method.name): method
+            for contract in self.dormant
+            for method in contract.methods.values()
+            if method.kind == "query"
+        }
+        self._by_function = {
+            method.function: method
+            for contract in every
+            for method in contract.methods.values()
+            if method.kind == "call"
+        }
         self._emitters: dict[tuple[str, type[Event]], Emitter] = {}
         for contract in self.contracts:
             for value in list(vars(sys.modules[contract.__module__]).values()):
@@ -148,6 +166,42 @@ class Engine:
         ):
             digests.update(source_digests(module))
         self.module_digests: Mapping[str, bytes] = MappingProxyType(digests)
+        self._others: dict[tuple[Active, ...], Engine] = {}
+
+    def unmet_uses(self) -> list[str]:
+        """Return what active contracts use that is no active call ("claims uses settlement.transfer")."""
+        return [
+            f"{contract.name} uses {function.__qualname__}"
+            for contract in self.contracts
+            for function in contract.uses
+            if (method := self._by_function.get(function)) is None
+            or (found := self._methods.get((method.contract.name, method.name))) is None
+            or found.kind != "call"
+        ]
+
+    def with_active(self, rows: Sequence[Active]) -> "Engine":
+        """Return the engine of what is shipped that runs exactly `rows`, as far as they are shipped; made once."""
+        key = tuple(rows)
+        found = self._others.get(key)
+        if found is None:
+            if len(self._others) >= OTHERS_MAX:
+                self._others.clear()
+            here = [(row.active, self.shipped.get((row.contract, row.version))) for row in rows]
+            found = type(self)(
+                [contract for active, contract in here if active and contract is not None],
+                tuple(self.shipped.values()),
+                dormant=[contract for active, contract in here if not active and contract is not None],
+            )
+            self._others[key] = found
+        return found
+
+    def source_digest(self, contract: str, version: int) -> bytes | None:
+        """Return the digest of all contract sources that this version is made of; None: it is not shipped."""
+        found = self.shipped.get((contract, version))
+        if found is None:
+            return None
+        digests = source_digests(found.__module__)
+        return manifest_hash([f"{name} {digest.hex()}" for name, digest in sorted(digests.items())])
 
     def emitter(self, contract: type[Contract], event: type[Event]) -> Emitter:
         """Return how `event` becomes a record of `contract`."""
@@ -157,11 +211,15 @@ class Engine:
             found = self._emitters[key] = Emitter(contract.name, event)
         return found
 
-    def used_method(self, caller: type[Contract], function: Callable[..., Any]) -> Method:
-        """Return the method that `caller` may reach by `function`; raise TypeError when its `uses` lacks it."""
+    def used_method(self, caller: type[Contract], function: Callable[..., Any]) -> tuple[Method, Method]:
+        """Return the method that `caller` names by `function`, and that of the version that is active.
+
+        Raise TypeError when its `uses` lacks it, CallError when the other contract is not active.
+        """
         if function not in caller.uses:
             raise TypeError(f"{caller.name} does not list {function.__qualname__} in `uses`")
-        return self._by_function[function]
+        named = self._by_function[function]
+        return named, self.find(named.contract.name, named.name, "call")
 
     def validate(self, contract: str, method: str, args: dict[str, Any]) -> None:
         """Return when the call can be tried; raise CallError otherwise. Judges no state."""
@@ -188,7 +246,7 @@ class Engine:
         Raise CallError when it cannot be asked, costs more than `operations_max` (limit_exceeded) or the contract
         broke (contract_fault); Revert when the contract says no. Writes nothing.
         """
-        method = self.find(contract, name, "query")
+        method = self._dormant_queries.get((contract, name)) or self.find(contract, name, "query")
         values = method.convert(args)
         meter = Meter(operations_max)
         with _metered(meter):
@@ -218,6 +276,8 @@ class Engine:
         for name in arguments:
             if name not in self._contracts:
                 raise CallError("unknown_contract", f"the network definition has arguments for {name!r}")
+        if unmet := self.unmet_uses():
+            raise CallError("unknown_contract", f"{unmet[0]}, which is no active call")
         for contract in self.contracts:
             makers = [method for method in contract.methods.values() if method.kind == "genesis"]
             if not makers and arguments.get(contract.name):
@@ -245,18 +305,11 @@ class Engine:
         return broken
 
     def describe(self) -> list[ContractDescription]:
-        """Return every contract with its methods and the JSON Schemas of their arguments."""
-        return [
-            ContractDescription(
-                name=contract.name,
-                version=contract.version,
-                doc=(contract.__doc__ or "").strip(),
-                calls=_describe(contract, "call"),
-                queries=_describe(contract, "query"),
-                codes=(*SDK_CODES, *contract.codes),
-            )
-            for contract in self.contracts
-        ]
+        """Return every contract with its methods and the JSON Schemas of their arguments; a dormant one's
+        queries.
+        """
+        active = [describe_contract(contract, callable_too=True) for contract in self.contracts]
+        return [*active, *(describe_contract(contract, callable_too=False) for contract in self.dormant)]
 
     def contracts_hash(self) -> bytes:
         """Return the digest of all that decides outcomes; members with the same one execute alike."""
@@ -270,13 +323,31 @@ class Engine:
             *(f"{name} {digest.hex()}" for name, digest in sorted(self.module_digests.items())),
         )
 
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of the contract, each with the names of its arguments; none for an unknown contract."""
+        found = self._contracts.get(contract)
+        if found is None:
+            return ()
+        return tuple(
+            (method.name, method.arguments.__struct_fields__)
+            for method in found.methods.values()
+            if method.kind == "call"
+        )
+
+    def maker(self, contract: str, kind: str) -> Method | None:
+        """Return the active contract's one method of that kind ("genesis", "migration"); None: it has none."""
+        found = [method for method in self._contracts[contract].methods.values() if method.kind == kind]
+        return found[0] if found else None
+
     def find(self, contract: str, method: str, kind: str) -> Method:
         """Return the method, which is of that kind; raise CallError when there is none."""
         found = self._methods.get((contract, method))
         if found is not None and found.kind == kind:
             return found
         if contract not in self._contracts:
-            raise CallError("unknown_contract", f"no contract is called {contract!r}")
+            dormant = contract in [item.name for item in self.dormant]
+            text = f"{contract} is not active any more" if dormant else f"no contract is called {contract!r}"
+            raise CallError("unknown_contract", text)
         raise CallError("unknown_method", f"{contract} has no {kind} {method!r}")
 
 
@@ -295,6 +366,7 @@ class Session:
         self.events: list[Emitted] = []
         self.scheduled: list[Scheduled] = []
         self._depth = 0
+        self._migrating = False
         self._engine = engine
         self._state = state
         self._access = Access(state, self.meter, writable=True)
@@ -311,6 +383,31 @@ class Session:
         A sender that starts with "@" is the ledger itself, running what the contract scheduled. Raises only what
         the state below raised (a disk that fails is no outcome).
         """
+        kind = "scheduled" if env.sender.startswith("@") else "call"
+        return self._execute(env, contract, method, args, operations_max, kind)
+
+    def begin_version(self, env: Environment, contract: str, kind: str, operations_max: int) -> Outcome:
+        """Return the outcome of what the contract's active version does to become active, as `execute` does.
+
+        `kind`: "migration", from the version before, or "genesis", with the arguments that are there without a
+        network definition. "ok" also where it declares nothing to do.
+        """
+        found = self._engine.maker(contract, kind)
+        if found is None:
+            return Outcome("ok")
+        self._migrating = kind == "migration"
+        try:
+            outcome = self._execute(env, contract, found.name, {}, operations_max, kind)
+        finally:
+            self._migrating = False
+        if outcome.emitted or outcome.scheduled:
+            # Nobody could see them, for no receipt stands for this.
+            return Outcome("contract_fault", detail=f"{contract}.{found.name} emits or schedules")
+        return outcome
+
+    def _execute(
+        self, env: Environment, contract: str, method: str, args: dict[str, Any], operations_max: int, kind: str
+    ) -> Outcome:
         meter, state = self.meter, self._state
         meter.operations, meter.operations_max, meter.depth = 0, operations_max, 0
         self._depth = 0
@@ -323,15 +420,16 @@ class Session:
         token = CURRENT.set(meter)
         code, detail = "ok", ""
         try:
-            due = env.sender.startswith("@")
-            found = self._engine.find(contract, method, "scheduled" if due else "call")
+            found = self._engine.find(contract, method, kind)
             values = found.convert(args)
             meter.operations += CALL_COST
+            if env.brakes and kind == "call":
+                _require_unstopped(env, found)
             context = self._contexts.get(found.contract)
             if context is None:
                 # Weakly: in a cycle, the state's view of the disk would outlive the block by an unknown time.
                 context = self._contexts[found.contract] = Context(
-                    proxy(self), found.contract, f"@{contract}" if due else env.sender
+                    proxy(self), found.contract, f"@{contract}" if kind != "call" else env.sender
                 )
             found.function(self.holder(found.contract), context, *values)
         except CallError as error:
@@ -372,14 +470,17 @@ class Session:
 
     def call(self, caller: type[Contract], function: Callable[..., Any], args: Any, options: dict[str, Any]) -> Any:
         """Run another contract's method as "@<caller>"."""
-        method = self._engine.used_method(caller, function)
+        named, method = self._engine.used_method(caller, function)
         self.meter.charge(CALL_COST)
         if self._depth >= CALL_DEPTH_MAX:
             raise LimitExceeded(f"contracts calling one another deeper than {CALL_DEPTH_MAX}")
-        names = method.arguments.__struct_fields__
+        # In the order in which the caller was written for it: another version may have another one.
+        names = named.arguments.__struct_fields__
         if len(args) > len(names):
             raise TypeError(f"{method.name} takes {len(names)} arguments")
         values = method.convert({**dict(zip(names, args, strict=False)), **options})
+        if self.env.brakes:
+            _require_unstopped(self.env, method)
         self._depth += 1
         context = Context(self, method.contract, f"@{caller.name}")
         result = method.function(self.holder(method.contract), context, *values)
@@ -394,6 +495,67 @@ class Session:
         if type(at_ms) is not int or not 0 <= at_ms <= TIME_MS_MAX:
             raise ValueError("at_ms is a time in Unix milliseconds")
         self.scheduled.append(Scheduled(at_ms, contract.name, method, target.plain(args)))
+
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of a contract with the names of their arguments."""
+        return self._engine.calls_of(contract)
+
+    def misfit(self, contract: str, method: str, args: dict[str, Any]) -> str:
+        """Return why a call cannot be tried, or ""."""
+        try:
+            self._engine.validate(contract, method, args)
+        except CallError as error:
+            return error.code
+        return ""
+
+    def perform(
+        self, caller: type[Contract], principal: str, calls: tuple[tuple[str, str, dict[str, Any]], ...]
+    ) -> Performed:
+        """Run the calls with the principal's authority, all or none; the caller's own work stays.
+
+        Each has the depth that it would have in a transaction of the principal's, and all share what is left of the
+        caller's operations, less a reserve.
+        """
+        if not caller.acts_for_principals:
+            raise TypeError(f"{caller.name} acts for no principal")
+        if any(contract == caller.name for contract, _, _ in calls):
+            raise TypeError(f"{caller.name} does not perform its own calls")
+        meter, state = self.meter, self._state
+        operations_max, levels, depth = meter.operations_max, meter.depth, self._depth
+        events, scheduled, savepoint = len(self.events), len(self.scheduled), state.savepoint()
+        spent = meter.operations
+        meter.operations_max -= PERFORM_RESERVE
+        code, position = "ok", 0
+        try:
+            meter.charge(0)
+            for contract, method, args in calls:
+                self._depth = meter.depth = 0
+                found = self._engine.find(contract, method, "call")
+                values = found.convert(args)
+                meter.operations += CALL_COST
+                if self.env.brakes:
+                    _require_unstopped(self.env, found)
+                context = Context(self, found.contract, principal)
+                found.function(self.holder(found.contract), context, *values)
+                # Charged operations are compared with the bound at loops and functions, and here at the end.
+                meter.charge(0)
+                position += 1
+        except MemoryError:
+            raise  # this machine's fault, never a common outcome
+        except Exception as error:
+            code = _failure_code(error)
+            state.rollback(savepoint)
+            del self.events[events:]
+            del self.scheduled[scheduled:]
+        meter.operations = min(meter.operations, max(spent, meter.operations_max))
+        meter.operations_max, meter.depth, self._depth = operations_max, levels, depth
+        return Performed(code, position)
+
+    def former(self, contract: type[Contract], former: type[Contract]) -> Contract:
+        """Return the version before `contract`, bound to the state."""
+        if not self._migrating or (former.name, former.version) != (contract.name, contract.version - 1):
+            raise TypeError("ctx.former gives the version before this one, in its migration")
+        return self.holder(former)
 
 
 def manifest_hash(lines: Sequence[str]) -> bytes:
@@ -412,6 +574,20 @@ def _metered(meter: Meter) -> Iterator[None]:
         CURRENT.reset(token)
 
 
+def _require_unstopped(env: Environment, method: Method) -> None:
+    """Revert where an emergency brake stops the method, for everybody, or all that the sender's member sends.
+
+    Inside `ctx.call` too: else a contract that calls the method would be a way around. What a contract scheduled
+    has no member as its sender.
+    """
+    contract = method.contract.name
+    if contract in GOVERNING:
+        return
+    for stopped in (("method", f"{contract}.{method.name}"), ("member", env.sender.partition("/")[0])):
+        if stopped in env.brakes:
+            raise Revert("braked", f"{stopped[0]} {stopped[1]}, until {env.brakes[stopped]}")
+
+
 def _revert_code(revert: Revert) -> str:
     code = revert.code
     if isinstance(code, str) and _CODE.match(code) and code not in RESERVED_CODES:
@@ -419,30 +595,13 @@ def _revert_code(revert: Revert) -> str:
     return "contract_fault"
 
 
-def _describe(contract: type[Contract], kind: str) -> tuple[MethodDescription, ...]:
-    return tuple(
-        MethodDescription(method.name, method.doc, _schema(method.arguments))
-        for method in contract.methods.values()
-        if method.kind == kind
-    )
-
-
-def _schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema of an object, its reference to itself resolved at the top."""
-    schema = _portable(msgspec.json.schema(type_))
-    definitions: dict[str, Any] = schema.get("$defs", {})
-    top: dict[str, Any] = definitions.pop(schema["$ref"].rpartition("/")[2], {})
-    return {**top, "$defs": definitions} if definitions else top
-
-
-def _portable(schema: Any) -> Any:
-    """The schema with patterns as ECMAScript reads them: there `$` is the very end, and `\\Z` would be a letter."""
-    if isinstance(schema, dict):
-        return {
-            name: item.replace("\\Z", "$") if name == "pattern" and isinstance(item, str) else _portable(item)
-            for name, item in schema.items()
-        }
-    return [_portable(item) for item in schema] if isinstance(schema, list) else schema
+def _failure_code(error: Exception) -> str:
+    """The outcome of a call that ended with `error`, as `Session.execute` says it."""
+    if isinstance(error, CallError):
+        return error.code
+    if isinstance(error, Revert):
+        return _revert_code(error)
+    return "limit_exceeded" if isinstance(error, LimitExceeded) else "contract_fault"
 
 
 def _plain(value: Any) -> Any:

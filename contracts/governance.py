@@ -22,6 +22,15 @@ suffice, and has no vote before its own node has shown that it runs.
 
 from typing import Annotated, Literal
 
+from contracts.lifecycle import (
+    CONTRACT_KINDS,
+    ContractKind,
+    ContractName,
+    Lifecycle,
+    SourceDigest,
+    Target,
+    VersionNumber,
+)
 from contracts.membership import (
     JOINED_MAX,
     KEYS_MAX,
@@ -70,10 +79,14 @@ Kind = Literal[
     "rotate_voting_key",
     "rotate_tls_key",
     "change_parameter",
+    "activate_contract",
+    "deactivate_contract",
+    "upgrade_contract",
 ]
 Status = Literal["open", "waiting", "effective", "rejected", "withdrawn", "expired", "void"]
 Threshold = Literal["quorum", "all_but_f"]
 Number = Annotated[int, Meta(ge=1, le=9_007_199_254_740_991, description="the proposal's number")]
+Height = Annotated[int, Meta(ge=1, le=9_007_199_254_740_991, description="a block's height")]
 ParameterName = Annotated[str, Meta(pattern=r"^[a-z][a-z_]{0,63}\Z")]
 Reason = Annotated[str, Meta(max_length=500)]
 
@@ -108,6 +121,8 @@ OPEN_OTHERS_MAX = 50
 ENDED_MAX = 50
 """So many proposals at most does one call end whose time is over; the next calls end more."""
 MINUTE_MS = 60_000
+CONTRACT_SUBJECT = "contract/"
+"""What stands before a contract's name, so that no member's id is taken for it."""
 CASTS_MAX = 8
 PAGE_MAX = 100
 HISTORY_MAX = 500
@@ -129,7 +144,10 @@ class Rules(Value):
 
 
 class Facts(Value):
-    """What a proposal would change of a member, or of a parameter the `value`; a newcomer is absent at first."""
+    """What a proposal would change of a member, or of a parameter the `value`; a newcomer is absent at first.
+
+    Of a contract `value` is the version, and it is active or absent.
+    """
 
     standing: Standing | Literal["absent"]
     role: Role
@@ -157,7 +175,8 @@ class RootPolicy(Value):
 class Proposal(Value):
     """A change that was proposed: the member's record as it was then, and as it would be.
 
-    `subject` is the member's id, or the parameter's name.
+    `subject` is the member's id, the parameter's name, or "contract/" and the contract's name; `code` is what such
+    a proposal makes of it.
     `decided_height` is where it had enough votes and `ended_height` where it ended, 0 before; `ended_code` says why
     a void proposal could not take effect. `overlap_ms` is for how long a former TLS key serves too; `root` is what
     a newcomer brings.
@@ -177,6 +196,7 @@ class Proposal(Value):
     ended_code: str
     overlap_ms: int = 0
     root: RootPolicy | None = None
+    code: Target | None = None
 
 
 class Vote(Value):
@@ -278,6 +298,11 @@ class Governance(Contract):
         Membership.expect_key,
         Membership.limit,
         Membership.change_limit,
+        Lifecycle.version_of,
+        Lifecycle.obstacle,
+        Lifecycle.plan,
+        Lifecycle.drop,
+        Lifecycle.switch,
     )
     codes = (
         Code("proposal_not_found", "No proposal has that number."),
@@ -314,6 +339,11 @@ class Governance(Contract):
         Code("not_in_new_set", "Only a validator of the list after the change shows its readiness, by its node."),
         Code("changed_meanwhile", "Something else changed the member since this was proposed."),
         Code("superseded", "Another new key of the same member was decided later."),
+        Code(
+            "height_passed", "The height is over: name a later one, for the block after the next at the earliest."
+        ),
+        Code("not_ready_yet", "A quorum of the validators' nodes has not said yet that they have this version."),
+        Code("migration_failed", "The new version could not take over the state: nothing was changed."),
         Code("rules_out_of_range", "validators_min is 1 … 256, ready_blocks 20 … 100,000, and a kind stands once."),
         Code("limit_out_of_range", "A page has 1 … 100 rows."),
     )
@@ -436,6 +466,34 @@ class Governance(Contract):
         self._open(ctx, rows, "change_parameter", name, before, after, expires_at_ms, reason, 0, None)
 
     @call
+    def propose_contract(
+        self,
+        ctx: Context,
+        kind: ContractKind,
+        contract: ContractName,
+        version: VersionNumber,
+        source: SourceDigest,
+        at_height: Height,
+        expires_at_ms: TimeMs,
+        reason: Reason = "",
+    ) -> None:
+        """Propose that `contract` runs in `version` from height `at_height` on, or later, or that it runs no more.
+
+        `source` is the version's source digest, which `hansa contracts` shows. It happens at the first height from
+        then on at which a quorum of the validators' nodes has said that they have exactly these bytes.
+        """
+        self._end_overdue(ctx)
+        rows = ctx.call(Membership.roster)
+        require(ctx.sender in _voters(rows), "not_a_voter", ctx.sender)
+        require(at_height > ctx.height + 1, "height_passed")
+        known = ctx.call(Lifecycle.version_of, contract)
+        before = Facts("active" if known.active else "absent", "observer", b"", b"", "", known.version)
+        after = replace(before, standing="absent" if kind == "deactivate_contract" else "active", value=version)
+        target = Target(version, source, at_height)
+        subject = CONTRACT_SUBJECT + contract
+        self._open(ctx, rows, kind, subject, before, after, expires_at_ms, reason, 0, None, target)
+
+    @call
     def vote(self, ctx: Context, proposal: Number, yes: bool) -> None:
         """Vote for or against an open proposal; the vote may be changed until the proposal is decided.
 
@@ -465,7 +523,7 @@ class Governance(Contract):
         # Else a key that was mistyped or lost would silence the member's node for as long as it is waited for.
         own = found.status == "waiting" and found.kind in OWN_KINDS
         require(found.status == "open" or own, "proposal_not_open", found.status)
-        self._let_go(ctx, found)
+        self._let_go(ctx, proposal, found)
         self._end(ctx, proposal, found, "withdrawn", "")
 
     @call
@@ -487,9 +545,11 @@ class Governance(Contract):
             self._note(ctx, proposal, member, "ready")
         self.readiness[proposal, member] = ctx.height
         ctx.emit(ReadinessShown(proposal, member))
+        if found.code is not None:
+            return  # it is carried out at the end of a block
         obstacle = self._obstacle(ctx, rows, found)
         if obstacle != "":
-            self._let_go(ctx, found)
+            self._let_go(ctx, proposal, found)
             self._end(ctx, proposal, found, "void", obstacle)
             return
         lasting = lasting_blocks(self.rules.read(), len(heard))
@@ -499,6 +559,37 @@ class Governance(Contract):
         awaited = found.subject in heard or found.kind in OWN_KINDS
         if len(shown) >= needed and (not awaited or self._is_ready(proposal, found.subject, ctx.height, lasting)):
             self._take_effect(ctx, proposal, found)
+
+    @scheduled
+    def carry_out(self, ctx: Context, proposal: Number, failed: str = "") -> None:
+        """Change the contract's version; the executor calls this at the end of a block, and with `failed` instead,
+        an outcome's code, where the version could not begin.
+        """
+        found = self.proposals[proposal]
+        require(found.status == "waiting" and found.code is not None, "proposal_not_waiting", found.status)
+        ctx.schedule(ctx.time_ms, Governance.announce, proposal=proposal)
+        if found.expires_at_ms <= ctx.time_ms:
+            self._expire(ctx, proposal)
+            return
+        rows = ctx.call(Membership.roster)
+        obstacle = "migration_failed" if failed else self._obstacle(ctx, rows, found)
+        if obstacle != "":
+            if failed:
+                self._note(ctx, proposal, "", failed)
+            self._let_go(ctx, proposal, found)
+            self._end(ctx, proposal, found, "void", obstacle)
+            return
+        voters = _voters(rows)
+        lasting = lasting_blocks(self.rules.read(), len(voters))
+        shown = [name for name in voters if self._is_ready(proposal, name, ctx.height, lasting)]
+        require(len(shown) >= quorum_of(len(voters)), "not_ready_yet")
+        self._take_effect(ctx, proposal, found)
+
+    @scheduled
+    def announce(self, ctx: Context, proposal: Number) -> None:
+        """Tell what became of the proposal at the end of the block before, where no receipt could."""
+        found = self.proposals[proposal]
+        ctx.emit(Moved(proposal, found.subject, found.status, found.ended_code))
 
     @scheduled
     def tidy(self, ctx: Context, minute_ms: int) -> None:
@@ -533,7 +624,7 @@ class Governance(Contract):
 
     def _expire(self, ctx: Context, number: int) -> None:
         found = self.proposals[number]
-        self._let_go(ctx, found)
+        self._let_go(ctx, number, found)
         self._end(ctx, number, found, "expired", "")
 
     def _open(
@@ -548,6 +639,7 @@ class Governance(Contract):
         reason: str,
         overlap_ms: int,
         root: RootPolicy | None,
+        code: Target | None = None,
     ) -> None:
         require(ctx.time_ms < expires_at_ms <= ctx.time_ms + PROPOSAL_MS_MAX, "expiry_out_of_range")
         votes = ctx.sender in _voters(rows)
@@ -566,6 +658,7 @@ class Governance(Contract):
             "",
             overlap_ms,
             root,
+            code,
         )
         obstacle = self._obstacle(ctx, rows, proposal)
         require(obstacle == "", obstacle, member)
@@ -627,21 +720,26 @@ class Governance(Contract):
             self._take_effect(ctx, number, decided)
             return
         if found.kind == "rotate_voting_key":
-            self._supersede(ctx, member)
+            self._supersede(ctx, member, (found.kind,))
             ctx.call(Membership.expect_key, member, after.voting_key)
+        if found.code is not None:
+            self._supersede(ctx, member, CONTRACT_KINDS)
+            ctx.call(Lifecycle.plan, number, _contract(found), found.code)
         self.proposals[number] = replace(decided, status="waiting")
         self._note(ctx, number, "", "waiting")
         ctx.emit(Moved(number, member, "waiting", ""))
 
-    def _supersede(self, ctx: Context, member: str) -> None:
-        """No other rotation of the member waits: its node proves one new key at a time."""
-        for number in self._about(member):
+    def _supersede(self, ctx: Context, subject: str, kinds: tuple[str, ...]) -> None:
+        """No other change of one of the kinds waits: a node proves one new key, or one version, at a time."""
+        for number in self._about(subject):
             found = self.proposals[number]
-            if found.kind == "rotate_voting_key" and found.status == "waiting":
+            if found.kind in kinds and found.status == "waiting":
+                if found.code is not None:
+                    ctx.call(Lifecycle.drop, number)
                 self._end(ctx, number, found, "void", "superseded")
 
     def _about(self, subject: str) -> tuple[int, ...]:
-        """The undecided proposals about a member, or a parameter."""
+        """The undecided proposals about a member, a parameter, or a contract."""
         every = self.undecided.scan(limit=OPEN_MAX)
         return tuple([number for number, item in every if item.subject == subject])
 
@@ -651,6 +749,11 @@ class Governance(Contract):
             self.rules.set(replace(self.rules.read(), ready_blocks=after.value))
         elif found.kind == "change_parameter":
             ctx.call(Membership.change_limit, member, after.value)
+        elif found.code is not None:
+            ctx.call(Lifecycle.drop, number)
+            active = after.standing == "active"
+            source = found.code.source if active else ctx.call(Lifecycle.version_of, _contract(found)).source
+            ctx.call(Lifecycle.switch, _contract(found), after.value, source, active)
         elif root is not None:
             ctx.call(Membership.admit, member, root.threshold, root.keys)
         elif after.standing != "absent":
@@ -670,7 +773,7 @@ class Governance(Contract):
                 self._carry_on(other, stale, found)
                 continue
             # It was voted on for the member as it was before, and would look right again some day.
-            self._let_go(ctx, stale)
+            self._let_go(ctx, other, stale)
             self._end(ctx, other, stale, "void", "changed_meanwhile")
 
     def _carry_on(self, number: int, stale: Proposal, rotated: Proposal) -> None:
@@ -692,17 +795,21 @@ class Governance(Contract):
     def _value(self, ctx: Context, name: str) -> int:
         return self.rules.read().ready_blocks if name == READY_BLOCKS_NAME else ctx.call(Membership.limit, name)
 
-    def _let_go(self, ctx: Context, found: Proposal) -> None:
+    def _let_go(self, ctx: Context, number: int, found: Proposal) -> None:
         """What was prepared while the proposal waited is undone: it does not take effect."""
         if found.status == "waiting" and found.kind == "rotate_voting_key":
             ctx.call(Membership.expect_key, found.subject, None)
         if found.status == "waiting" and found.kind == "add_member":
             ctx.call(Membership.dismiss, found.subject)
+        if found.status == "waiting" and found.code is not None:
+            ctx.call(Lifecycle.drop, number)
 
     def _obstacle(self, ctx: Context, rows: tuple[MemberRow, ...], found: Proposal) -> str:
         """Why the change cannot take effect on the members as they are; empty: it can."""
         if found.kind == "change_parameter":
             return "" if self._value(ctx, found.subject) == found.before.value else "changed_meanwhile"
+        if found.kind in CONTRACT_KINDS:
+            return self._contract_obstacle(ctx, found)
         joins = found.kind == "add_member" and found.status == "waiting"
         now, before, after = _facts(rows, found.subject), found.before, found.after
         if found.kind == "add_member" and not joins:
@@ -729,6 +836,15 @@ class Governance(Contract):
         if then > VALIDATORS_MAX:
             return "too_many_members"
         return "too_few_validators" if then < count and then < self.rules.read().validators_min else ""
+
+    def _contract_obstacle(self, ctx: Context, found: Proposal) -> str:
+        """Why the change of a contract cannot be made on the versions as they are; empty: it can."""
+        obstacle = ctx.call(Lifecycle.obstacle, found.kind, _contract(found), found.after.value)
+        if obstacle != "":
+            return obstacle
+        known = ctx.call(Lifecycle.version_of, _contract(found))
+        same = (known.version, known.active) == (found.before.value, found.before.standing == "active")
+        return "" if same else "changed_meanwhile"
 
     def _end(self, ctx: Context, number: int, found: Proposal, status: Status, code: str) -> None:
         self.proposals[number] = replace(found, status=status, ended_height=ctx.height, ended_code=code)
@@ -832,9 +948,19 @@ def lasting_blocks(rules: Rules, count: int) -> int:
 
 
 def heard_for(rows: tuple[MemberRow, ...], found: Proposal) -> tuple[str, ...]:
-    """Return of whom a quorum must be ready: the list after the change if it is another one, else of nobody."""
+    """Return of whom a quorum must be ready: the list after the change if it is another one, else of nobody.
+
+    A contract's version is every validator's affair.
+    """
+    if found.code is not None:
+        return _voters(rows)
     then = _changed(rows, found)
     return () if _list(rows) == _list(then) else _voters(then)
+
+
+def _contract(found: Proposal) -> str:
+    """The contract that a proposal of a contract's version is about."""
+    return found.subject.removeprefix(CONTRACT_SUBJECT)
 
 
 def _voters(rows: tuple[MemberRow, ...]) -> tuple[str, ...]:

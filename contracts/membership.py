@@ -8,14 +8,42 @@ could set. While a rotation of the voting key is expected, it signs with the new
 
 More than 500 lines because whoever audits a contract reads one file.
 
+A member's TIERS (contracts/policies.py) ask for more than a policy does. They lie in the policy of the root, which
+all of them bind, and each also in that of the principal that it is for: so nothing more is read for who has none.
+
 Members change by decisions of the contract `governance` alone. No voting or TLS key ever serves twice. Keys of
 links and of principals overlap when they change: for a while the former one does too, and never counts beside its
 successor. Invariant: a former key serves in no block at or after its `until_ms`, whatever else happens; no call has
 to come for that, since a scheduled call may be settled unexecuted.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Sequence  # noqa: UP035 - a contract imports from nowhere else
 
+from contracts.policies import (
+    PLANNED_MAX,
+    SEATS_MAX,
+    TIERS_MAX,
+    FormerKey,
+    Group,
+    Limit,
+    Mandate,
+    Name,
+    NewGroup,
+    NewMandate,
+    Planned,
+    Policy,
+    Progress,
+    StandIn,
+    Text,
+    Tier,
+    TierName,
+    circle,
+    count,
+    demanded,
+    holds,
+    seats_of,
+    suffices,
+)
 from contracts.sdk import (
     Argument,
     Code,
@@ -24,9 +52,11 @@ from contracts.sdk import (
     Event,
     Map,
     Meta,
+    PlannedCall,
     PrincipalId,
     QueryContext,
     State,
+    TimeMs,
     Value,
     call,
     genesis,
@@ -40,6 +70,7 @@ from contracts.sdk import (
 MemberId = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Keys = Annotated[tuple[Key, ...], Meta(max_length=64)]
+Survivors = Annotated[tuple[MemberId, ...], Meta(max_length=128)]
 Role = Literal["validator", "observer", "regulator"]
 Standing = Literal["joining", "active", "suspended", "removed"]
 Address = Annotated[
@@ -52,6 +83,9 @@ Address = Annotated[
 OverlapMs = Annotated[int, Meta(ge=0, le=90 * 86_400_000, description="for so long the former key serves too")]
 
 GOVERNANCE = "@governance"
+ROSTER_READERS = ("@maintenance", "@brake")
+"""Contracts besides `governance` that ask who the members are."""
+APPROVALS = "@approvals"
 NODE = "/node"
 READY = ("governance", "ready")
 """The one call that a node makes."""
@@ -62,6 +96,9 @@ JOINED_MAX = 256
 """More members than that no network definition may have, and none comes to have."""
 PAGE_MAX = 500
 OVERLAP_MS = 7 * 86_400_000
+STAND_IN_MS_MAX = 366 * 86_400_000
+STAND_INS_MAX = 500
+GROUPS_MAX = 4
 
 
 class NewMember(Argument):
@@ -108,25 +145,6 @@ class Member(Value):
     address: str = ""
 
 
-class FormerKey(Value):
-    """A key that was rotated: in blocks below `until_ms` it signs in the place of its successor."""
-
-    key: bytes
-    successor: bytes
-    until_ms: int
-
-
-class Policy(Value):
-    """A principal's signatures suffice when `threshold` of `keys` (1 … 16, ascending) signed.
-
-    Each of `former` signs for its successor, and both together count once.
-    """
-
-    threshold: int
-    keys: tuple[bytes, ...]
-    former: tuple[FormerKey, ...] = ()
-
-
 class MemberRow(Value):
     """A member in a list; `votes` says whether it stands in the list that decides blocks."""
 
@@ -150,12 +168,20 @@ class LimitRow(Value):
 
 
 class PrincipalRow(Value):
-    """A principal with its policy."""
+    """A principal with its policy, and the names of the tiers that bind it."""
 
     id: str
     threshold: int
     keys: tuple[bytes, ...]
     former: tuple[FormerKey, ...] = ()
+    tiers: tuple[str, ...] = ()
+
+
+class StandInRow(Value):
+    """Who speaks for whom, and when."""
+
+    person: str
+    stand_in: StandIn
 
 
 class MemberJoins(Event):
@@ -238,6 +264,42 @@ class PrincipalRemoved(Event):
     topics = ("member/{member}", "principal/{principal}")
 
 
+class TierChanged(Event):
+    """From the next transaction on, the tier asks for some of these persons; without persons it is gone."""
+
+    member: str
+    tier: str
+    principal: str
+    persons: tuple[str, ...]
+
+    topics = ("member/{member}", "principal/{principal}")
+
+
+class StandInChanged(Event):
+    """The person has this stand-in; with a delegate of "", none."""
+
+    member: str
+    person: str
+    delegate: str
+    tiers: tuple[str, ...]
+    from_ms: int
+    until_ms: int
+
+    topics = ("member/{member}", "principal/{person}")
+
+
+class NetworkRecovered(Event):
+    """A quorum was lost for good, and the survivors alone go on from this block. Each suspended member is named.
+
+    `statement` is the hash of what they signed (docs/recovery.md).
+    """
+
+    reason: str
+    survivors: tuple[str, ...]
+    suspended: tuple[str, ...]
+    statement: bytes
+
+
 class Membership(Contract):
     """Members with their roles and keys; principals with their m-of-n key policies."""
 
@@ -256,13 +318,26 @@ class Membership(Contract):
         Code("threshold_out_of_range", "The threshold lies between 1 and the number of keys."),
         Code("keys_out_of_range", "A policy has 1 to 16 keys."),
         Code("keys_not_distinct", "A key stands twice in the policy, or two validators share one."),
+        Code("not_a_survivor", "Only active validators survive, each once, in their order, and not all of them."),
         Code("limit_not_found", "No limit of blocks that members may change has that name."),
         Code("limit_out_of_range", "A page has 1 … 500 rows."),
+        Code("tier_not_found", "The member has no tier of that name."),
+        Code("tier_names_nothing", "No call of the contract is one that the tier looks at: check the names."),
+        Code("too_many_tiers", "A member has at most 16 tiers, with 96 seats together."),
+        Code("groups_out_of_range", "A tier has 1 to 4 groups."),
+        Code("nobody_to_spare", "A group has one person more than it asks for: else one lost key closes the tier."),
+        Code("persons_not_distinct", "A person stands twice in a tier, or two persons sign with one key."),
+        Code("principal_seated", "A tier asks for the principal: take it out there first."),
+        Code("stand_in_useless", "The person sits in no such tier, or the delegate has a seat of its own there."),
+        Code("stand_in_taken", "The delegate stands in for somebody else already."),
+        Code("stand_in_not_found", "The person has no stand-in."),
+        Code("time_out_of_range", "A stand-in's time ends after it begins, in the future and within 366 days."),
     )
 
     registered: Map[MemberId, Member] = Map(missing="member_not_found")
     # Under (member, the rest of the id): ("bank-a", "/treasury"); the root principal has "" and comes first.
     policies: Map[tuple[MemberId, str], Policy] = Map(missing="principal_not_found")
+    stand_ins: Map[tuple[MemberId, str], StandIn] = Map(missing="stand_in_not_found")
     # What blocks may hold, by the names in the network definition; the executor reads it before each block.
     limits: Map[str, int] = Map(missing="limit_not_found")
     # Every voting and TLS key that a member has or had.
@@ -302,7 +377,8 @@ class Membership(Contract):
         """Add a principal below a member; the member's root principal sends this."""
         place = self._managed(ctx, principal)
         require(place not in self.policies, "principal_exists", principal)
-        policy = _policy(threshold, keys)
+        # A tier stays when its principal goes, and binds it when it comes back.
+        policy = replace(_policy(threshold, keys), tiers=_own(self._tiers_of(place[0]), place))
         self.policies[place] = policy
         ctx.emit(PrincipalAdded(place[0], principal, policy.threshold, policy.keys))
 
@@ -310,8 +386,7 @@ class Membership(Contract):
     def set_policy(self, ctx: Context, principal: PrincipalId, threshold: int, keys: Keys) -> None:
         """Replace a principal's policy, the root's own too; the member's root principal sends this."""
         place = self._managed(ctx, principal)
-        require(place in self.policies, "principal_not_found", principal)
-        policy = _policy(threshold, keys)
+        policy = replace(_policy(threshold, keys), tiers=self.policies[place].tiers)
         self.policies[place] = policy
         ctx.emit(PolicyChanged(place[0], principal, policy.threshold, policy.keys))
 
@@ -321,7 +396,10 @@ class Membership(Contract):
         place = self._managed(ctx, principal)
         require(place[1] != "", "root_principal", principal)
         require(place in self.policies, "principal_not_found", principal)
+        require(not self._is_seated(place[0], principal), "principal_seated", principal)
         del self.policies[place]
+        if place in self.stand_ins:
+            del self.stand_ins[place]
         ctx.emit(PrincipalRemoved(place[0], principal))
 
     @call
@@ -330,10 +408,14 @@ class Membership(Contract):
     ) -> None:
         """Put `key` in the place of `former` in the principal's policy; the member's root principal sends this.
 
-        For `overlap_ms` either signs, and both together count once: who has both is not two.
+        A person of a tier, to whom the root alone can give no key, also sends it for itself if it has but one. For
+        `overlap_ms` either signs, and both together count once: who has both is not two.
         """
-        place = self._managed(ctx, principal)
+        place = _place(principal)
+        if ctx.sender != principal or not self._is_seated(place[0], principal):
+            self._managed(ctx, principal)
         known = self.policies[place]
+        require(len(known.keys) == 1 or ctx.sender == place[0], "not_authorized", principal)
         require(former in known.keys, "key_not_found", principal)
         valid = [item for item in known.former if ctx.time_ms < item.until_ms]
         require(key not in known.keys and all(item.key != key for item in valid), "key_in_use", principal)
@@ -343,7 +425,7 @@ class Membership(Contract):
         until_ms = ctx.time_ms + overlap_ms
         if overlap_ms:
             kept.append(FormerKey(former, key, until_ms))
-        self.policies[place] = Policy(known.threshold, keys, tuple(kept))
+        self.policies[place] = replace(known, keys=keys, former=tuple(kept))
         ctx.emit(KeyRotated(place[0], principal, former, key, until_ms))
 
     def _managed(self, ctx: Context, principal: str) -> tuple[str, str]:
@@ -354,10 +436,151 @@ class Membership(Contract):
         require(place[0] in self.registered, "member_not_found", place[0])
         return place
 
+    # --- tiers ---
+
+    @call
+    def set_tier(
+        self,
+        ctx: Context,
+        name: TierName,
+        principal: PrincipalId,
+        contract: Name,
+        groups: tuple[NewGroup, ...],
+        method: Name = "",
+        argument: Name = "",
+        over: Limit = 0,
+        where: Name = "",
+        equals: Text = "",
+    ) -> None:
+        """Ask for persons of each group where calls for `principal` go over a limit; the member's root sends this.
+
+        One of that name is replaced, for which the former one must be satisfied. contracts/policies.py says more.
+        """
+        place = self._managed(ctx, principal)
+        require(place in self.policies, "principal_not_found", principal)
+        tier = _tier(name, principal, (contract, method), (argument, over), (where, equals), groups)
+        _require_known(tier, ctx.calls_of(contract))
+        keys: list[bytes] = []
+        for person in seats_of(tier):
+            for key in circle(self.policies[_place(person)], ctx.time_ms):
+                require(key not in keys, "persons_not_distinct", person)
+                keys.append(key)
+        self._put_tiers(place[0], name, (tier,))
+        ctx.emit(TierChanged(place[0], name, principal, seats_of(tier)))
+
+    @call
+    def remove_tier(self, ctx: Context, name: TierName) -> None:
+        """Take the tier back, for which it must be satisfied itself; the member's root principal sends this."""
+        found = [tier for tier in self._tiers_of(ctx.sender) if tier.name == name]
+        require(len(found) == 1, "tier_not_found", name)
+        self._put_tiers(ctx.sender, name, ())
+        ctx.emit(TierChanged(ctx.sender, name, found[0].principal, ()))
+
+    def _tiers_of(self, member: str) -> tuple[Tier, ...]:
+        root = self.policies.get((member, ""))
+        return () if root is None else root.tiers
+
+    def _is_seated(self, member: str, principal: str) -> bool:
+        return any(principal in seats_of(tier) for tier in self._tiers_of(member))
+
+    def _put_tiers(self, member: str, name: str, instead: tuple[Tier, ...]) -> None:
+        """Write the member's tiers, with others for the one of that name, into all policies that they bind."""
+        before = self._tiers_of(member)
+        after = (*[tier for tier in before if tier.name != name], *instead)
+        seats = [person for tier in after for person in seats_of(tier)]
+        require(len(after) <= TIERS_MAX and len(seats) <= SEATS_MAX, "too_many_tiers", member)
+        bound = [tier.principal for tier in (*before, *instead) if tier.name == name]
+        for principal in (member, *bound):
+            place = _place(principal)
+            known = self.policies.get(place)
+            if known is not None:
+                self.policies[place] = replace(known, tiers=_own(after, place))
+
+    @call
+    def stand_in(
+        self,
+        ctx: Context,
+        delegate: PrincipalId,
+        key: Key,
+        until_ms: TimeMs,
+        from_ms: TimeMs = 0,
+        tiers: Annotated[tuple[TierName, ...], Meta(max_length=TIERS_MAX)] = (),
+    ) -> None:
+        """Let `delegate` speak in the sender's place from one time to another, in these tiers or in all.
+
+        It does so alone and with `key`: whoever gave it another one before this came gets no seat by that. It ends
+        by itself. A delegate has one such place, passes it on to nobody, and never counts twice in a tier.
+        """
+        place, other = _place(ctx.sender), _place(delegate)
+        require(place[0] == other[0] and place != other, "principal_not_found", delegate)
+        require(self.policies[other].keys == (key,), "key_not_found", delegate)
+        begins_ms = max(from_ms, ctx.time_ms)
+        require(begins_ms < until_ms <= ctx.time_ms + STAND_IN_MS_MAX, "time_out_of_range")
+        known = self._tiers_of(place[0])
+        chosen = [
+            item for item in known if ctx.sender in seats_of(item) and (len(tiers) == 0 or item.name in tiers)
+        ]
+        require(len(chosen) >= max(1, len(tiers)), "stand_in_useless", ctx.sender)
+        require(any(delegate not in seats_of(item) for item in chosen), "stand_in_useless", delegate)
+        rows = self.stand_ins.scan(prefix=(place[0],), limit=STAND_INS_MAX)
+        for of, item in rows:
+            taken = item.delegate == delegate and of != place and ctx.time_ms < item.until_ms
+            require(not taken, "stand_in_taken", delegate)
+        require(len(rows) < STAND_INS_MAX or place in self.stand_ins, "stand_in_taken", "too many")
+        self.stand_ins[place] = StandIn(delegate, tiers, begins_ms, until_ms, key)
+        ctx.emit(StandInChanged(place[0], ctx.sender, delegate, tiers, begins_ms, until_ms))
+
+    @call
+    def end_stand_in(self, ctx: Context, person: PrincipalId) -> None:
+        """Nobody speaks in the person's place any more, at once; the person itself or its root sends this."""
+        ctx.authorize(person)
+        found = self.stand_ins[_place(person)]
+        del self.stand_ins[_place(person)]
+        until_ms = min(found.until_ms, ctx.time_ms)
+        ctx.emit(StandInChanged(_place(person)[0], person, "", found.tiers, found.from_ms, until_ms))
+
+    @call
+    def mandate(self, ctx: Context, principal: PrincipalId) -> Mandate:
+        """Return by which policy the principal speaks now; for the contract `approvals` alone."""
+        ctx.authorize(APPROVALS)
+        found = self.policies[_place(principal)]
+        return Mandate(principal, found.threshold, circle(found, ctx.time_ms))
+
+    @call
+    def standing(
+        self, ctx: Context, requester: Mandate, calls: tuple[Planned, ...], spoken: tuple[Mandate, ...]
+    ) -> Progress:
+        """Return which tiers the calls ask for, and how far they are; for the contract `approvals` alone.
+
+        What somebody said counts for as long as all keys by which it may have been said are that principal's.
+        """
+        ctx.authorize(APPROVALS)
+        return self._standing_of(requester, calls, spoken, ctx.time_ms)
+
+    def _standing_of(
+        self, requester: Mandate, calls: Sequence[PlannedCall], spoken: tuple[Mandate, ...], time_ms: int
+    ) -> Progress:
+        policy = self._policy_of(requester.principal)
+        tiers: tuple[Tier, ...] = () if policy is None else policy.tiers
+        given = [item.principal for item in spoken if holds(item, self._policy_of(item.principal), time_ms)]
+        rows = [
+            count(tier, self._policy_of, self._stand_in_of, given, time_ms)
+            for tier in demanded(tiers, requester.principal, calls)
+        ]
+        return Progress(holds(requester, policy, time_ms), tuple(rows))
+
+    def _policy_of(self, principal: str) -> Policy | None:
+        return self.policies.get(_place(principal))
+
+    def _stand_in_of(self, person: str) -> StandIn | None:
+        return self.stand_ins.get(_place(person))
+
+    # --- members, for the contract `governance` ---
+
     @call
     def roster(self, ctx: Context) -> tuple[MemberRow, ...]:
-        """Return all members in their order; for the contract `governance` alone."""
-        ctx.authorize(GOVERNANCE)
+        """Return all members in their order; for `governance` and the contracts that need to know them."""
+        ctx.authorize(GOVERNANCE, ROSTER_READERS)
         return self._rows(ctx.time_ms)
 
     @call
@@ -443,6 +666,26 @@ class Membership(Contract):
         require(len(same) <= 1, "keys_not_distinct", member)
         ctx.emit(MemberChanged(member, after.role, after.standing, after.voting_key, after.tls_key))
 
+    @scheduled
+    def recover(self, ctx: Context, survivors: Survivors, reason: str, statement: Key) -> None:
+        """Suspend every validator but the survivors, from the next height on.
+
+        Recovery blocks alone run this (docs/recovery.md): nothing here schedules it, and nobody else can.
+
+        The others may be resumed by the survivors' vote. What is voted on about a member that is suspended by this
+        ends as `void` when it would take effect: the member is not what it was.
+        """
+        rows = self._rows(ctx.time_ms)
+        voting = [row.id for row in rows if row.votes]
+        require(tuple([member for member in voting if member in survivors]) == survivors, "not_a_survivor")
+        suspended = tuple([member for member in voting if member not in survivors])
+        require(suspended != () and survivors != (), "not_a_survivor")
+        for member in suspended:
+            known = self.registered[member]
+            # A key that a decided rotation waits for proves its node no longer: the rotation ends as void.
+            self._change(ctx, member, replace(known, standing="suspended", next_voting_key=b""))
+        ctx.emit(NetworkRecovered(reason, survivors, suspended, statement))
+
     @call
     def limit(self, ctx: Context, name: str) -> int:
         """Return a limit of blocks; for the contract `governance` alone."""
@@ -502,7 +745,7 @@ class Membership(Contract):
         start = None if after is None else _place(after)
         return tuple(
             [
-                PrincipalRow(f"{member}{place[1]}", policy.threshold, policy.keys, policy.former)
+                _principal_row(f"{member}{place[1]}", policy)
                 for place, policy in self.policies.scan(prefix=(member,), after=start, limit=limit)
             ]
         )
@@ -510,8 +753,57 @@ class Membership(Contract):
     @query
     def principal(self, principal: PrincipalId) -> PrincipalRow:
         """One principal with its policy."""
-        found = self.policies[_place(principal)]
-        return PrincipalRow(principal, found.threshold, found.keys, found.former)
+        return _principal_row(principal, self.policies[_place(principal)])
+
+    @query
+    def tiers(self, member: MemberId) -> tuple[Tier, ...]:
+        """What the member's tiers ask for, and of which calls."""
+        return self._tiers_of(member)
+
+    @query
+    def stand_ins_of(self, ctx: QueryContext, member: MemberId) -> tuple[StandInRow, ...]:
+        """Who stands in for whom at the member, now or later."""
+        rows = self.stand_ins.scan(prefix=(member,), limit=STAND_INS_MAX)
+        return tuple(
+            [StandInRow(f"{place[0]}{place[1]}", item) for place, item in rows if ctx.time_ms < item.until_ms]
+        )
+
+    @query
+    def lacking(
+        self,
+        ctx: QueryContext,
+        requester: NewMandate,
+        calls: Annotated[tuple[Planned, ...], Meta(max_length=PLANNED_MAX)],
+        spoken: Annotated[tuple[NewMandate, ...], Meta(max_length=SEATS_MAX)] = (),
+    ) -> Progress:
+        """Which tiers these calls ask for, and how far they are with what was said by then."""
+        mandates = [Mandate(item.principal, item.threshold, item.keys) for item in spoken]
+        asking = Mandate(requester.principal, requester.threshold, requester.keys)
+        return self._standing_of(asking, calls, tuple(mandates), ctx.time_ms)
+
+    @staticmethod
+    def unmet_tier(
+        state: State, sender: str, calls: Sequence[PlannedCall], signers: Sequence[bytes], time_ms: int
+    ) -> str | None:
+        """Return the first tier that calls of the sender ask for and signatures of `signers` leave open, or None.
+
+        Who has spoken is whose own policy they satisfy.
+        """
+
+        def policy_of(principal: str) -> Policy | None:
+            return Membership.policies.read_from(state, _place(principal))
+
+        def stand_in_of(person: str) -> StandIn | None:
+            return Membership.stand_ins.read_from(state, _place(person))
+
+        policy = policy_of(sender)
+        for tier in () if policy is None else demanded(policy.tiers, sender, calls):
+            seats = seats_of(tier)
+            delegates = [item.delegate for item in [stand_in_of(person) for person in seats] if item is not None]
+            spoken = [person for person in (*seats, *delegates) if suffices(policy_of(person), signers, time_ms)]
+            if not count(tier, policy_of, stand_in_of, spoken, time_ms).met:
+                return tier.name
+        return None
 
     @staticmethod
     def read_policy(state: State, principal: str) -> Policy | None:
@@ -580,6 +872,20 @@ class Membership(Contract):
         )
 
     @invariant
+    def tiers_bind(self) -> bool:
+        """Each policy has the tiers of its root that bind it; their persons exist, in each group one to spare."""
+        for place, policy in self.policies.scan(limit=None):
+            persons = [person for tier in policy.tiers for person in seats_of(tier)]
+            groups = [group for tier in policy.tiers for group in tier.groups]
+            if (
+                policy.tiers != _own(self._tiers_of(place[0]), place)
+                or any(_place(person) not in self.policies for person in persons)
+                or any(not 1 <= group.threshold < len(group.persons) for group in groups)
+            ):
+                return False
+        return True
+
+    @invariant
     def principals_have_a_member(self) -> bool:
         """Nobody acts for an institution that is no member."""
         return all(place[0] in self.registered for place, _ in self.policies.scan(limit=None))
@@ -599,6 +905,11 @@ def _row(member: str, found: Member, time_ms: int) -> MemberRow:
         found.former_tls_until_ms if overlaps else 0,
         found.next_voting_key,
     )
+
+
+def _principal_row(principal: str, policy: Policy) -> PrincipalRow:
+    names = tuple([tier.name for tier in policy.tiers])
+    return PrincipalRow(principal, policy.threshold, policy.keys, policy.former, names)
 
 
 def _votes(member: Member) -> bool:
@@ -621,6 +932,44 @@ def _policy(threshold: int, keys: tuple[bytes, ...]) -> Policy:
     ordered = tuple(sorted(keys))
     require(_ascending(ordered), "keys_not_distinct")
     return Policy(threshold, ordered)
+
+
+def _tier(
+    name: str,
+    principal: str,
+    calls: tuple[str, str],
+    amount: tuple[str, int],
+    where: tuple[str, str],
+    groups: Sequence[NewGroup],
+) -> Tier:
+    """Return the tier; revert unless its groups can be satisfied, with one person of each to spare."""
+    require(1 <= len(groups) <= GROUPS_MAX, "groups_out_of_range")
+    require(amount[0] != "" or amount[1] == 0, "tier_names_nothing", "a limit without the argument of the amount")
+    require(where[0] != "" or where[1] == "", "tier_names_nothing", "a value without its argument")
+    seats: list[str] = []
+    kept: list[Group] = []
+    for group in groups:
+        require(group.threshold >= 1, "threshold_out_of_range")
+        require(group.threshold < len(group.persons), "nobody_to_spare")
+        for person in group.persons:
+            require(person not in seats, "persons_not_distinct", person)
+            require(_place(person)[0] == _place(principal)[0], "principal_not_found", person)
+            seats.append(person)
+        kept.append(Group(group.threshold, tuple(sorted(group.persons))))
+    return Tier(name, principal, calls[0], calls[1], amount[0], amount[1], where[0], where[1], tuple(kept))
+
+
+def _require_known(tier: Tier, methods: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    """Revert unless some call that the contract has (its methods with their arguments) is one the tier looks at."""
+    named = [arguments for method, arguments in methods if tier.method in {"", method}]
+    for argument in (tier.argument, tier.where):
+        known = [arguments for arguments in named if argument == "" or argument in arguments]
+        require(len(known) > 0, "tier_names_nothing", f"{tier.contract} {tier.method} {argument}")
+
+
+def _own(tiers: Sequence[Tier], place: tuple[str, str]) -> tuple[Tier, ...]:
+    """Those of a member's tiers that bind the principal; the root acts for everybody, so all bind it."""
+    return tuple([tier for tier in tiers if place[1] == "" or tier.principal == f"{place[0]}{place[1]}"])
 
 
 def _ordered(members: tuple[tuple[str, Member], ...]) -> tuple[tuple[str, Member], ...]:

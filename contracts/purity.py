@@ -59,6 +59,7 @@ _REFUSED_METHODS: Final = (
 
 # Modules of this package that are the machinery and no service.
 MACHINERY: Final = (
+    "describing",
     "engine",
     "instrument",
     "loader",

@@ -1,4 +1,4 @@
-"""What a contract is written with. Everything a contract may import stands here.
+"""What a contract is written with. More than 500 lines because everything a contract may import stands here.
 
     class Counter(Contract):
         counts: Map[str, int] = Map()
@@ -14,7 +14,8 @@ is the tutorial.
 import hashlib
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import (
     Annotated,
     Any,
@@ -35,19 +36,25 @@ from msgspec.structs import replace
 
 from contracts.metering import (
     AUTHORIZE_COST,
+    CALL_COST,
     DIGEST_COST,
     EMIT_COST,
+    READ_COST,
     SCAN_ROW_COST,
     SCHEDULE_COST,
     SIZE_SHIFT,
     Meter,
+    charge,
 )
 from contracts.storage import Access, Item, Map, Revert, State, Value, check_stored_type
 
 __all__ = [
     "AMOUNT_MAX",
+    "GOVERNING",
+    "NO_BRAKES",
     "Amount",
     "Argument",
+    "Brakes",
     "CallError",
     "Code",
     "Context",
@@ -58,6 +65,9 @@ __all__ = [
     "Item",
     "Map",
     "Meta",
+    "Performed",
+    "PlainArguments",
+    "PlannedCall",
     "PrincipalId",
     "QueryContext",
     "Revert",
@@ -67,21 +77,27 @@ __all__ = [
     "call",
     "genesis",
     "invariant",
+    "migration",
+    "pack_arguments",
     "query",
     "replace",
     "require",
     "require_amount",
     "scheduled",
+    "unpack_arguments",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
-Kind = Literal["call", "scheduled", "query", "genesis", "invariant"]
+C = TypeVar("C", bound="Contract")
+Kind = Literal["call", "scheduled", "query", "genesis", "migration", "invariant"]
 
 SEMANTICS_VERSION: Final = 1
 AMOUNT_MAX: Final = 2**63 - 1
 TIME_MS_MAX: Final = 2**53 - 1
+GOVERNING: Final = ("membership", "governance", "lifecycle", "maintenance", "brake")
+"""The contracts through which members have their say: no emergency brake stops a call of theirs."""
 EVENT_SIZE_BYTES_MAX: Final = 16_384
 TOPICS_MAX: Final = 16
 EVENT_ROWS_MAX: Final = 10_000
@@ -94,6 +110,9 @@ Amount = Annotated[
     int,
     Meta(description="minor units, 1 … 2^63 - 1", extra_json_schema={"minimum": 1, "maximum": AMOUNT_MAX}),
 ]
+
+# What another call takes, in a call that names it: judged by that one's method (`Context.misfit`).
+PlainArguments = Annotated[dict[str, Any], Meta(description="the call's arguments by name")]
 
 _encode: Final = msgspec.msgpack.Encoder(order="sorted").encode
 _decode_plain: Final[Callable[[bytes], dict[str, Any]]] = msgspec.msgpack.Decoder().decode
@@ -125,11 +144,22 @@ SDK_CODES: Final = (
     Code("not_found", "There is nothing under that key."),
     Code("amount_not_positive", "The amount is zero or negative.", "AM01"),
     Code("amount_too_large", "The amount is more than 2^63 - 1 minor units.", "AM02"),
+    Code("braked", "An emergency brake of the members stops this for now; it ends by itself: `hansa brake list`."),
 )
+
+Brakes = Mapping[tuple[str, str], int]
+"""What emergency brakes stop in a block: (scope, subject) -> the block time from which on it goes again.
+
+Scopes are "account", "currency", "method" (as "settlement.transfer") and "member".
+"""
+NO_BRAKES: Final[Brakes] = MappingProxyType({})
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """What a call is told: where and when it runs, and who sent it. `encode` makes canonical bytes."""
+    """What a call is told: where and when it runs, who sent it, and what the members have stopped.
+
+    `encode` makes canonical bytes.
+    """
 
     network: str
     height: int
@@ -137,6 +167,23 @@ class Environment(msgspec.Struct, frozen=True):
     sender: str
     tx_id: bytes
     encode: Callable[[object], bytes]
+    brakes: Brakes = NO_BRAKES
+
+
+class PlannedCall(Protocol):
+    """A call before it runs: one of a transaction, or one that somebody asks for."""
+
+    @property
+    def contract(self) -> str:
+        """The contract's name."""
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments by name, as the caller gave them."""
 
 
 class EventRecord(msgspec.Struct, frozen=True):
@@ -197,6 +244,19 @@ def require_amount(amount: int) -> None:
         raise Revert("amount_too_large", f"{amount}")
 
 
+def pack_arguments(args: dict[str, Any]) -> bytes:
+    """Return the canonical bytes of another call's arguments, to keep them."""
+    data = _encode(args)
+    charge(len(data) >> SIZE_SHIFT)
+    return data
+
+
+def unpack_arguments(data: bytes) -> dict[str, Any]:
+    """Return the arguments that `pack_arguments` packed."""
+    charge(len(data) >> SIZE_SHIFT)
+    return _decode_plain(data)
+
+
 def _mark(function: F, kind: Kind) -> F:
     setattr(function, _KIND, kind)
     return function
@@ -222,6 +282,14 @@ def genesis(function: F) -> F:
     return _mark(function, "genesis")
 
 
+def migration(function: F) -> F:
+    """The method that makes this version's state out of that of the version before: `self, ctx`, and no more.
+
+    It runs once, at the end of the block before this version's first; `ctx.former` reads what the other one kept.
+    """
+    return _mark(function, "migration")
+
+
 def invariant(function: F) -> F:
     """A method without arguments that is true after every call; it may scan without a limit."""
     return _mark(function, "invariant")
@@ -241,16 +309,20 @@ class Method:
         where = f"{contract.name}.{name}"
         parameters = list(inspect.signature(function).parameters.values())[1:]
         self.takes_context = bool(parameters) and parameters[0].name == "ctx"
-        if self.kind in ("call", "scheduled", "genesis") and not self.takes_context:
+        if self.kind in ("call", "scheduled", "genesis", "migration") and not self.takes_context:
             raise TypeError(f"{where}: the first parameter after self is `ctx: Context`")
         if self.kind == "invariant" and parameters:
             raise TypeError(f"{where}: an invariant takes only self")
+        if self.kind == "migration" and len(parameters) != 1:
+            raise TypeError(f"{where}: a migration takes `self, ctx` and no more")
         hints = typing.get_type_hints(function, include_extras=True)
         fields: list[Any] = []
         for parameter in parameters[1:] if self.takes_context else parameters:
             if parameter.name not in hints or parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
                 raise TypeError(f"{where}: `{parameter.name}` needs a type and a plain position")
-            check_stored_type(hints[parameter.name], f"{where}({parameter.name})")
+            check_stored_type(
+                hints[parameter.name], f"{where}({parameter.name})", plain=self.kind in ("call", "query")
+            )
             if parameter.default is parameter.empty:
                 fields.append((parameter.name, hints[parameter.name]))
             else:
@@ -278,13 +350,15 @@ class Contract:
     """A service of the ledger. State is declared at the top, methods below, invariants beside them.
 
     `name` is the class name in lower case unless given; `uses` are the methods of other contracts that `ctx.call`
-    may reach; `codes` are the revert codes that its methods may answer.
+    may reach; `codes` are the revert codes that its methods may answer. `acts_for_principals`: it may run calls
+    with the authority of a principal (`Context.perform`), which it must have from that principal itself.
     """
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
     uses: ClassVar[tuple[Callable[..., Any], ...]] = ()
     codes: ClassVar[tuple[Code, ...]] = ()
+    acts_for_principals: ClassVar[bool] = False
     methods: ClassVar[dict[str, Method]]
 
     def __init__(self, access: Access) -> None:
@@ -300,6 +374,9 @@ class Contract:
             elif hasattr(member, _KIND):
                 methods[name] = Method(cls, name, member)
         cls.methods = methods
+        for kind in ("genesis", "migration"):
+            if len([method for method in methods.values() if method.kind == kind]) > 1:
+                raise TypeError(f"{cls.name} has more than one @{kind} method")
 
 
 class Emitter:
@@ -358,17 +435,50 @@ class Run(Protocol):
     def schedule(self, contract: type[Contract], at_ms: int, method: str, args: dict[str, Any]) -> None:
         """Add a call for a later block."""
 
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of a contract with the names of their arguments."""
+
+    def misfit(self, contract: str, method: str, args: dict[str, Any]) -> str:
+        """Return why a call cannot be tried, or ""."""
+
+    def perform(
+        self, caller: type[Contract], principal: str, calls: tuple[tuple[str, str, dict[str, Any]], ...]
+    ) -> "Performed":
+        """Run calls with a principal's authority."""
+
+    def former(self, contract: type[Contract], former: type[Contract]) -> Contract:
+        """Return the version before `contract`, bound to the state."""
+
+
+class Performed(msgspec.Struct, frozen=True):
+    """What came of calls that were run for a principal: "ok", or the code of the one after the first `position`."""
+
+    code: str
+    position: int
+
 
 class Context:
     """Who calls, when, and what a call may do besides reading and writing its own state."""
 
-    __slots__ = ("_contract", "_encode", "_meter", "_run", "height", "network", "sender", "time_ms", "tx_id")
+    __slots__ = (
+        "_brakes",
+        "_contract",
+        "_encode",
+        "_meter",
+        "_run",
+        "height",
+        "network",
+        "sender",
+        "time_ms",
+        "tx_id",
+    )
 
     def __init__(self, run: Run, contract: type[Contract], sender: str) -> None:
         env = run.env
         self._run = run
         self._meter = run.meter
         self._encode = env.encode
+        self._brakes = env.brakes
         self._contract = contract
         self.sender = sender
         self.network = env.network
@@ -391,6 +501,18 @@ class Context:
         if not self.may_act_for(principal, operators):
             raise Revert("not_authorized", f"{self.sender} does not act for {principal}")
 
+    def braked_until(self, scope: str, subject: str) -> int:
+        """Return the block time up to which an emergency brake stops `subject`; 0: none does (see `Brakes`)."""
+        return self._brakes.get((scope, subject), 0) if self._brakes else 0
+
+    def require_unbraked(self, account: str, currency: str) -> None:
+        """Revert with `braked` while an emergency brake stops money of the account, or of all in the currency."""
+        if not self._brakes:
+            return
+        for stopped in (("account", account), ("currency", currency)):
+            if stopped in self._brakes:
+                raise Revert("braked", f"{stopped[0]} {stopped[1]}, until {self._brakes[stopped]}")
+
     def emit(self, event: Event) -> None:
         """Add `event` to the call's receipt."""
         self._run.emit(self._contract, event)
@@ -406,6 +528,28 @@ class Context:
         """Run this contract's @scheduled method in the first block whose time is at_ms or later."""
         self._meter.operations += SCHEDULE_COST
         self._run.schedule(self._contract, at_ms, getattr(function, "__name__", ""), args)
+
+    def calls_of(self, contract: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the calls of the contract, each with the names of its arguments; none for an unknown contract."""
+        found = self._run.calls_of(contract)
+        self._meter.charge(READ_COST + len(found))
+        return found
+
+    def misfit(self, contract: str, method: str, args: dict[str, Any]) -> str:
+        """Return the code with which the call cannot be tried, or "" when it can; judges no state."""
+        self._meter.charge(CALL_COST)
+        return self._run.misfit(contract, method, args)
+
+    def perform(self, principal: str, calls: tuple[tuple[str, str, dict[str, Any]], ...]) -> Performed:
+        """Run (contract, method, args) one after the other as if `principal` had sent them: all of them or none.
+
+        For a contract that `acts_for_principals` alone. A call that fails is no failure of this one.
+        """
+        return self._run.perform(self._contract, principal, calls)
+
+    def former(self, contract: type[C]) -> C:
+        """Return the version before this one, to read and to change what it kept; in a migration alone."""
+        return cast(C, self._run.former(self._contract, contract))
 
     def digest(self, value: object) -> bytes:
         """Return the SHA-256 of the canonical bytes of `value` (a Value, or plain values)."""

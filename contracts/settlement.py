@@ -10,6 +10,10 @@ idempotent: the same UETR with the same content changes nothing and answers with
 original movement; with other content it is refused as `uetr_conflict`. UETRs are one space for the whole ledger:
 who takes another's out of spite has signed for it, and the payer sends again with a new one.
 
+An emergency brake (contracts/brake.py) on an account or a currency stops every movement of its money: no entry is
+written, nothing is set aside and nothing set aside is returned. A hold does not run out on who could not capture
+it: one whose time ends while a brake stops that stays open until an hour after the brake's end.
+
 Entries are not kept in state. An account counts them and chains their hashes, each movement's event carries both
 sides' entry numbers and balances, and `statement` reads the events back.
 """
@@ -59,6 +63,7 @@ Kind = Literal["issue", "redeem", "transfer", "hold", "capture"]
 HoldStatus = Literal["open", "captured", "released", "expired"]
 
 HOLD_MS_MAX = 366 * 24 * 60 * 60 * 1000
+AFTER_BRAKE_MS = 3_600_000
 PAGE_MAX = 500
 EVENTS_MAX = 10_000
 NO_CHAIN = b""
@@ -154,7 +159,10 @@ class Order(Value):
 
 
 class Hold(Value):
-    """Money of the debtor set aside for the creditor until expires_at_ms; `remaining` is still set aside."""
+    """Money of the debtor set aside for the creditor until expires_at_ms; `remaining` is still set aside.
+
+    `put_off_ms` is its end instead, where an emergency brake was on at that time; else 0.
+    """
 
     debtor: str
     creditor: str
@@ -164,6 +172,7 @@ class Hold(Value):
     expires_at_ms: int
     reference: str
     status: HoldStatus
+    put_off_ms: int = 0
 
 
 class AccountOpened(Event):
@@ -234,6 +243,17 @@ class HoldPlaced(Event):
     creditor: str
     amount: int
     expires_at_ms: int
+
+    topics = ("hold/{uetr}", "holds/{debtor}", "holds/{creditor}")
+
+
+class HoldPutOff(Event):
+    """The hold's time would be over, but an emergency brake is on: it ends at `until_ms` instead."""
+
+    uetr: str
+    debtor: str
+    creditor: str
+    until_ms: int
 
     topics = ("hold/{uetr}", "holds/{debtor}", "holds/{creditor}")
 
@@ -457,6 +477,8 @@ class Settlement(Contract):
             return
         require(debtor != creditor, "same_account", debtor)
         self._judge(debited, self.accounts[creditor])
+        ctx.require_unbraked(debtor, debited.currency)
+        ctx.require_unbraked(creditor, debited.currency)
         require(ctx.time_ms < expires_at_ms <= ctx.time_ms + HOLD_MS_MAX, "expiry_out_of_range")
         require(debited.balance - debited.held >= amount, "insufficient_funds", debtor)
         self.accounts[debtor] = replace(debited, held=debited.held + amount)
@@ -476,7 +498,7 @@ class Settlement(Contract):
         credited = self.accounts[held.creditor]
         ctx.authorize(credited.owner, credited.operators)
         require(held.status == "open", "hold_not_open", uetr)
-        require(ctx.time_ms < held.expires_at_ms, "hold_expired", uetr)
+        require(ctx.time_ms < _end_of(held), "hold_expired", uetr)
         require(amount <= held.remaining, "exceeds_hold", uetr)
         debited = self.accounts[held.debtor]
         self._judge(debited, credited)
@@ -501,16 +523,39 @@ class Settlement(Contract):
         credited = self.accounts[held.creditor]
         if not ctx.may_act_for(credited.owner, credited.operators):
             ctx.authorize(debited.owner, debited.operators)
-            require(ctx.time_ms >= held.expires_at_ms, "hold_not_expired", uetr)
+            require(ctx.time_ms >= _end_of(held), "hold_not_expired", uetr)
         require(held.status == "open", "hold_not_open", uetr)
+        ctx.require_unbraked(held.debtor, debited.currency)
+        ctx.require_unbraked(held.creditor, debited.currency)
         self._end(ctx, uetr, held, "released")
 
     @scheduled
     def expire(self, ctx: Context, uetr: Uetr) -> None:
-        """Return what the hold still keeps, in the first block at or after its expiry."""
+        """Return what the hold still keeps, in the first block at or after its expiry; an hour after a brake's end
+        where one stopped the creditor's capture then.
+        """
         held = self.holds[uetr]
-        if held.status == "open":
+        if held.status != "open":
+            return
+        braked_ms = self._braked_until(ctx, held)
+        if not braked_ms:
             self._end(ctx, uetr, held, "expired")
+            return
+        until_ms = braked_ms + AFTER_BRAKE_MS
+        self.holds[uetr] = replace(held, put_off_ms=until_ms)
+        ctx.schedule(until_ms, Settlement.expire, uetr=uetr)
+        ctx.emit(HoldPutOff(uetr, held.debtor, held.creditor, until_ms))
+
+    def _braked_until(self, ctx: Context, held: Hold) -> int:
+        """Up to when an emergency brake keeps the creditor from capturing; 0: none does."""
+        credited = self.accounts[held.creditor]
+        return max(
+            ctx.braked_until("account", held.debtor),
+            ctx.braked_until("account", held.creditor),
+            ctx.braked_until("currency", credited.currency),
+            ctx.braked_until("method", "settlement.capture"),
+            ctx.braked_until("member", credited.owner.partition("/")[0]),
+        )
 
     # --- the books ---
 
@@ -546,7 +591,11 @@ class Settlement(Contract):
     def _enter(
         self, ctx: Context, order: Order, account: str, found: Account, amount: int, other: str | None
     ) -> Account:
-        """Add an entry of `amount` (negative is a debit) to the account and return the account after it."""
+        """Add an entry of `amount` (negative is a debit) to the account and return the account after it.
+
+        No money moves but by this, so here is where a brake stops it.
+        """
+        ctx.require_unbraked(account, found.currency)
         balance = found.balance + amount
         require(balance <= AMOUNT_MAX, "balance_overflow", account)
         number = found.entries + 1
@@ -715,6 +764,11 @@ class Settlement(Contract):
             if item.captured + item.remaining > item.amount or (item.remaining > 0) != (item.status == "open"):
                 return False
         return all(rest == 0 for rest in held.values())
+
+
+def _end_of(held: Hold) -> int:
+    """When the hold's time is over."""
+    return max(held.expires_at_ms, held.put_off_ms)
 
 
 def _entry(account: str, height: int, data: dict[str, Any]) -> Entry:

@@ -28,7 +28,7 @@ class State(Protocol):
     """Typed values under encoded keys, with savepoints. Values are immutable; `scan` sees pending writes."""
 
     def get(self, key: bytes, type_: type[T]) -> T | None:
-        """Return the value under `key` as `type_`, or None."""
+        """Return the value under `key` as `type_`, or None; raise WrongType when it is a value of another type."""
 
     def put(self, key: bytes, value: object) -> None:
         """Set the value under `key`."""
@@ -37,7 +37,7 @@ class State(Protocol):
         """Remove `key`; nothing happens when it is absent."""
 
     def scan(self, start: bytes, end: bytes, type_: type[T], limit: int) -> list[tuple[bytes, T]]:
-        """Return up to `limit` pairs with start <= key < end, ascending."""
+        """Return up to `limit` pairs with start <= key < end, ascending; raise WrongType as `get` does."""
 
     def savepoint(self) -> int:
         """Return a mark for `rollback`."""
@@ -56,6 +56,13 @@ class Revert(Exception):
         self.code = code
         self.detail = detail
         super().__init__(f"{code}: {detail}" if detail else code)
+
+
+class WrongType(Exception):
+    """Under a key lies another value than the contract declares: its author's fault, alike on every member.
+
+    So it is when a version takes over a state without the migration that it needed.
+    """
 
 
 class HostFailure(BaseException):
@@ -86,6 +93,8 @@ class Access:
         self.meter.operations += READ_COST
         try:
             return self.state.get(key, type_)
+        except WrongType:
+            raise
         except Exception as error:
             raise HostFailure from error
 
@@ -125,6 +134,8 @@ class Access:
         self.meter.charge(READ_COST)
         try:
             rows = self.state.scan(start, end, type_, limit)
+        except WrongType:
+            raise
         except Exception as error:
             raise HostFailure from error
         self.meter.charge(SCAN_ROW_COST * len(rows))
@@ -303,32 +314,35 @@ class Item(_Field, Generic[V]):
         self._access.delete(self.prefix)
 
 
-def check_stored_type(hint: Any, where: str, depth: int = 8) -> None:
-    """Raise TypeError unless values of `hint` are immutable, bounded in depth and have one encoding."""
+def check_stored_type(hint: Any, where: str, depth: int = 8, plain: bool = False) -> None:
+    """Raise TypeError unless values of `hint` are immutable, bounded in depth and have one encoding.
+
+    With `plain` they may hold another call's arguments, which nobody keeps as they are.
+    """
     if depth == 0:
         raise TypeError(f"{where}: nested deeper than 8, or recursive")
-    if hint in (int, str, bytes, bool):
+    if hint in (int, str, bytes, bool) or (plain and hint == dict[str, Any]):
         return
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
-        check_stored_type(typing.get_args(hint)[0], where, depth)
+        check_stored_type(typing.get_args(hint)[0], where, depth, plain)
     elif origin is Literal:
         if not all(isinstance(item, str) for item in typing.get_args(hint)):
             raise TypeError(f"{where}: a Literal of other things than text")
     elif origin is tuple:
         for item in typing.get_args(hint):
             if item is not Ellipsis:
-                check_stored_type(item, where, depth - 1)
+                check_stored_type(item, where, depth - 1, plain)
     elif origin in (typing.Union, types.UnionType):
         for item in typing.get_args(hint):
             if item is not type(None):
-                check_stored_type(item, where, depth)
+                check_stored_type(item, where, depth, plain)
     elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         if not hint.__struct_config__.frozen:
             raise TypeError(f"{where}: {hint.__name__} is not frozen; derive it from Value")
         for name, item in typing.get_type_hints(hint, include_extras=True).items():
             if typing.get_origin(item) is not typing.ClassVar:
-                check_stored_type(item, f"{where}.{name}", depth - 1)
+                check_stored_type(item, f"{where}.{name}", depth - 1, plain)
     else:
         raise TypeError(
             f"{where}: {hint!r} cannot be kept; use int, str, bytes, bool, tuple[…], Literal or a Value"

@@ -16,8 +16,10 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled
-from contracts.sdk import SDK_CODES, Contract
+from contracts.brake import Brake, stopped_at
+from contracts.engine import Engine, Environment, EventRecord, Outcome, Scheduled, Session
+from contracts.sdk import NO_BRAKES, SDK_CODES, Brakes, Contract
+from contracts.storage import WrongType
 
 T = TypeVar("T")
 
@@ -46,7 +48,7 @@ class MemoryState:
     def get(self, key: bytes, type_: type[T]) -> T | None:
         """Return the value under `key`, decoded anew."""
         data = self.data.get(key)
-        return None if data is None else msgspec.msgpack.decode(data, type=type_, strict=True)
+        return None if data is None else _decode(data, type_)
 
     def put(self, key: bytes, value: object) -> None:
         """Set the value under `key`."""
@@ -62,10 +64,7 @@ class MemoryState:
         """Return up to `limit` pairs with start <= key < end, ascending."""
         low = bisect.bisect_left(self._keys, start)
         high = bisect.bisect_left(self._keys, end)
-        return [
-            (key, msgspec.msgpack.decode(self.data[key], type=type_, strict=True))
-            for key in self._keys[low : min(high, low + limit)]
-        ]
+        return [(key, _decode(self.data[key], type_)) for key in self._keys[low : min(high, low + limit)]]
 
     def savepoint(self) -> int:
         """Return a mark for `rollback`."""
@@ -89,6 +88,13 @@ class MemoryState:
         self.data[key] = data
 
 
+def _decode(data: bytes, type_: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(data, type=type_, strict=True)
+    except msgspec.ValidationError as error:
+        raise WrongType(str(error)) from error
+
+
 class World:
     """A network of one: contracts, their state, time, and the events so far."""
 
@@ -109,6 +115,7 @@ class World:
         self.log: list[tuple[int, EventRecord]] = []
         self.due: list[tuple[int, int, Scheduled]] = []
         self._scheduled = 0
+        self._brakes: Brakes = NO_BRAKES
         self.engine.genesis(self.state, self._environment("@genesis"), genesis or {})
         self._check()
 
@@ -131,6 +138,21 @@ class World:
         self._block(1)
         return self._run(sender, *self._name(method), args)
 
+    def upgrade(self, contract: type[Contract]) -> None:
+        """`contract` is active in the place of the version before, after its migration; CallFailed if that
+        fails.
+        """
+        former = self.engine.contracts
+        active = [contract if item.name == contract.name else item for item in former]
+        self.engine = Engine(active, former)
+        session = Session(self.engine, self.state)
+        outcome = session.begin_version(
+            self._environment("@governance"), contract.name, "migration", self.operations_max
+        )
+        if outcome.code != "ok":
+            raise CallFailed(outcome)
+        self._check()
+
     def events(self, topic: str, from_height: int, to_height: int, limit: int) -> list[tuple[int, EventRecord]]:
         """Return up to `limit` (height, event) with `topic`, as a node's index does."""
         found = [
@@ -143,9 +165,16 @@ class World:
     def _block(self, ms: int) -> list[Outcome]:
         self.height += 1
         self.time_ms += ms
+        # As a node does it: what holds in a block are the brakes in the state before it.
+        self._brakes = stopped_at(Brake.read_on(self.state), self.time_ms)
         due = sorted(item for item in self.due if item[0] <= self.time_ms)
         self.due = [item for item in self.due if item[0] > self.time_ms]
-        return [self._run(f"@{item.contract}", item.contract, item.method, item.args) for _, _, item in due]
+        outcomes = [self._run(f"@{item.contract}", item.contract, item.method, item.args) for _, _, item in due]
+        for outcome, (_, _, item) in zip(outcomes, due, strict=True):
+            if outcome.code == "braked" and self._brakes:
+                self._scheduled += 1
+                self.due.append((min(self._brakes.values()), self._scheduled, item))
+        return outcomes
 
     def _run(self, sender: str, contract: str, method: str, args: dict[str, Any]) -> Outcome:
         before = dict(self.state.data)
@@ -174,7 +203,7 @@ class World:
 
     def _environment(self, sender: str) -> Environment:
         tx_id = self.height.to_bytes(32, "big")
-        return Environment(self.network, self.height, self.time_ms, sender, tx_id, _encode)
+        return Environment(self.network, self.height, self.time_ms, sender, tx_id, _encode, self._brakes)
 
     def _name(self, method: Callable[..., Any] | str) -> tuple[str, str]:
         if isinstance(method, str):

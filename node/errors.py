@@ -107,6 +107,15 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The signatures do not satisfy the sender's key policy (m of n keys).",
         "Add the missing signatures, or sign with keys of the policy: `hansa query membership.principal`.",
     ),
+    "approval_required": ErrorEntry(
+        "A tier of the sender's member asks for more signatures than the sender's for these calls.",
+        "Ask for it with the same calls: `hansa approvals request CONTRACT.METHOD …`; or let the tier's persons"
+        " sign too: `hansa tx build`, `hansa tx sign`.",
+    ),
+    "digest_differs": ErrorEntry(
+        "The node shows other calls than those that its request's digest names.",
+        "Approve nothing there; ask another node with --node, and tell the member whose node it is.",
+    ),
     "expired": ErrorEntry(
         "The transaction's expires_at_ms has passed.",
         "Send it again with a new expiry and, if it never became final, the same request_id.",
@@ -467,6 +476,84 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "A snapshot is no newer than what this node has, or older than what other members offer.",
         "Nothing here: a newer one is taken, or the blocks themselves.",
     ),
+    # --- recovery of a network whose quorum is lost (docs/recovery.md) ---
+    "other_history": ErrorEntry(
+        "A peer sent a block that stands on another one than this node has decided: the peer lies, or there are two"
+        " histories since some members recovered the network without others.",
+        "If one peer does it, watch that peer. If several do, do not restart or wipe anything, and ask the members"
+        " which history is theirs (docs/recovery.md).",
+    ),
+    "recovery_not_trusted": ErrorEntry(
+        "A peer's block, snapshot or proof belongs to a history that begins with a recovery which nobody has said"
+        " to trust here, or leaves out the one that is trusted.",
+        "Get the recovery file from a member by another way than the node's links, compare its number with a second"
+        " member, and put it in place with `hansa recovery apply FILE`; if another one is applied here, that peer"
+        " follows other survivors.",
+    ),
+    "recovery_differs": ErrorEntry(
+        "Two recoveries, or a recovery and this ledger, have different blocks at one height: two histories.",
+        "Do not choose alone: the members have to agree which history is theirs. The message names both.",
+    ),
+    "recovery_refused": ErrorEntry(
+        "What the recovery file says cannot be done on this ledger.",
+        "Draft it anew with survivors that have a vote at the last certified block, and with a right clock.",
+    ),
+    "recovery_may_lose_blocks": ErrorEntry(
+        "The members that do not go on with their memory are a quorum: they may have decided blocks that no"
+        " survivor has ever seen.",
+        "Look for their disks, backups and archives first. Only when there is nothing, give such blocks up with"
+        " --accept-unseen.",
+    ),
+    "recovery_too_few": ErrorEntry(
+        "Fewer members would go on than genesis lets any vote leave (validators_min).",
+        "Find more survivors, or say --accept-few; the others can be resumed by vote afterwards.",
+    ),
+    "recovery_block_missing": ErrorEntry(
+        "This node knows that a block was prepared, and does not have its content.",
+        "Draft the recovery at a survivor that has the block (`hansa recovery draft` says so there).",
+    ),
+    "recovery_base_differs": ErrorEntry(
+        "The file does not go on from this node's last certified block.",
+        "Sign only what goes on from the highest certified block of all survivors; nodes that lack it catch up.",
+    ),
+    "recovery_leaves_out_prepared": ErrorEntry(
+        "The recovery leaves out a block that may be final: a quorum had prepared it.",
+        "Draft the recovery at this node, which keeps that block, and let all survivors sign that draft.",
+    ),
+    "recovery_memory_lost": ErrorEntry(
+        "This member does not know all that it has signed: its disk was lost or put back.",
+        "Name it with --without-memory in the draft, or leave it out and resume it by vote afterwards.",
+    ),
+    "recovery_signed_other": ErrorEntry(
+        "This member has signed another recovery. If both came to be complete there were two histories.",
+        "Go on with the one that is signed. Only if it can never be complete, sign this one with --instead-of and"
+        " the number of the other one.",
+    ),
+    "recovery_incomplete": ErrorEntry(
+        "Not every survivor has signed the recovery file.",
+        "Let those that the message names run `hansa recovery sign`, and put the files together with"
+        " `hansa recovery combine`.",
+    ),
+    "recovery_of_another_network": ErrorEntry(
+        "The recovery file is one of another network.",
+        "Compare the network's id with network.toml; a network that was founded anew has another id.",
+    ),
+    "recovery_file_invalid": ErrorEntry(
+        "The file is no recovery file of this release, or damaged.",
+        "Get it again from who made it; a file is never edited by hand.",
+    ),
+    "recovery_file_altered": ErrorEntry(
+        "Parts of the recovery file contradict one another, or a signature in it is wrong.",
+        "Get it again from a survivor, and compare its number with another one.",
+    ),
+    "recovery_file_unreadable": ErrorEntry(
+        "The recovery file cannot be read.",
+        "Name the right path, and give this user the right to read it.",
+    ),
+    "recovery_not_written": ErrorEntry(
+        "The recovery file could not be written, or something lies there already.",
+        "Name a new file in a directory that can be written.",
+    ),
     # --- store (disk) ---
     "data_dir_in_use": ErrorEntry(
         "Another process holds this data directory.",
@@ -594,6 +681,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "contracts_differ": ErrorEntry(
         "The block was built by other contract code than this node runs.",
         "Install the same release everywhere: `hansa contracts` shows the digest of each module.",
+    ),
+    "contract_not_here": ErrorEntry(
+        "The block needs a version of a contract that this node does not have, or has with other bytes.",
+        "Install the release that ships it at this node and start it again: it goes on from where it stands.",
     ),
     "quarantine_refused": ErrorEntry(
         "The block quarantines what may not be quarantined.",

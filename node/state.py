@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from consensus.codec import decode_own, encode
+from consensus.codec import CodecError, decode_own, encode, unpack
 from consensus.members import Members
+from contracts.storage import WrongType
 from node.ledger import BlockBody, EventData, Header, HeadRecord, Proposal, Transaction
 from node.state_tree import StagedTree
 
@@ -181,7 +182,7 @@ class Overlay:
         self._new_keys: list[bytes] = []
 
     def get(self, key: bytes, type_: type[T]) -> T | None:
-        """Return the value under `key` as `type_`, or None. Raise CodecError when it is not of that type."""
+        """Return the value under `key` as `type_`, or None; raise WrongType when it is a value of another type."""
         value = self._writes.get(key)
         if value is not None:
             if type(value) is type_:
@@ -293,5 +294,12 @@ class Overlay:
 
 
 def _decode(raw: bytes, type_: type[T]) -> T:
-    """Return the value in `raw`; the bytes are our own, so their canonical form is not proven again."""
-    return decode_own(raw, type_, size_max=VALUE_SIZE_MAX)
+    """Return the value in `raw`; the bytes are our own, so their canonical form is not proven again.
+
+    Raise WrongType for a whole value of another type, CodecError for what is none at all.
+    """
+    try:
+        return decode_own(raw, type_, size_max=VALUE_SIZE_MAX)
+    except CodecError as error:
+        unpack(raw, size_max=VALUE_SIZE_MAX)
+        raise WrongType(str(error)) from error

@@ -6,6 +6,7 @@ Read it from the top: `verify` is the argument, the rest are its steps. Nobody i
    whose header carries the hash of the list after it. So, from genesis on, only validators name validators.
 2. The proven block is signed by a quorum of the validators of its height. Two quorums of n members share more than
    f = (n - 1) // 3 of them, so an honest one, who signs one block a height: there is no second such block.
+   Where a quorum was lost for good, the survivors alone went on: from a block that only your own --anchor makes good.
 3. Its header carries the roots of three hash trees: transactions, receipts, state. The item lies below its root, or
    is absent from the one place where it could lie."""
 import argparse
@@ -15,6 +16,7 @@ import os
 import re
 import tomllib
 from collections import namedtuple
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,23 +44,27 @@ PARAMETERS = {  # what the genesis hash covers where the file is silent
 PACK_MAX, BODY_MAX, KEY_MAX, NESTED_MAX = 64 * 1024 * 1024, 2 * 1024 * 1024, 1024, 1_000_000  # bytes; array items
 Network = namedtuple("Network", "network_id genesis_hash validators state_tree_bits retention_ms")
 Block = namedtuple("Block", "height time_ms tx_root receipts_root state_root digest signers members")
+Anchor = namedtuple("Anchor", "height digest kept validators")  # a recovery's block, the kept one below it or b"", who
 Proof = namedtuple("Proof", "kind subject proven details assumed blocks")
 Said = tuple[str, str, list[str]]  # what an item is about, what it proves, and the lines that belong to it
 
 class Refused(ValueError):
     """The pack (or the genesis file) proves nothing; the text is the reason, in one line."""
 
-def verify(pack: bytes, genesis: bytes, checkpoint: str | None = None, expect: str | None = None) -> Proof:
+def verify(pack: bytes, genesis: bytes, checkpoint: str | None = None, expect: str | None = None,
+           anchors: Sequence[bytes] = ()) -> Proof:
     """Return what `pack` proves to who trusts the file `genesis`; raise Refused with the reason.
     `checkpoint` ("HEIGHT:DIGEST") is a later block, known from elsewhere. `expect` ("KIND:SUBJECT") refuses what
-    proves something else: a valid proof of the wrong thing is the easiest forgery. A key may stand there in hex."""
+    proves something else: a valid proof of the wrong thing is the easiest forgery. A key may stand there in hex.
+    `anchors` are the recovery files that you trust like the genesis file; never take one from who gave you the pack."""
     kind = next((name for name in KINDS if pack.startswith(encode(["hansa/evidence", 1, name])[1:], 1)), "")
     require(kind != "", "this is no evidence pack of version 1")
     form = [str, int, str, (CHANGE,), KINDS[kind][0], (HEADER,), KINDS[kind][1], 32]
     *content, seal = decode(pack, form, "the pack", nested_max=0)
     require(seal == sha256(encode(content)), "the file is damaged: it does not end with the hash of its content")
     changes, rows, links, item = content[3:]
-    judge = Judge(read_network(genesis), changes, rows)
+    network = read_network(genesis)
+    judge = Judge(network, changes, rows, [read_anchor(anchor, network) for anchor in anchors])
     judge.follow(links, checkpoint)
     subject, claim, details = getattr(judge, kind)(*item)
     names = [subject, item[0][0].hex()] if kind in ("state", "absence") else [subject]
@@ -67,6 +73,8 @@ def verify(pack: bytes, genesis: bytes, checkpoint: str | None = None, expect: s
         f"Block {block.height}, {block.digest.hex()}, was decided at {utc(block.time_ms)} (block time) with the "
         f"signatures of {', '.join(block.signers)}: a quorum of its {block.members} members." for block in judge.blocks]
     assumed = ["The genesis file is the network's.", "At no height more than (n - 1) // 3 of n members cheated."]
+    assumed += [f"The recovery {anchor.digest.hex()} at block {anchor.height} is the one that the members agreed on."
+                for anchor in judge.passed]
     assumed += [f"{checkpoint} is a genuine block of the network: the last one above leads to it."] * bool(checkpoint)
     if bare := rows[: -1 if checkpoint else None]:  # no checkpoint stands behind these blocks
         assumed.append(f"No quorum of members up to block {bare[-1][0][1]} lost its keys, then or since; they could "
@@ -75,22 +83,38 @@ def verify(pack: bytes, genesis: bytes, checkpoint: str | None = None, expect: s
 
 class Judge:
     """The network and the pack's blocks, decided by its validators; a method for each kind of item."""
-    def __init__(self, network: Network, changes: list[Any], rows: list[Any]) -> None:
+    def __init__(self, network: Network, changes: list[Any], rows: list[Any], anchors: Sequence[Anchor] = ()) -> None:
         """Every block is signed by the list of its own height, which follows from genesis change by change.
         A header's members_hash names the list of the next height, and must name the one that we have come to: so a
         pack that leaves out a change is refused, and no block is judged by the list of another epoch."""
         self.network, self.blocks, validators, last = network, list[Any](), network.validators, 0
+        self.passed = sorted(anchor for anchor in anchors if anchor.height - bool(anchor.kept) <= rows[-1][0][1])
+        require(ascending([anchor.height for anchor in self.passed]), "two anchors for one height: choose a history")
         proven, changing = [row[0][1] for row in rows], [row[0][1] for row in changes]
         require(ascending(proven) and ascending(changing), "blocks or changes do not ascend")
         require(changing[-1:] <= proven[-1:], "a change of the validators is later than all that is proven")
         steps = changes + [row for row in rows if row not in [change[:2] for change in changes]]  # alike in both
+        needed = {anchor.height for anchor in self.passed if anchor.height <= proven[-1]}
+        require(needed <= {*changing}, "the pack leaves out a recovery that you "
+                "anchored: it is of another history, for each recovery changes the validators")
         for header, (view, signatures), *after in sorted(steps, key=lambda step: step[0][1]):
-            network_id, height, parent, time_ms, _, *roots, members_hash, _ = header
+            network_id, height, parent, time_ms, proposer, *roots, members_hash, _ = header
+            digest = sha256(b"hansa/header", encode(header))
+            anchored = {digest: None}  # who decides the height if not those before it: survivors, one block of theirs
+            for anchor in self.passed:
+                if height in (anchor.height, anchor.height - bool(anchor.kept)):
+                    anchored = {anchor.digest if height == anchor.height else anchor.kept: anchor.validators}
+            require(digest in anchored, f"block {height} is another one than in the recovery that you anchored: this "
+                    "is the history of other members")
+            require(proposer != "@recovery" or anchored[digest] is not None, f"the chain was recovered at block "
+                    f"{height} by its survivors: get the recovery file {digest.hex()} from a member, by another way "
+                    "than this pack came, compare its number with a second member, and name it with --anchor")
+            before, validators = validators, anchored[digest] or validators
             require(network_id == network.network_id, f"block {height} belongs to another network")
             require(height > last and 0 <= time_ms < 2**47, f"block {height} is there twice, or before all time")
             require(height > 1 or parent == network.genesis_hash, "block 1 does not stand on the genesis file")
             quorum = (len(validators) + (len(validators) - 1) // 3) // 2 + 1
-            places, digest = [place for place, _ in signatures], sha256(b"hansa/header", encode(header))
+            places = [place for place, _ in signatures]
             require(len(places) == quorum, f"block {height} needs exactly the {quorum} signatures of a quorum")
             require(ascending([-1, *places, len(validators)]), "signers do not ascend: nobody may count twice")
             vote = encode(["hansa/vote", network_id, 2, view, height, digest])  # 2 decides; 1 (prepare) does not
@@ -102,6 +126,7 @@ class Judge:
             if height in proven:
                 signers = [validators[place][0] for place in places]
                 self.blocks.append(Block._make([height, time_ms, *roots, digest, signers, len(validators)]))
+            validators = before
             for following in after:
                 require(distinct(following) and following != validators, f"no change of validators in block {height}")
                 validators = following
@@ -217,6 +242,30 @@ def read_network(genesis: bytes) -> Network:
     require(right and bits in range(4, 25, 4) and distinct(validators), "the genesis file's parameters or validators")
     return Network(f"{name}-{sha256(definition).hex()[:12]}", sha256(definition), validators, bits, retention_ms)
 
+def read_anchor(file: bytes, network: Network) -> Anchor:
+    """Return the recovery in a file that every survivor it names has signed; whom it names, its header says too."""
+    try:
+        said = json.loads(file)
+        header = decode(unhex(said["header"]), HEADER, "the recovery block's header")
+        block = [[HEADER, (bytes,), (int,)], object]
+        kept = decode(unhex(said["kept"]), block, "the kept block") if said["kept"] else None
+        validators = [[row["id"], unhex(row["voting_key"])] for row in said["survivors"]]
+        signed, view = {row["member"]: row for row in said["signatures"]}, said["view"]
+        digests = {"recovery": sha256(b"hansa/header", encode(header))}
+        digests |= {"kept": sha256(b"hansa/header", encode(kept[0][0]))} if kept else {}
+        require(header[0] == network.network_id and header[4] == "@recovery", "it is of another network")
+        require(kept is None or header[2] == digests["kept"], "the kept block is not the one below")
+        listed = encode([[name, "validator", key] for name, key in validators])
+        require(distinct(validators) and header[8] == sha256(b"hansa/members", listed), "its header names others")
+        for name, key in validators:
+            for what, digest in digests.items():
+                vote = encode(["hansa/vote", header[0], 2, view, header[1] - (what == "kept"), digest])
+                signing.VerifyKey(key).verify(vote, unhex(signed[name][what]))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+            exceptions.CryptoError) as error:
+        raise Refused(f"an anchor is no recovery file that all its survivors signed: {shown(str(error))}") from error
+    return Anchor(header[1], digests["recovery"], digests.get("kept", b""), validators)
+
 def decode(data: bytes, form: Any, what: str, nested_max: int = NESTED_MAX) -> Any:
     """Return the value of exactly this form of which `data` is the one encoding that `encode` makes.
     For Python, True is an integer; here it is none. Lengths are believed only as far as bytes follow."""
@@ -270,6 +319,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hansa-verify", description="Judge an evidence pack of a Hansa ledger.")
     parser.add_argument("pack", type=argparse.FileType("rb"), help="the evidence pack")
     parser.add_argument("--genesis", type=argparse.FileType("rb"), required=True, help="the network's network.toml")
+    parser.add_argument("--anchor", type=argparse.FileType("rb"), action="append", default=[], metavar="FILE",
+                        help="a recovery file that you trust, from a source of your own")
     parser.add_argument("--checkpoint", metavar="HEIGHT:DIGEST", help="a later block, known from another source")
     parser.add_argument("--expect", metavar="KIND:SUBJECT", help="refuse a pack that proves anything else")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -278,11 +329,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--checkpoint is written HEIGHT:DIGEST, the digest as 64 lower-case hex digits")
     pack, genesis = options.pack.read(PACK_MAX + 1), options.genesis.read()
     try:
-        read_network(genesis)
+        anchors = [file.read(PACK_MAX) for file in options.anchor]
+        network = read_network(genesis)
+        for anchor in anchors:
+            read_anchor(anchor, network)
     except Refused as refusal:
         parser.error(str(refusal))
     try:
-        proof = verify(pack, genesis, options.checkpoint, options.expect)
+        proof = verify(pack, genesis, options.checkpoint, options.expect, anchors)
         document = {"accepted": True, **proof._asdict(), "blocks": [block._asdict() for block in proof.blocks]}
         claim, *blocks = proof.proven
         lines = [f"PROVEN {proof.kind}:{proof.subject}", claim, *proof.details, *blocks, "ASSUMED", *proof.assumed]

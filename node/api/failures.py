@@ -19,6 +19,7 @@ _STATUS_OF_CODE = {
     "unknown_principal": 403,
     "not_for_nodes": 403,
     "policy_unsatisfied": 403,
+    "approval_required": 403,
     "route_not_found": 404,
     "unknown_contract": 404,
     "unknown_method": 404,

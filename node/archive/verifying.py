@@ -59,8 +59,12 @@ def verify_archive(
         (head.network, head.genesis_hash) == (network.network_id, network.genesis_hash),
         f"the archive belongs to network {head.network}, not to {network.network_id}",
     )
-    verifier = Verifier(network.network_id, verify)
+    verifier = network.recoveries.verifier(network.network_id, verify)
     proven = _members_at_first(head, network, verifier)
+    changed = [change.header.height for change in head.changes]
+    left_out = network.recoveries.passed_over(head.first - 1, changed)
+    if left_out is not None:
+        raise StoreError("recovery_differs", f"it leaves out the recovery at block {left_out.height}")
     if members is not None:
         _require(members == proven, f"block {head.first} was decided by other members")
     before = parent if head.parent is None else head.parent.digest
@@ -71,6 +75,7 @@ def verify_archive(
     for height in range(reader.first, reader.last + 1):
         item = reader.block(height)
         after = _members(item.validators, height)
+        _require_history(item.block.body.header, network)
         for tx_id, position in _verify_block(item, network.network_id, before, proven, after, verifier, signatures):
             rows.append(TRANSACTION_ROW.pack(tx_id, height - reader.first, position))
         before, proven = item.block.body.header.digest, after
@@ -100,6 +105,7 @@ def _members_at_first(head: ArchiveHead, network: NetworkConfig, verifier: Verif
         height = change.header.height
         _require(last < height < head.first, "the member changes in its head are out of order")
         _verify_decided(change.header, change.certificate.digest, change.certificate.height, network.network_id)
+        _require_history(change.header, network)
         _require(
             verifier.certificate(change.certificate, VoteKind.COMMIT, members),
             f"the change of members at block {height} has no certificate of the members of its height",
@@ -119,6 +125,13 @@ def _members_at_first(head: ArchiveHead, network: NetworkConfig, verifier: Verif
             f"a change of members below block {head.first} is missing in its head",
         )
     return members
+
+
+def _require_history(header: Header, network: NetworkConfig) -> None:
+    """The block belongs to the history that is trusted here, as far as recoveries say."""
+    objection = network.recoveries.objection(header.height, header.digest, header.proposer)
+    if objection:
+        raise StoreError("recovery_differs", objection)
 
 
 def _verify_decided(header: Header, digest: bytes, height: int, network_id: str) -> None:

@@ -46,9 +46,10 @@ from node.backup.manifest import (
 from node.backup.pages import Page, archived, read_page
 from node.backup.report import BackupNode, BackupReport, OnProgress
 from node.client.answers import BackupStatus
-from node.config import load_network, load_node
+from node.config import load_node
 from node.errors import ConfigError, HansaError, Unavailable
 from node.keys import verify
+from node.recovery import load_trusted
 from node.snapshot import SnapshotFolder, verify_snapshot
 from node.snapshot.folder import snapshot_at
 from node.store.room import free_bytes, require_room, resume_bytes
@@ -79,7 +80,7 @@ class Backup:
         are left for a directory. Raise ConfigError."""
         self._node_file = node_file
         self._node = load_node(node_file)
-        self._network = load_network(self._node.network_file)
+        self._network = load_trusted(self._node)
         self._client = client
         self._directory = directory
         self._on_progress = on_progress
@@ -291,6 +292,7 @@ class Backup:
             network.parameters.state_tree_bits,
             verify,
             lambda done, total: self._on_progress("judging the snapshot", done, total),
+            network.recoveries,
         )
         kept = [file for file in self._manifest.files if not file.path.startswith(f"{SNAPSHOTS}/")]
         kept += [describe_file(self._directory, path) for path in sorted(target.iterdir())]

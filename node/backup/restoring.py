@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 
 from consensus.messages import VoteKind
-from consensus.verification import Verifier
 from node.archive import ArchiveReader, verify_archive
 from node.archive.shelf import ArchiveShelf, ShelvedArchive
 from node.backup.beginning import is_begun
@@ -34,10 +33,11 @@ from node.backup.manifest import (
     sync_directory,
 )
 from node.backup.report import OnProgress
-from node.config import NetworkConfig, NodeConfig, load_network, load_node
+from node.config import NetworkConfig, NodeConfig, load_node
 from node.errors import ConfigError, StoreError
 from node.keys import verify
 from node.ledger import CertifiedBlock
+from node.recovery import load_trusted
 from node.store import LevelDatabase
 from node.verification import verify_rows
 from node.verification.replay import Replay, open_block
@@ -217,7 +217,7 @@ class Restore:
                 self._written.append(target)
                 copy_file(self._backup / file.path, target)
         node = load_node(self._directory / NODE_FILE)
-        network = load_network(node.network_file)
+        network = load_trusted(node)
         if manifest.genesis_hash != network.genesis_hash.hex():
             raise ConfigError("restore_refused", f"the backup is one of {manifest.network}, not of this network")
         if node.member != manifest.member:
@@ -275,10 +275,15 @@ class Restore:
     ) -> None:
         """The block is certified by the members of its height, and applied."""
         header, certificate, head = block.body.header, block.certificate, replay.store.head
+        objection = network.recoveries.objection(header.height, header.digest, header.proposer)
+        if objection:
+            raise StoreError("recovery_differs", objection)
         if (
             (certificate.height, certificate.digest) != (header.height, header.digest)
             or header.parent != head.digest
-            or not Verifier(network.network_id, verify).certificate(certificate, VoteKind.COMMIT, head.members)
+            or not network.recoveries.verifier(network.network_id, verify).certificate(
+                certificate, VoteKind.COMMIT, head.members
+            )
         ):
             raise StoreError("backup_damaged", f"block {header.height} is not one that the members have certified")
         opened = open_block(block.body, threads)

@@ -19,13 +19,13 @@ from node.archive import (
     require_no_gap,
     verify_archive,
 )
-from node.cli.options import Directory, directory_option, output_option
+from node.cli.options import Directory, anchor_option, directory_option, output_option, trusted_network
 from node.cli.output import Output, message, progress_bar
 from node.client.answers import BlockAnswer, Event, TransactionAnswer
 from node.client.rendering import block_answer, content, outcomes
-from node.config import NetworkConfig, load_network
 from node.errors import ConfigError, NotFound
 from node.ledger import Transaction
+from node.recovery import load_trusted
 from node.store import Store
 from node.store.database import holds_database
 from node.store.reading import read_receipt
@@ -156,15 +156,22 @@ def network_option(command: F) -> F:
 @archive.command()
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE…")
 @network_option
+@anchor_option
 @directory_option
 @output_option
-def verify(files: Sequence[Path], network_file: Path | None, directory: Directory, output: Output) -> None:
+def verify(
+    files: Sequence[Path],
+    network_file: Path | None,
+    anchors: Sequence[Path],
+    directory: Directory,
+    output: Output,
+) -> None:
     """Prove archive files by network.toml alone: certificates, hashes, receipts, signatures.
 
     Several files are proven in the order of their heights, each as the continuation of the one before it: no block
     may be missing between them.
     """
-    network = _network(network_file, directory)
+    network = trusted_network(network_file, directory, anchors)
     proven: list[VerifiedArchive] = []
     with _opened(files) as readers:
         reach = readers[0].last
@@ -231,7 +238,7 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
     that the node has not reached cannot be put back: it fetches these from its peers when it runs.
     """
     node = directory.required()
-    network = load_network(node.network_file)
+    network = load_trusted(node)
     if not holds_database(node.data_dir):
         raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
     store = Store(node.data_dir, network.network_id, network.genesis_hash, node.retention.history_blocks)
@@ -261,15 +268,6 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
                 f"{counted(report.blocks, 'block')} {were} {'taken out again' if undo else 'put back'}"
                 f"{others if rest else ''}"
             )
-
-
-def _network(file: Path | None, directory: Directory) -> NetworkConfig:
-    if file is None:
-        node = directory.node()
-        if node is None:
-            raise ConfigError("invalid_usage", "no network is named: use --network FILE or --dir")
-        file = node.network_file
-    return load_network(file)
 
 
 @contextmanager

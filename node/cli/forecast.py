@@ -22,6 +22,9 @@ KINDS = (
     "rotate_voting_key",
     "rotate_tls_key",
     "change_parameter",
+    "activate_contract",
+    "deactivate_contract",
+    "upgrade_contract",
 )
 
 

@@ -157,7 +157,7 @@ def join_network(
 def write_genesis(node: NodeConfig, network: NetworkConfig, keys_dir: Path) -> bool:
     """Genesis is in the data directory if the voting key is unused; return whether the node may vote from it."""
     # Imported here: they load the contracts, which takes longer than most commands.
-    from contracts import CONTRACTS
+    from contracts import CONTRACTS, FURTHER
     from contracts.engine import Engine
     from contracts.membership import Membership
     from node.executor import Executor
@@ -165,7 +165,7 @@ def write_genesis(node: NodeConfig, network: NetworkConfig, keys_dir: Path) -> b
 
     if not _is_unused(keys_dir):
         return node.data_dir.exists()
-    genesis = Executor(network, Engine(CONTRACTS), Membership).genesis()
+    genesis = Executor(network, Engine(CONTRACTS, FURTHER), Membership).genesis()
     node.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(node.data_dir, network.network_id, network.genesis_hash)
     try:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from node.cli import versions
+from node.cli.acting import FAILED, WAIT_S, as_option, key_option
 from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
 from node.cli.joining import Request, read_request
 from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
@@ -15,18 +17,8 @@ from node.client import Client, Fate
 from node.client import call as make_call
 from node.errors import ConfigError, NotFinal, RejectedTransaction
 
-WAIT_S = 30.0
-FAILED = 1
 PAGE = 100
 
-as_option = click.option("--as", "sender", metavar="PRINCIPAL", help="Who acts (default: the directory's member).")
-key_option = click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A key file of that principal; again for another.",
-)
 anyway_option = click.option(
     "--anyway", is_flag=True, help="Also where the members that run now would not be a quorum after it."
 )
@@ -34,7 +26,7 @@ anyway_option = click.option(
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
-@click.argument("member", metavar="MEMBER|PARAMETER")
+@click.argument("member", metavar="MEMBER|PARAMETER|CONTRACT")
 @click.option("--value", type=int, help="For change_parameter.")
 @click.option("--voting-key", metavar="HEX", help="For rotate_voting_key: the public key of `hansa keys rotate`.")
 @click.option("--tls-key", metavar="HEX", help="For rotate_tls_key: that of `hansa keys rotate --kind tls`.")
@@ -48,6 +40,10 @@ anyway_option = click.option(
     "--request",
     type=click.Path(path_type=Path, dir_okay=False),
     help="For add_member: what its `hansa init --join` wrote.",
+)
+@click.option("--version", type=int, help="For a contract: which one (default: the next; the asked node has it).")
+@click.option(
+    "--at-height", type=int, help="For a contract: not before this height (default: as soon as it can be)."
 )
 @click.option("--expires", type=Duration(), default="7d", show_default=True, help="At most 90d.")
 @click.option("--reason", default="", help="For the other members, on the ledger.")
@@ -66,6 +62,8 @@ def propose(
     overlap: int | None,
     role: str | None,
     request: Path | None,
+    version: int | None,
+    at_height: int | None,
     expires: int,
     reason: str,
     dry_run: bool,
@@ -76,18 +74,16 @@ def propose(
     directory: Directory,
     output: Output,
 ) -> int:
-    """Propose a change of MEMBER, or of a PARAMETER of the network, and vote for it by that.
+    """Propose a change of MEMBER, of a PARAMETER of the network, or of a CONTRACT, and vote for it by that.
 
     It takes effect after enough votes, as soon as the nodes of a quorum of the new list have said that they run.
     """
-    if (request is None) == (kind == "add_member"):
-        raise ConfigError("invalid_usage", "add_member, and nothing else, goes with --request FILE")
-    if (value is None) == (kind == "change_parameter"):
-        raise ConfigError("invalid_usage", "change_parameter, and nothing else, goes with --value NUMBER")
+    _require_fitting(kind, request, value, (version, at_height))
     given = {"voting_key": voting_key, "tls_key": tls_key}
     method = {"add_member": "propose_member", "change_parameter": "propose_parameter"}.get(kind, "propose")
+    named = {"member": member} if value is None else {"name": member, "value": value}
     args: dict[str, Any] = {
-        **({"member": member} if value is None else {"name": member, "value": value}),
+        **({} if kind in versions.KINDS else named),
         "expires_at_ms": time.time_ns() // 1_000_000 + expires,
         "reason": reason,
         **({"role": role} if role else {}),
@@ -100,7 +96,12 @@ def propose(
         if request is not None:
             args.update(_newcomer(read_request(request, client.status().network, member)))
         expected = _forecast(client, kind, member, args.get("role"))
-        changes = _changes(client, kind, args)
+        if kind in versions.KINDS:
+            method = "propose_contract"
+            more, changes = versions.contract_arguments(client, kind, member, version, at_height)
+            args.update(more)
+        else:
+            changes = _changes(client, kind, args)
         if dry_run:
             if output.as_json:
                 output.document({"changes": changes, "forecast": expected, "refusal": expected.refusal})
@@ -205,6 +206,15 @@ def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: 
     )
 
 
+def _require_fitting(kind: str, request: Path | None, value: int | None, of_contract: Sequence[object]) -> None:
+    if (request is None) == (kind == "add_member"):
+        raise ConfigError("invalid_usage", "add_member, and nothing else, goes with --request FILE")
+    if (value is None) == (kind == "change_parameter"):
+        raise ConfigError("invalid_usage", "change_parameter, and nothing else, goes with --value NUMBER")
+    if kind not in versions.KINDS and any(item is not None for item in of_contract):
+        raise ConfigError("invalid_usage", "--version and --at-height go with a change of a contract")
+
+
 def _pages(client: Client) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     while True:
@@ -305,6 +315,7 @@ def _show_proposal(output: Output, view: dict[str, Any]) -> None:
                 for name in found["before"]
                 if found["before"][name] != found["after"][name]
             ],
+            *(versions.show_code(found["subject"], found["code"]) if found["code"] is not None else []),
             *([("reason", found["reason"])] if found["reason"] else []),
             ("proposed by", f"{found['proposer']} at height {found['proposed_height']}"),
             ("status", f"{found['status']}{ended}"),

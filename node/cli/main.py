@@ -7,15 +7,20 @@ from collections.abc import Sequence
 
 import click
 
+from node.cli.approving import approvals
 from node.cli.archive import archive
 from node.cli.backing_up import backup, restore
+from node.cli.brake import brake
 from node.cli.carrying_keys import keys_export, keys_import
 from node.cli.documents import docs
 from node.cli.governing import proposals, propose, vote
 from node.cli.joining import invite
+from node.cli.maintenance import maintenance
 from node.cli.output import OutputFailed, checked_stdout, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
+from node.cli.recovering import recovery
+from node.cli.rehearsing import rehearse
 from node.cli.repairing import repair
 from node.cli.setup import init, keys, run
 from node.cli.signing import build, sign
@@ -49,6 +54,7 @@ COMMANDS = (
     why,
     verify,
     repair,
+    recovery,
     backup,
     restore,
     archive,
@@ -57,7 +63,11 @@ COMMANDS = (
     propose,
     vote,
     proposals,
+    maintenance,
+    brake,
+    approvals,
     contracts,
+    rehearse,
     tx,
     block,
     query,

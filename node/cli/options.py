@@ -11,10 +11,11 @@ import click
 
 from node.cli.output import Output
 from node.client import Client
-from node.config import NodeConfig, load_node, split_address
+from node.config import NetworkConfig, NodeConfig, load_network, load_node, split_address
 from node.errors import ConfigError
 from node.hardware import TokenAddress, TokenKey
 from node.keys import KeyInfo, SigningKey, find_passphrase, read_key_file, read_key_info
+from node.recovery import load_trusted, trusted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +95,31 @@ def node_option(command: F) -> F:
         help="A node's API; again for others to fall back to (default: HANSA_NODE, or the directory's node).",
     )
     return option(directory_option(command))
+
+
+def anchor_option(command: F) -> F:
+    """--anchor, as `anchors`."""
+    return click.option(
+        "--anchor",
+        "anchors",
+        multiple=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="A recovery file that you trust, from a source of your own; again for each (docs/recovery.md).",
+    )(command)
+
+
+def trusted_network(network_file: Path | None, directory: Directory, anchors: Sequence[Path]) -> NetworkConfig:
+    """The network of the file, or of the directory's node; with the recoveries that its user trusts.
+
+    A node's own are trusted with its directory. Raise ConfigError (`invalid_usage`) where no network is named.
+    """
+    if network_file is not None:
+        return trusted(load_network(network_file), anchors)
+    node = directory.node()
+    if node is None:
+        raise ConfigError("invalid_usage", "no network is named: use --network FILE or --dir")
+    return load_trusted(node, anchors)
 
 
 def calls_options(command: F) -> F:

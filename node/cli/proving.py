@@ -8,14 +8,13 @@ import click
 
 from consensus.codec import CodecError, decode_own, encode
 from node.cli.files import require_new, write_new
-from node.cli.options import Directory, connect, node_option, output_option
+from node.cli.options import Directory, anchor_option, connect, node_option, output_option, trusted_network
 from node.cli.output import Output, message
 from node.cli.reading import named
 from node.cli.submitting import read_calls
 from node.client import Client
 from node.client import call as make_call
 from node.client.arguments import arguments_from_text, find_method
-from node.config import load_network
 from node.errors import ConfigError, NotFound, RejectedTransaction
 from node.ledger import TRANSACTION_SIZE_MAX, Body, Call, sha256
 
@@ -58,6 +57,7 @@ class Order:
         out: Path,
         network_file: Path | None,
         checkpoint: tuple[int, bytes | None] | None,
+        anchors: Sequence[Path],
     ) -> None:
         node = None if network_file else directory.node()
         if network_file is None and node is None:
@@ -65,7 +65,9 @@ class Order:
                 "invalid_usage", "no network definition is named: use --network network.toml or --dir"
             )
         self.network_file = network_file or (node.network_file if node else Path())
-        self.network = load_network(self.network_file)
+        self.network = trusted_network(network_file, directory, anchors)
+        own = sorted(node.recoveries_dir.glob("*.json")) if node else []
+        self._anchors = [*own, *anchors]
         require_new(out, "proof_not_written")
         self._nodes, self._directory, self._output, self._out = nodes, directory, output, out
         self._checkpoint = checkpoint
@@ -111,6 +113,8 @@ class Order:
         given = ["hansa-verify", str(self._out), "--genesis", self.network_file.name]
         if known is not None:
             given += ["--checkpoint", known]
+        for path in self._anchors:
+            given += ["--anchor", path.name]
         message(f"hansa: wrote {self._out} ({len(pack)} bytes); the auditor runs: {' '.join(given)}")
 
     def verified(self, pack: bytes, expect: str) -> tuple["Proof", str | None]:
@@ -124,7 +128,8 @@ class Order:
             height, digest = self._checkpoint
             known = f"{height}:{(digest or _last_digest(pack)).hex()}"
         try:
-            return hansa_verify.verify(pack, self.network_file.read_bytes(), known, expect), known
+            anchors = [path.read_bytes() for path in self._anchors]
+            return hansa_verify.verify(pack, self.network_file.read_bytes(), known, expect, anchors), known
         except hansa_verify.Refused as error:
             raise RejectedTransaction("proof_refused", str(error)) from error
 
@@ -149,7 +154,7 @@ def _last_digest(pack: bytes) -> bytes:
 
 
 def proof_options(command: F) -> F:
-    """--out, --network, --checkpoint, --node, --dir and --json, as `order`."""
+    """--out, --network, --checkpoint, --anchor, --node, --dir and --json, as `order`."""
 
     def with_order(
         *,
@@ -159,12 +164,14 @@ def proof_options(command: F) -> F:
         out: Path,
         network_file: Path | None,
         checkpoint: tuple[int, bytes | None] | None,
+        anchors: Sequence[Path],
         **others: Any,
     ) -> Any:
-        return command(order=Order(nodes, directory, output, out, network_file, checkpoint), **others)
+        order = Order(nodes, directory, output, out, network_file, checkpoint, anchors)
+        return command(order=order, **others)
 
     with_order.__doc__, with_order.__name__ = command.__doc__, command.__name__
-    made: Any = node_option(output_option(with_order))
+    made: Any = anchor_option(node_option(output_option(with_order)))
     for option in (
         click.option(
             "--checkpoint",
@@ -241,11 +248,11 @@ def _prove_key(
     order: Order, kind: str, contract: str, field: str, key: Sequence[str], at_height: int | None
 ) -> None:
     # Imported here: it loads the contracts, which takes longer than most commands.
-    from contracts import CONTRACTS
+    from contracts import CONTRACTS, FURTHER
     from node.evidence import named_key
 
     # Made here and not by the node, so that it cannot answer with the proof of another key.
-    wanted = named_key(CONTRACTS, contract, field, key)
+    wanted = named_key((*CONTRACTS, *FURTHER), contract, field, key)
     with order.connect() as client:
         pack = client.prove_state(contract, field, *key, at_height=at_height, checkpoint=order.checkpoint)
     contrary = "absence" if kind == "state" else "state"

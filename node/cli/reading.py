@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from node.cli.diagnosis import absent_node, show_diagnosis
 from node.cli.diagnostics import save_bundle
 from node.cli.options import Directory, connect, node_option, output_option
 from node.cli.output import Output, show_failure, shown
 from node.cli.syncing import sync_facts
+from node.cli.versions import Waiting, readiness, show_versions
 from node.client.answers import ContractAnswer, LedgerEvent, QueryAnswer
 from node.client.arguments import arguments_from_text, find_method
+from node.diagnosis.notices import notices
 from node.diagnosis.wording import duration
 from node.errors import ConfigError, Unavailable
 from node.wording import counted
@@ -43,6 +46,8 @@ def status(nodes: Sequence[str], directory: Directory, output: Output) -> None:
             *(("", reason) for reason in answer.reasons),
             ("votes", answer.voting),
             *([("diverged", answer.diverged.sentence)] if answer.diverged is not None else []),
+            *(("resting", sentence) for sentence in notices(answer.resting, ())),
+            *(("brake", sentence) for sentence in notices((), answer.brakes)),
             ("pending", f"{counted(answer.pending_transactions, 'transaction')}, {answer.pending_bytes:,} bytes"),
         ]
     )
@@ -125,9 +130,17 @@ def members(nodes: Sequence[str], directory: Directory, output: Output) -> None:
 @node_option
 @output_option
 def contracts(name: str | None, nodes: Sequence[str], directory: Directory, output: Output) -> None:
-    """The active contracts; with CONTRACT its methods, with CONTRACT.METHOD the arguments."""
+    """The contracts and their versions; with CONTRACT its methods, with CONTRACT.METHOD the arguments."""
     with connect(nodes, directory) as client:
         found = client.contracts()
+        if not name:
+            if output.as_json:
+                waiting = readiness(client)
+                rows = [{**msgspec.to_builtins(item), "waiting": _waiting(waiting, item.name)} for item in found]
+                output.document({"contracts": rows})
+            else:
+                show_versions(output, client, found)
+            return
     contract_name, dot, method = (name or "").partition(".")
     if contract_name:
         wanted = tuple(contract for contract in found if contract.name == contract_name)
@@ -138,13 +151,16 @@ def contracts(name: str | None, nodes: Sequence[str], directory: Directory, outp
         found = wanted
     if output.as_json:
         output.document({"contracts": found})
-    elif not contract_name:
-        output.table(
-            ["contract", "version", "calls", "queries", ""],
-            [[c.name, c.version, len(c.calls), len(c.queries), c.doc.partition("\n")[0]] for c in found],
-        )
     else:
         _show_contract(output, found[0], method)
+
+
+def _waiting(waiting: Waiting, name: str) -> dict[str, Any] | None:
+    """The decided change of the contract, for programs."""
+    if name not in waiting:
+        return None
+    proposal, what, ready = waiting[name]
+    return {"proposal": proposal, "change": what, "ready": ready}
 
 
 def _show_contract(output: Output, contract: ContractAnswer, method: str) -> None:

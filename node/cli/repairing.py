@@ -7,8 +7,8 @@ import click
 from node.cli.options import Directory, directory_option, output_option, passphrase
 from node.cli.output import Output
 from node.cli.verifying import rated_bar
-from node.config import load_network
 from node.keys import SigningKey, read_key_file
+from node.recovery import load_trusted
 
 
 @click.command()
@@ -36,7 +36,7 @@ def repair(offline: bool, archives: Path | None, join: bool, directory: Director
     from node.repair import ArchiveSource, BlockSource, PeerSource, Repair
 
     node = directory.required()
-    network = load_network(node.network_file)
+    network = load_trusted(node)
 
     def open_tls_key() -> SigningKey:
         return read_key_file(node.keys_dir / "tls.key", passphrase(directory), kind="tls", id=node.member)[1]

@@ -12,13 +12,14 @@ from node.cli.files import write_new
 from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option, signing_keys
 from node.cli.output import Output, message, show_failure
 from node.cli.reading import named
+from node.cli.tiers import request_command, required
 from node.cli.transaction_files import known_policy, read_transaction_file
 from node.client import Client, ContractAnswer, DryRun, Fate, TransactionAnswer
 from node.client import call as make_call
 from node.client.arguments import arguments_from_json, arguments_from_text, find_method
 from node.client.transaction_file import TransactionFile
 from node.errors import ConfigError, NotFinal, RejectedTransaction
-from node.ledger import CALLS_MAX, EXPIRY_AHEAD_MS_MAX, TRANSACTION_SIZE_MAX, Call
+from node.ledger import CALLS_MAX, EXPIRY_AHEAD_MS_MAX, TRANSACTION_SIZE_MAX, Call, Transaction
 
 FILE_SIZE_MAX = 4 * TRANSACTION_SIZE_MAX
 FAILED = 1
@@ -95,7 +96,8 @@ def submit(
             transaction = client.transaction(
                 calls, sender=who, signers=signers, request_id=request_id, expires_in_ms=expires, mode=mode
             )
-        with _naming_the_missing(client, found):
+        words = () if signed is not None else (method, *arguments) if method else ("--file", str(calls_file))
+        with _naming_the_missing(client, found, transaction, words):
             if dry_run:
                 return _show_dry_run(output, client.dry_run(transaction))
             if save is not None:
@@ -105,9 +107,9 @@ def submit(
             else:
                 taken = client.submit(transaction)
                 fate = Fate(tx_id=taken.tx_id, status=taken.status)
-    _show_fate(output, fate)
-    _explain_refusals(fate, contracts)
-    return _exit_code(fate, timeout_ms if wait else None)
+    show_fate(output, fate)
+    explain_refusals(fate, contracts)
+    return exit_code(fate, timeout_ms if wait else None)
 
 
 def calls_of(
@@ -147,18 +149,27 @@ def _require_sendable(client: Client, found: TransactionFile, file: Path) -> Non
 
 
 @contextlib.contextmanager
-def _naming_the_missing(client: Client, found: TransactionFile | None) -> Iterator[None]:
-    """Where signatures do not suffice, the failure says whose are missing, by the policy as it is now.
+def _naming_the_missing(
+    client: Client, found: TransactionFile | None, transaction: Transaction, words: Sequence[str]
+) -> Iterator[None]:
+    """Where signatures do not suffice, the failure says whose are missing, by policy and tiers as they are now.
+
+    `words` name the calls on a command line that asks for approval.
 
     Only after the node's refusal: it knows a final transaction again, whatever became of the policy since.
     """
     try:
         yield
     except RejectedTransaction as error:
+        sender = transaction.body.sender
+        if error.code == "approval_required":
+            asked = f"{sender}'s signatures do not suffice; {required(client, sender, transaction.body.calls)}"
+            command = request_command(words, sender) if words else "hansa tx sign, with the keys of these"
+            raise RejectedTransaction(error.code, f"{asked}. Next: {command}", **error.details) from error
         if found is None or error.code != "policy_unsatisfied":
             raise
-        words = found.standing(known_policy(client, found.body.sender))
-        raise RejectedTransaction(error.code, words, **error.details) from error
+        missing = found.standing(known_policy(client, sender))
+        raise RejectedTransaction(error.code, missing, **error.details) from error
 
 
 def read_calls(path: Path, contracts: tuple[ContractAnswer, ...]) -> list[Call]:
@@ -199,7 +210,7 @@ def _read_call(line: bytes, where: str) -> tuple[str, dict[str, Any]]:
     raise ConfigError("invalid_usage", f'{where}: write {{"call": "CONTRACT.METHOD", "args": {{…}}}}')
 
 
-def _exit_code(fate: Fate | TransactionAnswer, waited_ms: int | None) -> int:
+def exit_code(fate: Fate | TransactionAnswer, waited_ms: int | None) -> int:
     """The exit code that a fate which was shown deserves; what is pending fails where somebody waited for it."""
     if fate.status != "pending":
         return 0 if fate.ok else FAILED
@@ -211,7 +222,7 @@ def _exit_code(fate: Fate | TransactionAnswer, waited_ms: int | None) -> int:
     return late.exit_code
 
 
-def _show_fate(output: Output, fate: Fate) -> None:
+def show_fate(output: Output, fate: Fate) -> None:
     if output.as_json:
         output.document(fate)
         return
@@ -228,7 +239,7 @@ def _show_fate(output: Output, fate: Fate) -> None:
         )
 
 
-def _explain_refusals(fate: Fate, contracts: tuple[ContractAnswer, ...]) -> None:
+def explain_refusals(fate: Fate, contracts: tuple[ContractAnswer, ...]) -> None:
     """On stderr, what the contracts say about the codes of calls that failed; each code once."""
     meanings = {code.code: code.meaning for contract in contracts for code in contract.codes}
     for code in dict.fromkeys(receipt.code for receipt in fate.receipts if receipt.code != "ok"):
@@ -269,10 +280,10 @@ def show(
     """What became of a transaction, and what was signed."""
     with connect(nodes, directory) as client:
         answer = client.wait(tx_id, timeout_ms / 1000) if wait else client.fate(tx_id)
-    _show_fate(output, answer)
+    show_fate(output, answer)
     if not output.as_json:
         _show_content(output, answer)
-    return _exit_code(answer, timeout_ms if wait else None)
+    return exit_code(answer, timeout_ms if wait else None)
 
 
 def _show_content(output: Output, answer: TransactionAnswer) -> None:

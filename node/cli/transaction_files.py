@@ -24,6 +24,29 @@ class _Principal(msgspec.Struct, frozen=True):
     id: str
     threshold: int
     keys: tuple[str, ...]
+    tiers: tuple[str, ...] = ()
+
+
+class _Group(msgspec.Struct, frozen=True):
+    persons: tuple[str, ...]
+
+
+class _Tier(msgspec.Struct, frozen=True):
+    """What is used here of a row of `membership.tiers`."""
+
+    name: str
+    groups: tuple[_Group, ...]
+
+
+class _StandIn(msgspec.Struct, frozen=True):
+    delegate: str
+
+
+class _StandInRow(msgspec.Struct, frozen=True):
+    """What is used here of a row of `membership.stand_ins_of`."""
+
+    person: str
+    stand_in: _StandIn
 
 
 def read_transaction_file(path: Path) -> TransactionFile:
@@ -61,29 +84,52 @@ def known_policy(client: Client, sender: str) -> KnownPolicy:
             raise RejectedTransaction("unknown_principal", f"{sender} is no principal of this network") from error
         raise
     found = _rows([answer.value])[0]
-    names = _names(client, sender)
+    rows = _principals(client, sender)
+    names = _names(rows, sender)
     policy = {
         "threshold": found.threshold,
         "keys": [{"key": key, "name": names.get(key)} for key in found.keys],
         "height": answer.height,
+        "persons": _persons(client, found, rows),
     }
     return _understood(policy, KnownPolicy)
 
 
-def _names(client: Client, sender: str) -> dict[str, str]:
+def _persons(client: Client, sender: _Principal, rows: list[_Principal]) -> list[dict[str, str]]:
+    """The keys of those whom the sender's tiers may ask for, and of their stand-ins."""
+    if not sender.tiers:
+        return []
+    member = {"member": sender.id.partition("/")[0]}
+    tiers = _understood(client.query("membership.tiers", member).value, list[_Tier])
+    seated = {
+        person for tier in tiers if tier.name in sender.tiers for group in tier.groups for person in group.persons
+    }
+    places = _understood(client.query("membership.stand_ins_of", member).value, list[_StandInRow])
+    seated |= {row.stand_in.delegate for row in places if row.person in seated}
+    return [{"key": key, "name": row.id} for row in rows if row.id in seated for key in row.keys]
+
+
+def _names(rows: list[_Principal], sender: str) -> dict[str, str]:
     """The principals of the sender's member that sign alone with one key, by that key (hex)."""
     names: dict[str, str] = {}
+    for row in rows:
+        if len(row.keys) == 1 and row.id != sender:
+            names.setdefault(row.keys[0], row.id)
+    return names
+
+
+def _principals(client: Client, sender: str) -> list[_Principal]:
+    """All principals of the sender's member, as far as so many pages hold them."""
+    found: list[_Principal] = []
     after: str | None = None
     for _ in range(_PAGES_MAX):
         args = {"member": sender.partition("/")[0], "after": after, "limit": _PAGE}
         rows = _rows(client.query("membership.principals", args).value)
-        for row in rows:
-            if len(row.keys) == 1 and row.id != sender:
-                names.setdefault(row.keys[0], row.id)
+        found += rows
         if len(rows) < _PAGE:
             break
         after = rows[-1].id
-    return names
+    return found
 
 
 def _rows(value: object) -> list[_Principal]:

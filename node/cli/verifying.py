@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from node.cli.options import Directory, directory_option, output_option
+from node.cli.options import Directory, anchor_option, directory_option, output_option, trusted_network
 from node.cli.output import Output
-from node.config import NetworkConfig, load_network
+from node.config import NetworkConfig
 from node.errors import ConfigError
 from node.wording import blocks_from
 
@@ -91,6 +91,7 @@ class FileReports(msgspec.Struct, frozen=True):
     metavar="FILE",
     help="The network.toml that archives and snapshots are judged by (default: that of the node's directory).",
 )
+@anchor_option
 @directory_option
 @output_option
 def verify(
@@ -99,6 +100,7 @@ def verify(
     more_archives: Sequence[Path],
     snapshots: Sequence[Path],
     network_file: Path | None,
+    anchors: Sequence[Path],
     directory: Directory,
     output: Output,
 ) -> int:
@@ -109,13 +111,13 @@ def verify(
     if more_archives and not archives:
         raise ConfigError("invalid_usage", f"{more_archives[0]} is unexpected: archive files follow --archive")
     if archives or snapshots:
-        network = load_network(network_file or directory.required().network_file)
+        network = trusted_network(network_file, directory, anchors)
         return _verify_files([*archives, *more_archives], snapshots, network, output)
     # Imported here: it loads the contracts, which takes longer than most commands.
     from node.verification import verify_directory
 
     with rated_bar("verifying", "blocks") as progress:
-        report = verify_directory(directory.required(), progress, "quick" if quick else "whole")
+        report = verify_directory(directory.required(), progress, "quick" if quick else "whole", anchors)
     if output.as_json:
         output.document(report)
         return 0 if report.ok else 3

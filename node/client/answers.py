@@ -344,6 +344,22 @@ class SyncStatus(_Answer, frozen=True):
     lowest_served: int | None = None
 
 
+class RestAnswer(_Answer, frozen=True):
+    """A member in its maintenance window; `skipped`: its turns as primary are others' (not where too many rest)."""
+
+    member: str
+    until_ms: int
+    skipped: bool
+
+
+class BrakeAnswer(_Answer, frozen=True):
+    """What an emergency brake stops: `scope` is account, currency, method or member."""
+
+    scope: str
+    subject: str
+    until_ms: int
+
+
 class NodeStatus(_Answer, frozen=True):
     """Where this node stands. `height`, `head` and `state_root` are those of the last applied block.
 
@@ -353,7 +369,7 @@ class NodeStatus(_Answer, frozen=True):
     `reasons` says in sentences why not. `diverged`: it executes a certified block otherwise than the network and
     stays at the block before. `joining`: it joins from a snapshot. From `first_block` on every block is here whole;
     of those below it most were pruned and only their headers are. `standing` is this member's on the ledger:
-    active, suspended or removed.
+    active, suspended or removed. `resting` are the members in a maintenance window, `brakes` what is stopped.
     """
 
     member: str
@@ -379,6 +395,8 @@ class NodeStatus(_Answer, frozen=True):
     joining: JoinStatus | None = None
     first_block: int = 1
     standing: str = "active"
+    resting: tuple[RestAnswer, ...] = ()
+    brakes: tuple[BrakeAnswer, ...] = ()
 
 
 class MemberStatus(_Answer, frozen=True):
@@ -416,8 +434,19 @@ class CodeDescription(_Answer, frozen=True):
     iso: str | None = None
 
 
+class ShippedVersion(_Answer, frozen=True):
+    """A version of a contract that the asked node has, and the digest of its sources there."""
+
+    version: int
+    source: str
+
+
 class ContractAnswer(_Answer, frozen=True):
-    """An active contract with its calls, its queries and the reasons for which it refuses."""
+    """A contract with its calls, its queries and the reasons for which it refuses.
+
+    `version` executes, or did last where the contract is not `active`, from height `since` on; `source` is the
+    digest of its sources at the asked node (empty: it is not there), and `shipped` all versions that the node has.
+    """
 
     name: str
     version: int
@@ -425,6 +454,10 @@ class ContractAnswer(_Answer, frozen=True):
     calls: tuple[MethodDescription, ...]
     queries: tuple[MethodDescription, ...]
     codes: tuple[CodeDescription, ...] = ()
+    source: str = ""
+    active: bool = True
+    since: int = 1
+    shipped: tuple[ShippedVersion, ...] = ()
 
 
 class Culprit(_Answer, frozen=True):

@@ -38,6 +38,7 @@ FILE_SIZE_MAX: Final = 24 * 1024 * 1024
 BODY_SIZE_MAX: Final = TRANSACTION_SIZE_MAX - 128 * SIGNATURES_MAX
 """What leaves room for all signatures that a transaction may carry."""
 POLICY_KEYS_MAX: Final = 64
+PERSON_KEYS_MAX: Final = 4_096
 
 _HexKey: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _HexSignature: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
@@ -58,12 +59,14 @@ class PolicyKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class KnownPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The sender's policy as a node answered it after block `height`: any `threshold` of `keys` sign.
 
-    Keys are distinct and enough: with one key twice, one signature would be shown as two.
+    Keys are distinct and enough: with one key twice, one signature would be shown as two. `persons` are the keys of
+    those whom the sender's tiers may ask for besides.
     """
 
     threshold: Annotated[int, msgspec.Meta(ge=1, le=POLICY_KEYS_MAX)]
     keys: Annotated[tuple[PolicyKey, ...], msgspec.Meta(min_length=1, max_length=POLICY_KEYS_MAX)]
     height: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    persons: Annotated[tuple[PolicyKey, ...], msgspec.Meta(max_length=PERSON_KEYS_MAX)] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError where the keys repeat or never suffice."""
@@ -76,6 +79,10 @@ class KnownPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def key(self, public: bytes) -> PolicyKey | None:
         """The key of the policy with these 32 bytes, or None."""
         return next((item for item in self.keys if item.key == public.hex()), None)
+
+    def person(self, public: bytes) -> PolicyKey | None:
+        """The key with these 32 bytes of somebody whom a tier may ask for, or None."""
+        return next((item for item in self.persons if item.key == public.hex()), None)
 
     def lacking(self, signers: tuple[bytes, ...]) -> tuple[int, tuple[PolicyKey, ...]]:
         """How many signatures are still wanted after those of `signers` (public keys), and who can give them."""
@@ -151,10 +158,10 @@ class TransactionFile:
         return TransactionFile(self.body, self.policy, (*self.signatures, signature))
 
     def require_wanted(self, public: bytes) -> None:
-        """Return when a signature of this key is one more towards the policy; raise as `signed_by` otherwise."""
-        found = self.policy.key(public)
+        """Return when a signature of this key is one more towards policy or tiers; raise as `signed_by` does."""
+        found = self.policy.key(public) or self.policy.person(public)
         if found is None:
-            may = ", ".join(item.words for item in self.policy.keys)
+            may = ", ".join(item.words for item in (*self.policy.keys, *self.policy.persons))
             raise RejectedTransaction(
                 "signer_not_entitled",
                 f"{_shown(public.hex())} is none of those that sign for {self.body.sender}: {may}",
@@ -179,6 +186,8 @@ class TransactionFile:
         given = [found.words for public in self.signers if (found := policy.key(public)) is not None]
         said = f"{len(given)} of {policy.threshold} signatures"
         said += f", by {', '.join(given)}" if given else ""
+        persons = [item.words for public in self.signers if (item := policy.person(public)) is not None]
+        said += f"; for its tiers: {', '.join(persons) or 'nobody yet'}" if policy.persons else ""
         if wanted == 0:
             return said
         among = "any of " if len(others) > wanted else ""
@@ -191,7 +200,7 @@ class TransactionFile:
             f"{body.sender} on {body.network}, request {body.request_id}",
             f"valid until {_time(body.expires_at_ms)}",
             f"{_totals(body)}; {_MODES[body.mode]}",
-            *(f"{place}. {_call(call)}" for place, call in enumerate(body.calls, start=1)),
+            *(f"{place}. {call_words(call)}" for place, call in enumerate(body.calls, start=1)),
         )
 
     def encode(self) -> bytes:
@@ -267,7 +276,8 @@ def _totals(body: Body) -> str:
     return ", ".join(parts)
 
 
-def _call(call: Call) -> str:
+def call_words(call: Call) -> str:
+    """A call in one line, so that no two calls read alike."""
     args = ", ".join(f"{_name(name)} = {_words(value)}" for name, value in sorted(call.args.items()))
     return f"{_method(call)}: {args}" if args else _method(call)
 

@@ -21,11 +21,14 @@ from node.config.model import (
     SyncSettings,
 )
 from node.config.reading import load_network, load_node
+from node.config.recoveries import NO_RECOVERIES, PROPOSER, Recoveries, Recovery
 from node.config.rules import check_network, split_address
 from node.config.writing import dump_network, dump_node
 
 __all__ = [
     "BLOCK_BYTES_LIMIT",
+    "NO_RECOVERIES",
+    "PROPOSER",
     "DiskSettings",
     "Limits",
     "LogLevel",
@@ -34,6 +37,8 @@ __all__ = [
     "NodeConfig",
     "Parameters",
     "PrincipalConfig",
+    "Recoveries",
+    "Recovery",
     "Retention",
     "Role",
     "SnapshotSettings",

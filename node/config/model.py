@@ -10,6 +10,7 @@ import msgspec
 
 from consensus.codec import encode
 from consensus.members import Members, Validator
+from node.config.recoveries import Recoveries
 from node.errors import ConfigError
 
 BLOCK_BYTES_LIMIT = 16 * 1024 * 1024
@@ -89,7 +90,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, dict=True):
     """The definition of a network. The order of `members` is the order in which they become primary.
 
     `peers` are no part of the definition: members as they are linked at the height `as_of`, where that differs from
-    it. Whoever joins knows them from its invitation, until its own ledger has come that far.
+    it. Whoever joins knows them from its invitation, until its own ledger has come that far. `recoveries` are no
+    part of it either: who loads the definition adds those that its user trusts (node/recovery).
     """
 
     name: str
@@ -99,6 +101,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, dict=True):
     contracts: dict[str, dict[str, Any]] = {}
     peers: tuple[MemberConfig, ...] = ()
     as_of: int = 0
+    recoveries: Recoveries = Recoveries()
 
     @cached_property
     def known(self) -> tuple[MemberConfig, ...]:
@@ -249,6 +252,11 @@ class NodeConfig(msgspec.Struct, frozen=True):
     def backup_dir(self) -> Path:
         """Where the node puts the snapshot that `hansa backup` asks it for; the command takes it from there."""
         return self.data_dir.parent / "backup-snapshot"
+
+    @property
+    def recoveries_dir(self) -> Path:
+        """Where the recovery files lie that this node's operator has said to trust."""
+        return self.data_dir.parent / "recoveries"
 
     @property
     def joining_dir(self) -> Path:

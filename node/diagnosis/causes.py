@@ -104,6 +104,11 @@ _CAUSES: dict[str, Cause] = {
         silences=True,
     ),
     "member_down": Cause("{who} {is} down", "Start {who}.", silences=True),
+    "in_window": Cause(
+        "{who} {is} away in {its} maintenance window",
+        "Nothing: the turns of {who} as primary are skipped. The vote is missing until the node is started again.",
+        silences=True,
+    ),
     "member_silent": Cause(
         "{who} {is} connected and {says} nothing",
         "Look at the machine of {who}: is the process paused, swapping or without CPU? Restarting it is safe.",
@@ -139,8 +144,7 @@ _CAUSES: dict[str, Cause] = {
         "{who} lost {its} memory of earlier votes, and too few members remember theirs: this does not heal by"
         " itself",
         "Change nothing: restarting, wiping or restoring brings no vote back, and what is final stays final. Keep"
-        " every data/ as it is and agree among the members on how to found the network anew: docs/durability.md,"
-        ' the row "more than f disks are lost".',
+        " every data/ as it is, and let the members that remember go on together: docs/recovery.md.",
         silences=True,
     ),
     "memory_lost": Cause(
@@ -177,6 +181,12 @@ _CAUSES: dict[str, Cause] = {
     "executor_slow": Cause(
         "{who} {is} still at work on a block",
         "Wait. If it stays so, give {who} more CPU or look for the transaction named in its node.log.",
+    ),
+    "other_history": Cause(
+        "{who} {is} shown another history than {its} own, and does not follow it",
+        "Restart or wipe nothing. Either the network was recovered while {who} was away: get the recovery file from"
+        " another member, compare its number with a second one, and run `hansa recovery apply`; or others went on"
+        " without the members that {who} goes on with: docs/recovery.md.",
     ),
     "joining": Cause(
         "{who} {joins} from a snapshot",

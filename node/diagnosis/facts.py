@@ -58,6 +58,7 @@ class Facts(msgspec.Struct, frozen=True):
     `validators` and `roles` are in the members' order. `idle_ms`: since the last applied block; `waiting_ms`: for
     how long work has waited since then (0: none waits); `step_ms`: for how long the replica has been in this phase.
     `no_block`: the ledger holds none yet. `up_ms`: since this node's start (None: long ago).
+    `former_hashes`: what `contracts_hash` was under versions of contracts that were active before.
     `conditions` are the facts that other parts of this node set (code: detail); `failure` says why it stops.
     """
 
@@ -82,6 +83,16 @@ class Facts(msgspec.Struct, frozen=True):
     pause: Pause | None = None
     no_block: bool = False
     up_ms: int | None = None
+    former_hashes: tuple[bytes, ...] = ()
+
+    def code_of(self, report: Report) -> bytes:
+        """The contracts hash that the member tells; this node's own for a member that runs, or ran, the same code.
+
+        Who is behind or ahead runs the versions of the height where it is.
+        """
+        elsewhere = report.phase == "catch_up" or report.height > self.status.height
+        alike = elsewhere or report.contracts_hash in self.former_hashes
+        return self.contracts_hash if alike else report.contracts_hash
 
     @property
     def others(self) -> tuple[str, ...]:

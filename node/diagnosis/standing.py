@@ -99,7 +99,10 @@ def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
         found += _greeted(facts, member)
         explained = any(finding.silences for finding in found)
         if not heard and not _awaited(facts, member) and (report is not None or not explained):
-            found.append(_absence(facts, member))
+            absence = _absence(facts, member)
+            planned = member in facts.status.resting and absence.cause != "link_cut"
+            # Where too many rest nobody is skipped, and then an absence is as bad as any.
+            found.append(msgspec.structs.replace(absence, cause="in_window") if planned else absence)
     if clock_off_ms is not None and abs(clock_off_ms) > facts.drift_ms // 2:
         found.append(Finding(member, "clock_off", _off(facts, member, clock_off_ms)))
     # One cause is told once, and what explains a withheld vote is told instead of it.
@@ -156,7 +159,7 @@ def _said(facts: Facts, member: str, report: Report | None) -> list[Finding]:
         ]
     found = [Finding(member, item.code, item.detail) for item in report.conditions if item.code in WEIGHT]
     found += _abstention(facts, member, report.abstention, report.abstain_until)
-    if report.contracts_hash != facts.contracts_hash and not any(f.cause == "contracts_differ" for f in found):
+    if facts.code_of(report) != facts.contracts_hash and not any(f.cause == "contracts_differ" for f in found):
         found += _other_code(facts, member)
     if report.version != facts.version:
         found.append(Finding(member, "other_release", f"{report.version}, this node {facts.version}"))
@@ -190,7 +193,7 @@ def _other_code(facts: Facts, member: str) -> list[Finding]:
     """Whose code differs: the one that fewer members run, this node's in doubt."""
     report = facts.fresh_report(member)
     hashes = [facts.contracts_hash]
-    hashes += [r.contracts_hash for name in facts.validators if (r := facts.fresh_report(name)) is not None]
+    hashes += [facts.code_of(r) for name in facts.validators if (r := facts.fresh_report(name)) is not None]
     if report is None or hashes.count(report.contracts_hash) >= hashes.count(facts.contracts_hash):
         return []
     return [Finding(member, "contracts_differ", f"contracts hash {report.contracts_hash.hex()[:12]}")]

@@ -1,6 +1,7 @@
 """Numbers and names as an operator reads them."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 _DAY_MS = 86_400_000
 _HOUR_MS = 3_600_000
@@ -17,6 +18,11 @@ def duration(milliseconds: int) -> str:
     if ms < _DAY_MS:
         return f"{ms // _HOUR_MS} h {ms % _HOUR_MS // _MINUTE_MS} min"
     return f"{ms // _DAY_MS} d {ms % _DAY_MS // _HOUR_MS} h"
+
+
+def moment(time_ms: int) -> str:
+    """Return a time of blocks as the clock shows it: "2026-11-22 21:30:00 UTC"."""
+    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def size(count: int) -> str:

@@ -37,7 +37,10 @@ def _key_types(contracts: Sequence[type[Contract]], contract: str, field: str) -
         if field in LEDGER_FIELDS:
             return LEDGER_FIELDS[field]
         raise NotFound("unknown_field", f"the ledger itself keeps: {', '.join(LEDGER_FIELDS)}")
-    found = next((item for item in contracts if item.name == contract), None)
+    named = [item for item in contracts if item.name == contract]
+    # Of several versions that one which keeps it: what a former one kept may be asked for as well.
+    keeping = [item for item in named if isinstance(vars(item).get(field), Map | Item)]
+    found = next(iter((*keeping, *named)), None)
     if found is None:
         names = ", ".join(item.name for item in contracts)
         raise NotFound("unknown_contract", f"{contract[:40]!r} is not a contract here; there are: {names}")

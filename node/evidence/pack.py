@@ -14,6 +14,7 @@ import msgspec
 
 from consensus.codec import encode
 from consensus.members import Validator
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import NotFound, RejectedTransaction, StoreError
 from node.ledger import Header, sha256
 from node.state_tree import StateTree
@@ -85,7 +86,12 @@ def state_proof(tree: StateTree, key: bytes, value: bytes | None) -> StateProof:
 
 
 def assemble(
-    view: StoreView, kind: str, heights: Sequence[int], item: tuple[Any, ...], checkpoint: int | None = None
+    view: StoreView,
+    kind: str,
+    heights: Sequence[int],
+    item: tuple[Any, ...],
+    checkpoint: int | None = None,
+    recoveries: Recoveries = NO_RECOVERIES,
 ) -> bytes:
     """Return the pack that proves `item` by the blocks at `heights` (ascending), linked up to a `checkpoint`.
 
@@ -104,7 +110,8 @@ def assemble(
         if height < 1:
             raise NotFound("block_not_found", "genesis has no certificate: the first block that proves is block 1")
         certificate = view.head_at(height).certificate
-        quorum = view.head_at(lists[bisect_left(lists, height) - 1]).members.quorum
+        members = view.head_at(lists[bisect_left(lists, height) - 1]).members
+        quorum = (recoveries.deciders(height, view.head_at(height).digest, members) or members).quorum
         if certificate is None or len(certificate.signatures) < quorum:
             raise StoreError("store_corrupt", f"block {height} is missing its certificate, or votes of it")
         return Signatures(certificate.view, certificate.signatures[:quorum])

@@ -8,7 +8,18 @@ from functools import cached_property
 
 from contracts.state_keys import encode_component
 from node.errors import RejectedTransaction
-from node.executor.run import Policy, Rules, misplaced, next_due_ms, request_of, request_prefix, taken, unsatisfied
+from node.executor.run import (
+    Policy,
+    Rules,
+    misplaced,
+    next_due_ms,
+    open_tier,
+    request_of,
+    request_prefix,
+    taken,
+    unapproved,
+    unsatisfied,
+)
 from node.ledger import RequestRecord, Transaction
 from node.state import LedgerView, Overlay
 
@@ -43,15 +54,15 @@ class Admission:
         return (
             misplaced(self._rules, transaction, time_ms)
             or taken(used, transaction)
-            or unsatisfied(policy, transaction, time_ms)
+            or self._unsatisfied(policy, transaction, time_ms)
         )
 
     def admit(self, transaction: Transaction, now_ms: int) -> int | None:
         """Return None when `transaction` may wait for a block, or the height at which it is final.
 
         Raise RejectedTransaction for the first of: wrong_network, expired, expiry_too_far, not_for_nodes,
-        request_conflict, unknown_principal, policy_unsatisfied. A final transaction is recognised even after it
-        expired.
+        request_conflict, unknown_principal, policy_unsatisfied, approval_required. A final
+        transaction is recognised even after it expired.
         """
         body = transaction.body
         used, policy = self._read(transaction)
@@ -61,11 +72,20 @@ class Admission:
         reason = (
             misplaced(self._rules, transaction, time_ms)
             or taken(used, transaction)
-            or unsatisfied(policy, transaction, time_ms)
+            or self._unsatisfied(policy, transaction, time_ms)
         )
+        if reason == "approval_required":
+            tier = open_tier(self._rules.registry, Overlay(self._view), transaction, time_ms)
+            raise RejectedTransaction(reason, f"{body.sender}'s tier {tier!r} asks for more signatures", tier=tier)
         if reason is not None:
             raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")
         return None
+
+    def _unsatisfied(self, policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
+        reason = unsatisfied(policy, transaction, time_ms)
+        if reason is None and policy is not None and policy.tiers:
+            return unapproved(self._rules.registry, Overlay(self._view), transaction, time_ms)
+        return reason
 
     def _read(self, transaction: Transaction) -> tuple[RequestRecord | None, Policy | None]:
         """What the state knows of the transaction's request id, and of its sender."""

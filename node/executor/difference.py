@@ -11,6 +11,7 @@ import msgspec
 
 from consensus.codec import CodecError, decode
 from contracts.state_keys import StateKeyError, decode_key
+from node.config import Recovery
 from node.errors import InvalidFrame
 from node.executor.run import Attempt, BlockRun, Rules, due_calls
 from node.ledger import Header, Receipt, Transaction, merkle_root, sha256
@@ -63,6 +64,11 @@ class TracedRun(BlockRun):
         due = due_calls(Overlay(view), time_ms, limit)
         self.scheduled_calls = [(call.contract, call.method) for _, call in due]
         self._noted = 0
+
+    def recover(self, recovery: Recovery) -> None:
+        """As in a block's run; its one call stands where scheduled calls do."""
+        self.scheduled_calls = [recovery.call[:2]]
+        super().recover(recovery)
 
     def _accept(self, tx_id: bytes, attempt: Attempt) -> None:
         position = len(self.tx_ids)

@@ -3,6 +3,8 @@
 `build` and `check` go one way, in `BlockRun`, and each transaction is executed once. The executor stands on the
 state of one head; `advance` moves it on after the store has applied a block. Build, check and advance must not
 overlap; admission, dry runs and queries may run beside them in other threads.
+
+More than 500 lines because the one way that builder, checker and replay go is read in one place.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -10,9 +12,11 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from consensus.codec import decode_own, encode
+from contracts.brake import Brake
 from contracts.engine import CallError, Engine, Environment, Revert
-from node.config import NetworkConfig, Parameters
+from node.config import PROPOSER, NetworkConfig, Parameters, Recovery
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction, StoreError
+from node.executor.activation import ActiveCode, active_code, former_engine, founding
 from node.executor.admission import Admission
 from node.executor.difference import RECEIPT_SIZE_MAX, Claim, Difference, TracedRun, find_difference, verify_claim
 from node.executor.empty_view import EmptyView
@@ -46,12 +50,16 @@ class Executor:
     """The rules of the ledger over the state of one head."""
 
     def __init__(self, network: NetworkConfig, engine: Engine, registry: Registry) -> None:
-        """`registry` reads policies and validators from a state. Before `open` only `genesis` works."""
+        """`registry` reads policies and validators from a state. Before `open` only `genesis` works.
+
+        `engine` is all that this release ships; which of it executes, the state of each head says.
+        """
         self._network = network
-        self._engine = engine
+        self._shipped = engine
         self._registry = registry
         self._rules = Rules(network.network_id, network.parameters, engine, registry)
         self._contracts_hash = engine.contracts_hash()
+        self._code = ActiveCode((), engine)
         self.queries = Queries(network.network_id, engine)
         self._cache = ValueCache()
         # What was forgotten before lies there as graves, over which LevelDB would walk at every block.
@@ -66,20 +74,21 @@ class Executor:
         """Return height 0: the state that the network definition makes; ConfigError when contracts refuse it."""
         network = self._network
         base = EmptyView()
-        run = BlockRun(self._rules, base, None, 0, 0)
         env = Environment(network.network_id, 0, 0, "@genesis", network.genesis_hash, encode)
         try:
-            self._engine.genesis(run.overlay, env, network.genesis_arguments)
+            engine, arguments = founding(self._shipped, network.genesis_arguments)
+            run = BlockRun(msgspec.structs.replace(self._rules, engine=engine), base, None, 0, 0)
+            engine.genesis(run.overlay, env, arguments)
         except (CallError, Revert) as error:
             raise ConfigError("config_invalid", f"the contracts refuse the network definition: {error}") from error
         tree = StateTree(network.parameters.state_tree_bits, base.bucket)
-        return self._finish(run, (), tree, bytes(32), "", network.genesis_hash)
+        return self._finish(run, (), tree, bytes(32), "", network.genesis_hash, engine.contracts_hash())
 
     def open(self, view: LedgerView) -> None:
         """Stand on `view`; the tree is rebuilt from its buckets. StoreError when its root is not the head's."""
         # Read through the attribute: the same tree goes on over later views.
         self._view = view
-        self._take_limits(view)
+        self._take_rules(view)
         self._admission = Admission(self._rules, view)
         self._requests_from_ms = 0
         self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
@@ -99,19 +108,31 @@ class Executor:
         cache = self._cache.advance(executed.writes)
         self._opened_tree().commit(executed.tree)
         self._view = view
-        self._take_limits(view)
+        self._take_rules(view)
         if shown:
             self.show(view)
         self._cache = cache
         if executed.requests_removed:
             self._requests_from_ms = executed.requests_removed[-1][0]
 
-    def _take_limits(self, view: LedgerView) -> None:
-        """The next block is judged by the limits that the members have set."""
-        limits = dict(self._registry.read_limits(Overlay(view)))
+    def _take_rules(self, view: LedgerView) -> None:
+        """The next block is executed by the contracts that the members have activated, within limits and brakes.
+
+        Read once for a block, so that none of its transactions pays for them.
+        """
+        state = Overlay(view)
+        code = active_code(self._shipped, state, self._code)
+        if code is not self._code:
+            self._code = code
+            self._rules = msgspec.structs.replace(self._rules, engine=code.engine)
+            self._contracts_hash = code.engine.contracts_hash()
+        limits = dict(self._registry.read_limits(state))
         known = self._rules.parameters
         if any(getattr(known, name) != value for name, value in limits.items()):
             self._rules = msgspec.structs.replace(self._rules, parameters=msgspec.structs.replace(known, **limits))
+        brakes = Brake.read_on(state)
+        if brakes != self._rules.brakes:
+            self._rules = msgspec.structs.replace(self._rules, brakes=brakes)
 
     def show(self, view: LedgerView) -> None:
         """Transactions are admitted and tried on `view`: that of the head, or of a block before it."""
@@ -145,9 +166,25 @@ class Executor:
         return self._opened_tree()
 
     @property
+    def engine(self) -> Engine:
+        """The contracts that execute the next block, and what is shipped besides."""
+        return self._rules.engine
+
+    @property
     def contracts_hash(self) -> bytes:
-        """The digest of the code that this node executes."""
+        """The digest of the code with which this node would execute the next block."""
         return self._contracts_hash
+
+    @property
+    def former_contracts_hash(self) -> bytes:
+        """What `contracts_hash` was before the last change of a contract; as it is where there was none."""
+        found = former_engine(self._shipped, Overlay(self._opened_view()))
+        return self._contracts_hash if found is None else found.contracts_hash()
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The versions that the ledger has active and that are not here, or here with other bytes."""
+        return self._code.lacking
 
     def next_due_ms(self) -> int | None:
         """Return the time of the earliest scheduled call: from then on there is a block to build."""
@@ -173,6 +210,8 @@ class Executor:
         `allow_quarantine`.
         """
         head, parameters = self.head, self._rules.parameters
+        if self._code.lacking:
+            return None
         run = self._block_run(head.height + 1, max(now_ms, head.time_ms + 1))
         run.begin(lambda _, tx_id: allow_quarantine and tx_id in suspects)
         chosen: list[Transaction] = []
@@ -199,7 +238,22 @@ class Executor:
                 break
         if not run.tx_ids and not allow_empty:
             return None
+        try:
+            run.end()
+        except InvalidBlock:
+            return None  # it takes a contract that is not here: others build this block
         return self._finish(run, chosen, self._opened_tree(), head.digest, proposer)
+
+    def recover(self, recovery: Recovery, time_ms: int) -> ExecutedBlock:
+        """Return the recovery block on the head: equal at all who have the head, the code and what was signed.
+
+        `height` and `digest` of `recovery` are not looked at: this is how they come to be. Raise InvalidBlock where
+        the members' contract refuses it.
+        """
+        head = self.head
+        run = self._block_run(head.height + 1, time_ms)
+        run.recover(recovery)
+        return self._finish(run, (), self._opened_tree(), head.digest, PROPOSER)
 
     def room(self, executed: ExecutedBlock) -> tuple[int, int]:
         """Return (calls, bytes) for which the block had room; none once half of its other limits was used.
@@ -285,7 +339,10 @@ class Executor:
         quarantined = proposal.quarantined
         if quarantined and not allow_quarantine:
             raise InvalidBlock("quarantine_refused", "fewer than two views have failed at this height")
-        run.begin(lambda position, _: position in quarantined)
+        if header.proposer == PROPOSER:
+            run.recover(self._recovery_of(proposal, decided))
+        else:
+            run.begin(lambda position, _: position in quarantined)
         for index, transaction in enumerate(transactions):
             if not fits(run, transaction, parameters.block_calls_max, parameters.block_bytes_max, 0):
                 raise InvalidBlock("block_too_large", f"transaction {index} exceeds the block's calls or bytes")
@@ -306,6 +363,8 @@ class Executor:
             run.accept(transaction, attempt)
         if tuple(run.quarantined) != quarantined:
             raise InvalidBlock("quarantine_refused", "a quarantined position is out of order or names nothing")
+        if header.proposer != PROPOSER:
+            run.end(decided)
         return self._finish(
             run,
             transactions,
@@ -315,6 +374,16 @@ class Executor:
             code=header.contracts_hash,
             tx_root=header.tx_root,  # what these transactions have: `_check_header` has seen to it
         )
+
+    def _recovery_of(self, proposal: Proposal, decided: bool) -> Recovery:
+        """The trusted recovery that a decided block performs; raise InvalidBlock where there is none."""
+        header = proposal.header
+        found = self._network.recoveries.of_block(header.height, header.digest)
+        if found is None or not decided or proposal.wire_ids or proposal.quarantined:
+            raise InvalidBlock(
+                "recovery_refused", f"block {header.height} is not the recovery block of a recovery trusted here"
+            )
+        return found
 
     def _check_header(
         self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord, decided: bool
@@ -329,7 +398,9 @@ class Executor:
             raise InvalidBlock("wrong_parent", f"block {header.height} stands on {header.parent.hex()}")
         if header.time_ms <= head.time_ms:
             raise InvalidBlock("time_not_after_parent", f"{header.time_ms} after {head.time_ms}")
-        if header.contracts_hash != self._contracts_hash and not decided:
+        if self._code.absent:
+            raise InvalidBlock("contract_not_here", f"block {header.height} needs {', '.join(self._code.absent)}")
+        if (header.contracts_hash != self._contracts_hash or self._code.lacking) and not decided:
             raise InvalidBlock("contracts_differ", f"contracts {header.contracts_hash.hex()} made the block")
         if len(transactions) > parameters.block_transactions_max:
             raise InvalidBlock("block_too_large", f"{len(transactions)} transactions in a block")
@@ -399,8 +470,9 @@ class Executor:
         """Return None when the (verified) transaction may wait for a block, or the height at which it is final.
 
         Raise RejectedTransaction for the first of: wrong_network, expired, expiry_too_far,
-        request_conflict, unknown_principal, policy_unsatisfied. A final transaction is recognised even after it
-        expired. Its calls are not judged: a wrong one is an outcome in the receipt (see `validate_calls`).
+        request_conflict, unknown_principal, policy_unsatisfied, approval_required. A final
+        transaction is recognised even after it expired. Its calls are not judged: a wrong one is an outcome in the
+        receipt (see `validate_calls`).
         """
         return self._opened_admission().admit(transaction, now_ms)
 
@@ -412,7 +484,7 @@ class Executor:
         """
         for index, call in enumerate(transaction.body.calls):
             try:
-                self._engine.validate(call.contract, call.method, call.args)
+                self._rules.engine.validate(call.contract, call.method, call.args)
             except CallError as error:
                 raise RejectedTransaction(error.code, f"call {index}: {error.message}", call=index) from error
 

@@ -10,6 +10,7 @@ from consensus.codec import encode
 from contracts.engine import CallError, Engine, Environment, EventRecord, Revert
 from contracts.storage import HostFailure
 from node.errors import HansaError, NotFound, RejectedTransaction
+from node.executor.activation import active_engine
 from node.state import LedgerView, Overlay
 
 T = TypeVar("T")
@@ -26,11 +27,12 @@ class NotBrief(BaseException):
 
 
 class Queries:
-    """Answers for one network's contracts; may be asked in any thread."""
+    """Answers for one network's contracts, in the versions of the state asked about; may be asked in any thread."""
 
     def __init__(self, network_id: str, engine: Engine) -> None:
         self._network_id = network_id
-        self._engine = engine
+        self._shipped = engine
+        self._known: tuple[bytes, Engine] = (b"", engine)
 
     def answer(self, view: LedgerView, contract: str, name: str, args: dict[str, Any]) -> Any:
         """Return a query's answer, in plain values, on the state of `view` (of the head, or of a past height).
@@ -65,9 +67,17 @@ class Queries:
         head = view.head
         env = Environment(self._network_id, head.height, head.time_ms, "", bytes(32), encode)
         try:
-            return self._engine.query(state, events, env, contract, name, args, operations_max)
+            return self._engine_at(view).query(state, events, env, contract, name, args, operations_max)
         except Revert as revert:
             raise RejectedTransaction("query_refused", str(revert), reason=revert.code) from revert
+
+    def _engine_at(self, view: LedgerView) -> Engine:
+        """The contracts that are active after the view's block."""
+        digest, engine = self._known
+        if digest != view.head.digest:
+            engine = active_engine(self._shipped, Overlay(view))
+            self._known = (view.head.digest, engine)
+        return engine
 
 
 class _Events:

@@ -1,6 +1,7 @@
 """One block being executed: the same steps for the builder, the checker and the replay. Pure.
 
-The order within a block: request ids that are due are forgotten, due scheduled calls run, then the transactions.
+The order within a block: request ids that are due are forgotten, due scheduled calls run, then the transactions; at
+the end, a contract that the members decided about changes its version.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +11,16 @@ import msgspec
 
 from consensus.codec import check_plain, decode_own, encode, unpack
 from consensus.members import Members, Validator
+from contracts.brake import Standing, stopped_at
 from contracts.engine import Emitted, Engine, Environment, Outcome, Scheduled, Session
 from contracts.state_keys import encode_component, encode_key
-from node.config import Parameters
+from node.config import PROPOSER, Parameters, Recovery
+from node.errors import InvalidBlock
+from node.executor.activation import carry_out
 from node.ledger import (
     EXPIRY_AHEAD_MS_MAX,
     TRANSACTION_SIZE_MAX,
+    Call,
     RequestRecord,
     ScheduledCall,
     Transaction,
@@ -61,6 +66,10 @@ class Policy(Protocol):
     def former(self) -> Sequence[FormerKey]:
         """Keys that were rotated lately; one and its successor count once."""
 
+    @property
+    def tiers(self) -> Sequence[object]:
+        """What asks for more than these signatures; none, and nothing else is looked at."""
+
 
 class Registry(Protocol):
     """What the state says of principals and validators; contracts.membership.Membership is it."""
@@ -74,6 +83,11 @@ class Registry(Protocol):
     def read_policy_at(self, state: Overlay, key: bytes) -> Policy | None:
         """Return the policy under a key that `policy_key` gave, or None."""
 
+    def unmet_tier(
+        self, state: Overlay, sender: str, calls: Sequence[Call], signers: Sequence[bytes], time_ms: int
+    ) -> str | None:
+        """Return the name of a tier that the calls ask for and these keys' signatures leave open, or None."""
+
     def only_call(self, principal: str) -> tuple[str, str] | None:
         """Return the one call (contract, method) that such a principal makes; None: it makes any."""
 
@@ -86,13 +100,14 @@ class Registry(Protocol):
 
 class Rules(msgspec.Struct, frozen=True):
     """All that decides outcomes besides the state: fixed for a release, and for as long as the members change none
-    of the `parameters`.
+    of the `parameters` and pull none of the `brakes`.
     """
 
     network: str
     parameters: Parameters
     engine: Engine
     registry: Registry
+    brakes: tuple[Standing, ...] = ()
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True):
@@ -159,6 +174,7 @@ class BlockRun:
         self.height = height
         self.time_ms = time_ms
         self.overlay = Overlay(view, cache)
+        self._brakes = stopped_at(rules.brakes, time_ms)
         self._session = Session(rules.engine, self.overlay)
         self._senders: dict[str, Sender] = {}
         self._asked: tuple[Transaction, bytes] | None = None
@@ -201,7 +217,24 @@ class BlockRun:
             env = self._environment(f"@{call.contract}", tx_id)
             outcome = self._session.execute(env, call.contract, call.method, args, parameters.call_operations_max)
             settled = Settled(outcome.code, outcome.emitted)
-            self._accept(tx_id, Attempt((settled,), outcome.scheduled, outcome.operations))
+            again = outcome.scheduled
+            if outcome.code == "braked" and self._brakes:
+                # Not lost: its receipt says `braked`, and it is due again when the first of the brakes ends.
+                again = (Scheduled(min(self._brakes.values()), call.contract, call.method, args),)
+            self._accept(tx_id, Attempt((settled,), again, outcome.operations))
+
+    def recover(self, recovery: Recovery) -> None:
+        """The block does what survivors of a lost quorum have signed, and nothing else; raise InvalidBlock.
+
+        What is due at its time is done in the block after it.
+        """
+        contract, method, args = recovery.call
+        tx_id = sha256(b"hansa/recovery" + recovery.statement)
+        env = self._environment(PROPOSER, tx_id)
+        outcome = self._session.execute(env, contract, method, args, self._rules.parameters.block_operations_max)
+        if outcome.code != "ok":
+            raise InvalidBlock("recovery_refused", f"block {self.height}: {outcome.code}: {outcome.detail}")
+        self._accept(tx_id, Attempt((Settled(outcome.code, outcome.emitted),), (), outcome.operations))
 
     def obstacle(self, transaction: Transaction) -> str | None:
         """Return why no block may contain `transaction` here and now, or None. Its signatures are verified."""
@@ -209,10 +242,16 @@ class BlockRun:
         return (
             misplaced(self._rules, transaction, self.time_ms)
             or taken(self.overlay.get(self._request_key(transaction), RequestRecord), transaction)
-            or unsatisfied(
-                self._rules.registry.read_policy_at(self.overlay, sender.policy_key), transaction, self.time_ms
-            )
+            or self._unsatisfied(sender, transaction)
         )
+
+    def _unsatisfied(self, sender: Sender, transaction: Transaction) -> str | None:
+        registry, overlay = self._rules.registry, self.overlay
+        policy = registry.read_policy_at(overlay, sender.policy_key)
+        reason = unsatisfied(policy, transaction, self.time_ms)
+        if reason is None and policy is not None and policy.tiers:
+            return unapproved(registry, overlay, transaction, self.time_ms)
+        return reason
 
     def attempt(self, transaction: Transaction) -> Attempt:
         """Execute the calls on the overlay; the caller accepts the attempt or rolls the overlay back."""
@@ -264,6 +303,16 @@ class BlockRun:
         self.size_bytes += len(transaction.data)
         self._accept(transaction.tx_id, attempt)
 
+    def end(self, decided: bool = False) -> None:
+        """What the members decided about a contract is done if it is due; nothing is executed after it.
+
+        Raise InvalidBlock (`contract_not_here`) where this node cannot do it.
+        """
+        parameters = self._rules.parameters
+        env = self._environment("@governance", sha256(b"hansa/activation" + encode_component(self.height)))
+        operations = (parameters.call_operations_max, parameters.block_operations_max)
+        self._schedule(carry_out(self._session, self._rules.engine, self.overlay, env, operations, decided))
+
     def members(self) -> Members:
         """Return the members that decide the next height."""
         rows = self._rules.registry.read_validators(self.overlay)
@@ -272,11 +321,7 @@ class BlockRun:
     def _accept(self, tx_id: bytes, attempt: Attempt) -> None:
         position = len(self.tx_ids)
         self.operations += attempt.operations
-        for call in attempt.scheduled:
-            check_plain(call.args)
-            key = SCHEDULE + encode_component(call.at_ms) + encode_component(self._sequence)
-            self.overlay.put(key, ScheduledCall(call.contract, call.method, encode(call.args)))
-            self._sequence += 1
+        self._schedule(attempt.scheduled)
         topics = self.topics
         for done in attempt.calls:
             for event in done.events:
@@ -288,6 +333,13 @@ class BlockRun:
                         positions.append(position)
         self.tx_ids.append(tx_id)
         self.receipts.append(attempt.receipt(tx_id))
+
+    def _schedule(self, calls: Sequence[Scheduled]) -> None:
+        for call in calls:
+            check_plain(call.args)
+            key = SCHEDULE + encode_component(call.at_ms) + encode_component(self._sequence)
+            self.overlay.put(key, ScheduledCall(call.contract, call.method, encode(call.args)))
+            self._sequence += 1
 
     def _request_key(self, transaction: Transaction) -> bytes:
         """Where the state remembers the transaction's request id; it is accepted right after it was judged."""
@@ -305,7 +357,7 @@ class BlockRun:
         return found
 
     def _environment(self, sender: str, tx_id: bytes) -> Environment:
-        return Environment(self._rules.network, self.height, self.time_ms, sender, tx_id, encode)
+        return Environment(self._rules.network, self.height, self.time_ms, sender, tx_id, encode, self._brakes)
 
 
 def misplaced(rules: Rules, transaction: Transaction, time_ms: int) -> str | None:
@@ -330,7 +382,10 @@ def taken(used: RequestRecord | None, transaction: Transaction) -> str | None:
 
 
 def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
-    """Return why the signatures do not suffice at `time_ms` for the sender's `policy` (None: a stranger)."""
+    """Return why the signatures do not suffice at `time_ms` for the sender's `policy` (None: a stranger).
+
+    Its tiers may ask for more: see `unapproved`.
+    """
     if policy is None:
         return "unknown_principal"
     signed = 0
@@ -340,6 +395,18 @@ def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -
         signers = [signature.key for signature in transaction.signatures]
         signed += time_ms < item.until_ms and item.key in signers and item.successor not in signers
     return None if signed >= policy.threshold else "policy_unsatisfied"
+
+
+def unapproved(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
+    """Return why the signatures do not suffice for the tiers that the transaction's calls ask for, or None."""
+    return None if open_tier(registry, state, transaction, time_ms) is None else "approval_required"
+
+
+def open_tier(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
+    """Return the tier that the transaction's calls ask for and its signatures leave open at `time_ms`, or None."""
+    body = transaction.body
+    signers = [signature.key for signature in transaction.signatures]
+    return registry.unmet_tier(state, body.sender, body.calls, signers, time_ms)
 
 
 def request_key(sender: str, request_id: str) -> bytes:

@@ -94,16 +94,9 @@ class Peers:
         self._queue_bytes_max = queue_bytes_max
         self._timing = timing or Timing()
         self._log = log if log is not None else structlog.get_logger()
-        introduction = (
-            PROTOCOL_VERSION,
-            network.network_id,
-            network.genesis_hash,
-            member,
-            contracts_hash,
-            instance,
-        )
-        self._hello = Hello(*introduction)
-        self._welcome = Welcome(*introduction)
+        self._introduction = (PROTOCOL_VERSION, network.network_id, network.genesis_hash, member)
+        self._instance = instance
+        self.set_contracts(contracts_hash)
         self._members: dict[str, MemberConfig] = {}
         self._accounts: dict[str, Account] = {}
         self._links: dict[str, Link] = {}
@@ -206,6 +199,11 @@ class Peers:
     def refusals(self) -> Mapping[str, int]:
         """How many connections ended or failed since the start, by reason code."""
         return dict(self._endings.counts)
+
+    def set_contracts(self, contracts_hash: bytes) -> None:
+        """Whoever is greeted from now on is told this hash of the contracts that are active here."""
+        introduction = (*self._introduction, contracts_hash, self._instance)
+        self._hello, self._welcome = Hello(*introduction), Welcome(*introduction)
 
     def set_members(self, members: Sequence[MemberConfig]) -> None:
         """Only `members` are spoken to from now on; links of removed members, and under old keys, are closed.

@@ -78,6 +78,9 @@ class Transport(Protocol):
     def refusals(self) -> Mapping[str, int]:
         """How many connections ended or failed since the start, by reason code."""
 
+    def set_contracts(self, contracts_hash: bytes) -> None:
+        """Whoever is greeted from now on is told this hash of the contracts that are active here."""
+
     def set_members(self, members: Sequence[MemberConfig]) -> None:
         """Only `members` are spoken to from now on; links of removed members, and under old keys, are closed."""
 

@@ -6,10 +6,9 @@ Own votes are never made up: when any may be missing, all are given up and the n
 """
 
 import contextlib
-import fcntl
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from consensus.codec import encode
@@ -23,6 +22,7 @@ from node.repair.report import Journal, Outcome, RepairReport, unproven
 from node.repair.sources import BlockSource
 from node.repair.state_rows import StateRows
 from node.store import Database, LevelDatabase, salvage
+from node.store.copying import copy_files, held
 from node.store.database import holds_database
 from node.store.layout import (
     FORMAT,
@@ -36,7 +36,6 @@ from node.store.layout import (
     number,
 )
 from node.store.reading import awaits_ledger, read_head, stored
-from node.store.room import free_bytes, require_room
 from node.verification import verify_rows
 from node.wording import agreeing, counted
 
@@ -47,7 +46,15 @@ COPY = "data.repair"
 HEADS_MISSING_MAX = 10_000
 """No more blocks than these are fetched only because the head is marked higher than the last head record."""
 OWN_ROWS = (b"c", b"v", b"p", b"j", b"f", b"g")
-OWN_MARKERS = (b"mnever_voted", b"mvoted", b"mabstain_until", b"mvoting_key", b"msilenced_keys", b"mendings")
+OWN_MARKERS = (
+    b"mnever_voted",
+    b"mvoted",
+    b"mabstain_until",
+    b"mvoting_key",
+    b"msilenced_keys",
+    b"mrecovery",
+    b"mendings",
+)
 
 
 class Repair:
@@ -78,11 +85,11 @@ class Repair:
         finish_replacing(data)
         if not holds_database(data):
             raise ConfigError("data_dir_unusable", f"{data} holds no ledger; start the node, it fetches everything")
-        with _held(data):
+        with held(data):
             shutil.rmtree(copy, ignore_errors=True)
             drop_stale(data)
             try:
-                _copy(data, copy)
+                copy_files(data, copy, "the copy in which the repair works")
                 self._mend(copy, join)
                 if not self._journal.sentences():
                     return RepairReport("nothing_wrong", self._height)
@@ -287,31 +294,3 @@ def _read_all(database: Database) -> None:
     """Every row can be read; raise StoreError otherwise."""
     for _ in database.scan(b"", b"\xff" * 64):
         pass
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """No other process has the database at `path` open; raise ConfigError when one has."""
-    with (path / "LOCK").open("a") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError("data_dir_in_use", f"{path} is in use by another process") from error
-        yield
-
-
-def _copy(data: Path, copy: Path) -> None:
-    """`copy` holds the files of `data`; raise Unavailable("disk_low") when there is no room for them.
-
-    Not even tables are linked: LevelDB writes a table over whatever lies under its number, if its manifest does not
-    name it, and would reach through the link into `data`.
-    """
-    try:
-        files = [file for file in data.iterdir() if file.is_file() and file.name != "LOCK"]
-        size_bytes = sum(file.stat().st_size for file in files)
-        require_room(0, free_bytes(data), size_bytes, "the copy in which the repair works")
-        copy.mkdir(mode=0o700)
-        for file in files:
-            shutil.copy2(file, copy / file.name)
-    except OSError as error:
-        raise StoreError("disk_failed", f"{error.filename}: {error.strerror}") from error

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from consensus.codec import encode
 from consensus.members import Members, Validator
 from consensus.messages import VoteKind
-from consensus.verification import Verifier
 from node.config import NetworkConfig
 from node.errors import HansaError, RejectedTransaction, StoreError
 from node.keys import verify
@@ -51,7 +50,7 @@ class LedgerRows:
         self._sources = sources
         self._journal = journal
         self._progress = progress
-        self._verifier = Verifier(network.network_id, verify)
+        self._verifier = network.recoveries.verifier(network.network_id, verify)
         self._expected = {b"x": 0, b"e": 0, b"r": 0}
         self.head_was_damaged = False
 

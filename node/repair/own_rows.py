@@ -15,7 +15,7 @@ from node.keys import verify
 from node.ledger import HeadRecord
 from node.repair.report import Journal
 from node.store import Database
-from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, META_VOTED, number
+from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, META_RECOVERY, META_VOTED, number
 from node.store.reading import read_body
 from node.verification.own import LETTERS, MARKERS, Own
 from node.verification.report import Progress
@@ -68,6 +68,9 @@ def _give_up(database: Database, entry: str, where: str, error: HansaError, jour
     """The row that the verification complained of is gone, and what hangs on it."""
     letter, _, rest = entry.partition(" ")
     key = letter.encode() + bytes.fromhex(rest)
+    if key == META_RECOVERY:
+        # Without it the member could vote on a chain that it has promised never to vote on again.
+        raise StoreError("store_corrupt", "the note of the recovery that this member signed cannot be read")
     if where == "the consensus records" or key in (META_NEVER_VOTED, META_ABSTAIN) or letter == "c":
         forget_votes(database, journal, f"a consensus record is damaged ({error.message})")
         return

@@ -17,7 +17,7 @@ import structlog
 
 from consensus.codec import CodecError, decode
 from consensus.messages import INSTANCE_SIZE
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from node.archive import ArchivedBlock, ArchiveReader
 from node.archive.shelf import ArchiveShelf
@@ -206,7 +206,7 @@ class PeerSource:
             member=self._node.member,
             tls_key=tls_key,
             listen=self._node.listen,
-            contracts_hash=Engine(CONTRACTS).contracts_hash(),
+            contracts_hash=Engine(CONTRACTS, FURTHER).contracts_hash(),
             instance=secrets.token_bytes(INSTANCE_SIZE),
             handler=_Deaf(),
             log=structlog.wrap_logger(structlog.PrintLogger(), processors=[_drop]),

@@ -30,6 +30,8 @@ from consensus.effects import (
 )
 from consensus.members import Members
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
+from contracts.maintenance import Maintenance
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor import Claim, Difference, Executor
 from node.gossip import wire_id_of
@@ -38,7 +40,7 @@ from node.runtime.bodies import Bodies
 from node.runtime.clock import Clock
 from node.runtime.replaying import Replaying
 from node.runtime.threads import Threads
-from node.state import ExecutedBlock
+from node.state import ExecutedBlock, Overlay
 from node.state_tree import StateTree
 from node.store import Store, StoreView
 from node.sync import ReadyBlock
@@ -64,6 +66,7 @@ class Chain:
         on_applied: Callable[[ExecutedBlock, StoreView], None],
         on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
         room: Callable[[], Awaitable[None]],
+        recoveries: Recoveries = NO_RECOVERIES,
     ) -> None:
         """`slow_execution_ms`: a block of a single transaction that takes longer makes that transaction suspect.
 
@@ -84,7 +87,9 @@ class Chain:
         self._executed: dict[bytes, ExecutedBlock] = {}
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
-        self._head = head_of(store.head, deciders(store.snapshot()))
+        self._recoveries = recoveries
+        view = store.snapshot()
+        self._head = self._head_of(store.head, deciders(view), view)
         self.last_block_transactions = 0
         """How many the head holds, of those that this node applied since its start."""
         self._log = structlog.get_logger("chain")
@@ -327,12 +332,25 @@ class Chain:
 
     def _moved(self, executed: ExecutedBlock, record: HeadRecord, view: StoreView) -> None:
         """The block is durable: it is the head."""
-        self._head = head_of(record, self._head.members)
+        self._head = self._head_of(record, self._head.members, view)
         self.last_block_transactions = len(executed.proposal.wire_ids)
         self._executed.clear()
         self._suspects.clear()
         self._misfits.clear()
         self._on_applied(executed, view)
+
+    def _head_of(self, record: HeadRecord, named_before: Members, view: StoreView) -> Head:
+        """The head as consensus knows it, of which `view` is the state; the height before names `named_before`."""
+        decided_by = self._recoveries.deciders(record.height, record.digest, named_before)
+        return Head(
+            record.height,
+            record.digest,
+            record.certificate,
+            record.start_view,
+            record.members,
+            decided_by or named_before,
+            resting_at(view),
+        )
 
     def _advance(self, executed: ExecutedBlock) -> StoreView:
         """The executor stands on the block just applied; returns the view on it."""
@@ -342,7 +360,7 @@ class Chain:
 
 
 def deciders(view: StoreView) -> Members:
-    """The members that decided the view's head.
+    """The members that the height before the view's head names: they decided it, unless it was recovered there.
 
     Where the head before it is not here, after a join from a snapshot, they are those of the last change below it.
     """
@@ -356,9 +374,12 @@ def deciders(view: StoreView) -> Members:
         return view.head_at(below[-1] if below else 0).members
 
 
-def head_of(record: HeadRecord, decided_by: Members) -> Head:
-    """The head as consensus knows it; `decided_by` judged its certificate."""
-    return Head(record.height, record.digest, record.certificate, record.start_view, record.members, decided_by)
+def resting_at(view: StoreView) -> tuple[str, ...]:
+    """The members in a maintenance window at the view's head, by its state and its time.
+
+    Kept nowhere else, so that a restart, a replay and a snapshot find the same ones.
+    """
+    return Maintenance.read_resting(Overlay(view), view.head.time_ms)
 
 
 def proposal_of(body: BlockBody) -> Proposal:

@@ -5,10 +5,15 @@ such quorum is known, the code that made the last block. So a whole network that
 once, and one member that was upgraded alone, or left behind, does not. Who differs follows: it applies every
 decided block whose roots its own code comes to. Believing a greeting is safe: a vote is only ever cast for a block
 of one's own code that was executed here, and fewer members than a quorum can talk nobody into silence.
+
+Which versions of the contracts are active is the ledger's to say, and a change of them at one height is no
+difference of code: whatever this node's own code was under other versions counts as its own. But a version that
+the ledger names and that is not here, or not with the bytes that were decided on, takes the vote whatever the
+others say.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -23,6 +28,8 @@ from node.wire import FetchManifest, Manifest
 ASK_INTERVAL_MS = 5_000
 ANSWER_TIMEOUT_S = 5.0
 NAMED_MAX = 5
+ALIKE_MAX = 64
+"""So many of its own hashes a node remembers: a link stands as long, and greets once."""
 
 
 class CodeAgreement:
@@ -38,18 +45,25 @@ class CodeAgreement:
         clock: Clock,
         on_change: Callable[[], None],
         on_failure: Callable[[BaseException], None],
+        former: bytes | None = None,
     ) -> None:
-        """`last_block` is the contracts hash in the head's header (None: genesis, which has none)."""
+        """`last_block` is the contracts hash in the head's header (None: genesis, which has none).
+
+        `former` is what this node's own was before a contract's version changed last.
+        """
         self.set_validators([validator.id for validator in network.validators])
         self._member = member
         self._manifest = tuple(manifest)
         self._own = manifest_hash(manifest)
+        self._alike = deque([self._own if former is None else former, self._own], ALIKE_MAX)
+        self._lacking: tuple[str, ...] = ()
+        self._stopped = ""
         self._last_block = last_block
         self._transport = transport
         self._clock = clock
         self._on_change = on_change
         self._on_failure = on_failure
-        self._agreed = last_block or self._own
+        self._agreed = self._as_own(last_block) or self._own
         self._theirs: tuple[bytes, tuple[str, ...]] | None = None
         self._ask_due_ms = clock.now_ms()
         self._task: asyncio.Task[None] | None = None
@@ -63,37 +77,75 @@ class CodeAgreement:
     @property
     def differs(self) -> bool:
         """Whether this node runs other code than the network agreed on."""
-        return self._agreed != self._own
+        return self._agreed != self._own or bool(self._lacking or self._stopped)
 
     @property
     def sentence(self) -> str:
         """What differs, for people; empty where nothing does."""
         if not self.differs:
             return ""
+        if self._lacking or self._stopped:
+            return ", ".join(self._lacking) or self._stopped
         if self._theirs is None or self._theirs[0] != self._agreed:
             return f"code {self._own.hex()[:16]} here, {self._agreed.hex()[:16]} agreed"
         names = differing(self._manifest, self._theirs[1])
         more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
         return ", ".join(names[:NAMED_MAX]) + more
 
+    @property
+    def own(self) -> bytes:
+        """The contracts hash of this node's own code, in the versions that are active now."""
+        return self._own
+
+    @property
+    def former(self) -> tuple[bytes, ...]:
+        """What it was under other versions."""
+        return tuple(code for code in dict.fromkeys(self._alike) if code != self._own)
+
     def on_applied(self, contracts_hash: bytes) -> None:
         """A block of this code was applied."""
         self._last_block = contracts_hash
+        if self._stopped:
+            self._stopped = ""
+            self._on_change()
+
+    def on_active(self, manifest: Sequence[str], lacking: Sequence[str]) -> None:
+        """The contracts of `manifest` are active here from now on; of what the ledger names, `lacking` is not
+        here.
+        """
+        own = manifest_hash(manifest)
+        if (own, tuple(lacking)) == (self._own, self._lacking):
+            return
+        agreed_with_own = self._agreed == self._own
+        self._manifest, self._own, self._lacking = tuple(manifest), own, tuple(lacking)
+        self._alike.append(own)
+        if agreed_with_own or self._agreed in self._alike:
+            self._agreed = own
+        if self._lacking:
+            self._log.error("the ledger has a contract active that is not here", contracts=self._lacking)
+        self._on_change()
+
+    def on_missing(self, sentence: str) -> None:
+        """The next block, which is decided, cannot be executed: it needs a contract that is not here."""
+        if self._stopped != sentence:
+            self._stopped = sentence
+            self._log.error("the network has gone on with a contract that is not here", block=sentence)
+            self._on_change()
 
     def judge(self) -> None:
         """Take account of what is known now; call it every while."""
         announced = {info.id: info.contracts_hash for info in self._transport.peers()}
         announced[self._member] = self._own
-        counts = Counter(announced[name] for name in self._validators if announced.get(name) is not None)
+        counts = Counter(self._as_own(announced.get(name)) for name in self._validators)
         agreed = next((code for code, count in counts.items() if code and count >= self._quorum), None)
-        agreed = agreed or self._last_block or self._own
+        agreed = agreed or self._as_own(self._last_block) or self._own
         if agreed != self._agreed:
             self._agreed = agreed
-            if self.differs:
+            if agreed != self._own:
                 self._log.error("this node runs other code than the network", here=self._own.hex()[:16])
             self._on_change()
         known = self._theirs is not None and self._theirs[0] == agreed
-        if self.differs and not known and self._task is None and self._clock.now_ms() >= self._ask_due_ms:
+        if agreed != self._own and not known and self._task is None and self._clock.now_ms() >= self._ask_due_ms:
             self._ask_due_ms = self._clock.now_ms() + ASK_INTERVAL_MS
             holders = [info.id for info in self._transport.peers() if info.contracts_hash == agreed]
             self._task = asyncio.get_running_loop().create_task(self._ask(agreed, holders))
@@ -108,6 +160,10 @@ class CodeAgreement:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _as_own(self, code: bytes | None) -> bytes | None:
+        """The code, or this node's own where it is what that was when other versions were active."""
+        return self._own if code in self._alike else code
 
     async def _ask(self, agreed: bytes, holders: Sequence[str]) -> None:
         """Learn the agreed code's lines from somebody who runs it; their digest proves them."""

@@ -18,7 +18,6 @@ import msgspec
 
 import consensus
 from consensus.status import ReplicaStatus
-from contracts.engine import Engine
 from node.client.answers import Diagnosis, EvidenceItem, MemberStatus, NodeStatus
 from node.client.rendering import plain_json
 from node.config import NetworkConfig, NodeConfig
@@ -75,7 +74,6 @@ class Diagnostics:
         self,
         config: NodeConfig,
         network: NetworkConfig,
-        engine: Engine,
         executor: Executor,
         store: Store,
         transport: Transport,
@@ -86,7 +84,6 @@ class Diagnostics:
     ) -> None:
         self._config = config
         self._network = network
-        self._engine = engine
         self._executor = executor
         self._store = store
         self._transport = transport
@@ -153,7 +150,7 @@ class Diagnostics:
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "libraries": {name: _version(name) for name in LIBRARIES},
             "contracts_hash": self._executor.contracts_hash,
-            "modules": dict(sorted(self._engine.module_digests.items())),
+            "modules": dict(sorted(self._executor.engine.module_digests.items())),
             "consensus": consensus_digest(),
         }
 

@@ -54,10 +54,11 @@ class Governing:
         tls_keys: frozenset[bytes],
         told: Callable[[Roster], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        has: Callable[[str, int], bytes | None],
     ) -> None:
         """`view()` gives the state of the head on disk. `remembers`: the disk knew at the start what this member
         signed. `tls_keys` are those at hand. `told` is called with the members now and with each change of
-        them; `spawn` runs what takes time.
+        them; `spawn` runs what takes time. `has(contract, version)` gives the digest of its sources here.
         """
         self._network = network
         self._member = member
@@ -71,7 +72,7 @@ class Governing:
         self._seen = self._mark_of(now)
         self._saying = False
         self._links = MemberLinks(member, network.known, roster_at(network, now, member), transport, clock, told)
-        self._readiness = Readiness(network.network_id, member, keys, tls_keys, clock, submit, self._may)
+        self._readiness = Readiness(network.network_id, member, keys, tls_keys, clock, submit, self._may, has)
         self._log = structlog.get_logger("governance").bind(member=member)
 
     @property

@@ -38,7 +38,7 @@ class Health:
         network: NetworkConfig,
         member: str,
         version: str,
-        contracts_hash: bytes,
+        code_hashes: Callable[[], tuple[bytes, ...]],
         transport: Transport,
         clock: Clock,
         replica: Callable[[], ReplicaStatus],
@@ -48,7 +48,9 @@ class Health:
         disk_free: Callable[[], int | None],
         head_time_ms: int | None,
     ) -> None:
-        """`waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes were left a moment ago (None:
+        """`code_hashes()` are this node's contracts hash and those that it had under versions before.
+
+        `waiting()` transactions wait, at most `waiting_max`; `disk_free()` bytes were left a moment ago (None:
         unknown).
 
         The block at the head says that it was made at `head_time_ms`: a restart moves nothing. None: there is no
@@ -59,7 +61,7 @@ class Health:
         self._roles: dict[str, str] = {item.id: item.role for item in network.members}
         self._validators = tuple(validator.id for validator in network.validators)
         self._version = version
-        self._contracts_hash = contracts_hash
+        self._code_hashes = code_hashes
         self._transport = transport
         self._clock = clock
         self._replica = replica
@@ -109,8 +111,9 @@ class Health:
         self._roles = {item.id: item.role for item in present}
         self._validators = roster.validators
         standing = roster.standings.get(self._member, "active")
-        for code in ("removed", "suspended"):
-            self.set_condition(code, "by the members' vote" if standing == code else None)
+        said = {"removed": "by the members' vote", "suspended": "by the members' vote, or by a recovery without it"}
+        for code, by_whom in said.items():
+            self.set_condition(code, by_whom if standing == code else None)
         waits = "until the members have voted for it, and it has caught up"
         self.set_condition("not_admitted", waits if standing == "joining" else None)
 
@@ -199,7 +202,7 @@ class Health:
             sequence=self._sequence,
             time_ms=max(0, self._clock.time_ms()),
             version=printable(self._version),
-            contracts_hash=self._contracts_hash,
+            contracts_hash=self._code_hashes()[0],
             height=status.height,
             view=status.view,
             asked=status.asked,
@@ -251,7 +254,8 @@ class Health:
             links=self._links(status),
             reports=self._reports.heard(),
             version=self._version,
-            contracts_hash=self._contracts_hash,
+            contracts_hash=self._code_hashes()[0],
+            former_hashes=self._code_hashes()[1:],
             drift_ms=self._network.parameters.drift_ms,
             censorship_blocks=self._network.parameters.censorship_blocks,
             idle_ms=now_ms - self._moved_ms,

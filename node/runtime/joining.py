@@ -234,6 +234,7 @@ def join_by(
         store.snapshot,
         report,
         require_room,
+        network.recoveries,
     )
     return Joining(
         gathering,

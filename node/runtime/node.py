@@ -32,7 +32,7 @@ from consensus.effects import (
 from consensus.messages import TwoInstances
 from consensus.replica import Replica
 from consensus.status import Abstention, ReplicaStatus
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
 from node import sync
@@ -42,6 +42,7 @@ from node.executor import Executor
 from node.gossip import Gossip
 from node.ledger import CertifiedBlock
 from node.mempool import Mempool
+from node.rescue import perform_recoveries
 from node.runtime.backing_up import BackingUp
 from node.runtime.bodies import Bodies
 from node.runtime.catching_up import add_sync_gauges
@@ -95,13 +96,17 @@ class Node:
         self.begins_anew = False
         """After `run`: this process is to make another node on the same directory, and run that."""
         self._failure: BaseException | None = None
+        self._active: tuple[Engine, tuple[str, ...]] | None = None
         self._catching_up: sync.CatchUp
-        self._engine = Engine(CONTRACTS)
-        self._executor = Executor(network, self._engine, Membership)
+        self._executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
         opened = (outside.open_database, outside.verify, outside.disk_free)
         self._store = open_store(config, network, self._executor, *opened)
         # No part may keep a view for long: what a view may show, the disk cannot give back.
         self._executor.open(self._store.snapshot())
+        perform_recoveries(config, network, self._store, self._executor)
+        # A recovery is signed while the node is stopped alone. Its block may still come from the others meanwhile;
+        # then the next start ends the silence.
+        self._owes_recovery = self._store.owed_recovery() is not None
         self._metrics = Metrics().with_key_ages(outside.keys_made_ms, outside.clock.time_ms)
         self._disk = DiskSpace(
             config.disk, lambda: outside.disk_free(config.data_dir), self._threads, self._judge_standing
@@ -125,6 +130,7 @@ class Node:
             self._on_applied,
             self._on_divergence,
             self._disk.room,
+            network.recoveries,
         )
         self._work = Work(
             self._bodies,
@@ -157,6 +163,7 @@ class Node:
             self._on_divergence,
             self._fail,
             self._on_unservable,
+            network.recoveries,
         )
         self._divergence = Divergence(
             self._store, self._threads, self._peers, self._clock, self._judge_standing, self._fail
@@ -164,12 +171,13 @@ class Node:
         self._code = CodeAgreement(
             network,
             config.member,
-            self._engine.manifest(),
+            self._executor.engine.manifest(),
             self._last_code(),
             self._peers,
             self._clock,
             self._judge_standing,
             self._fail,
+            self._executor.former_contracts_hash,
         )
         self._block_server = sync.BlockServer(self._peers, ServedBlocks(self._store, self._chain), self._fail)
         self._snapshots = Snapshots(
@@ -212,7 +220,7 @@ class Node:
             network,
             config.member,
             VERSION,
-            self._executor.contracts_hash,
+            lambda: (self._code.own, *self._code.former),
             self._peers,
             self._clock,
             self._driver.status,
@@ -236,6 +244,7 @@ class Node:
             outside.tls_keys,
             self._on_roster,
             self._driver.spawn,
+            lambda contract, version: self._executor.engine.source_digest(contract, version),
         )
         self._joining = join_by(
             config,
@@ -257,7 +266,6 @@ class Node:
         diagnostics = Diagnostics(
             config,
             network,
-            self._engine,
             self._executor,
             self._store,
             self._peers,
@@ -271,7 +279,6 @@ class Node:
             config.member,
             self._store,
             self._executor,
-            self._engine,
             self._mempool,
             self._bodies,
             self._intake,
@@ -282,7 +289,7 @@ class Node:
             self._clock,
             self._metrics.text,
             diagnostics,
-            Proving(network, self._engine, self._store, self._chain.between_blocks, self._clock),
+            Proving(network, self._executor.engine, self._store, self._chain.between_blocks, self._clock),
             self._backing_up,
             self._catching_up.progress,
             Whereabouts(self._store, self._retention.shelf),
@@ -295,6 +302,7 @@ class Node:
         self._router.connect_health(self._health, reports)
         self._router.connect_code(self._code)
         self._router.connect_snapshots(self._snapshot_server)
+        self._take_code()
         self._judge_standing()
         self._add_gauges()
 
@@ -434,6 +442,8 @@ class Node:
 
     def _report(self, peer: str, error: HansaError) -> None:
         self._log.warning("peer at fault", peer=peer, code=error.code, reason=error.message)
+        if error.code in ("recovery_not_trusted", "other_history"):
+            self._health.set_condition("other_history", f"by {peer}: {error.message}")
 
     # --- work ------------------------------------------------------------------------------------------------
 
@@ -441,7 +451,10 @@ class Node:
         while True:
             await asyncio.sleep(WORK_INTERVAL_MS * 0.001)
             self._work.look()
-            self._code.judge()
+            target, head = self._driver.status().catch_up_target, self._chain.head.height
+            # Whoever is behind runs the versions of the height where it is, and the others theirs.
+            if target is None or target <= head or self._divergence.height or self._code.differs:
+                self._code.judge()
             self._governing.look()
 
     # --- whether this node may vote --------------------------------------------------------------------------
@@ -452,6 +465,11 @@ class Node:
             return f"its execution differs from the network's at {self._divergence.sentence}"
         if self._code.differs:
             return f"it runs other contract code than the network: {self._code.sentence}"
+        if self._owes_recovery:
+            return (
+                "it has signed a recovery of the network, which its chain does not have: run `hansa recovery apply`"
+                " with the recovery file (docs/recovery.md)"
+            )
         if self._disk.short:
             return f"its disk is full up to the reserve: {self._disk.sentence}"
         return ""
@@ -473,8 +491,20 @@ class Node:
         missing = [key.hex() for key in named if key not in self._tls_keys]
         self._health.set_condition("tls_key_missing", missing[0] if missing else None)
 
+    def _take_code(self) -> None:
+        """The versions of contracts that the ledger names are active at this node, as far as it has them."""
+        active = (self._executor.engine, self._executor.lacking)
+        if active != self._active:
+            self._active = active
+            self._code.on_active(active[0].manifest(), active[1])
+            self._peers.set_contracts(self._code.own)
+
     def _on_divergence(self, block: CertifiedBlock, error: InvalidBlock) -> None:
-        self._divergence.found(block, error, self._chain)
+        if error.code == "contract_not_here":
+            # Nothing was computed otherwise: the node stays where it is, and goes on once it has the release.
+            self._code.on_missing(error.message)
+        else:
+            self._divergence.found(block, error, self._chain)
 
     def _on_applied(self, executed: ExecutedBlock, view: StoreView) -> None:
         now_ms = self._clock.now_ms()
@@ -493,6 +523,7 @@ class Node:
             self._driver.spawn(self._threads.write(self._store.end_pending, ended))
         self._metrics.on_applied(executed)
         self._code.on_applied(executed.header.contracts_hash)
+        self._take_code()
         self._divergence.on_applied(executed.header.height)
         self._health.on_applied()
         self._governing.on_applied(view)
@@ -547,6 +578,7 @@ class Node:
 
     def _on_synced(self, head: Head) -> None:
         self._health.set_condition("blocks_pruned", None)
+        self._health.set_condition("other_history", None)
         if not self._ends_with(head):
             self._driver.give(Synced(head))
 

@@ -92,6 +92,7 @@ def _adopt(
             network.parameters.state_tree_bits,
             verify,
             room_for,
+            network.recoveries,
         )
     except Unavailable as error:
         log.error("a snapshot is not taken over", reason=error.message)

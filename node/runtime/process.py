@@ -15,8 +15,9 @@ from typing import Final, TextIO, cast
 import structlog
 import uvloop
 
-from node.config import NodeConfig, load_network, load_node
+from node.config import NodeConfig, load_node
 from node.keys import find_passphrase, key_made_ms, read_key_file
+from node.recovery import load_trusted
 from node.runtime.node import Node
 from node.runtime.surroundings import this_machine
 
@@ -44,7 +45,7 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     ports) or StoreError (disk) when the node cannot start.
     """
     config = load_node(directory / NODE_FILE)
-    network = load_network(config.network_file)
+    network = load_trusted(config)
     _set_up_log(config)
     secret = find_passphrase(os.environ, config.passphrase_file, passphrase)
     voting_file, tls_file = config.keys_dir / "voting.key", config.keys_dir / "tls.key"

@@ -15,7 +15,7 @@ import contextlib
 import copy
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from contracts.engine import Engine
 from node.config import NetworkConfig
@@ -78,6 +78,7 @@ class Proving:
         clock: Clock,
     ) -> None:
         self._network = network.network_id
+        self._recoveries = network.recoveries
         self._retention_ms = network.parameters.retention_ms
         self._engine = engine
         self._store = store
@@ -106,7 +107,7 @@ class Proving:
 
         def make() -> bytes:
             height, item = transaction_item(view, tx_id)
-            return assemble(view, "transaction", [height], item, checkpoint)
+            return self._assemble(view, "transaction", [height], item, checkpoint)
 
         return await self._make(make)
 
@@ -118,11 +119,11 @@ class Proving:
 
         with self._admitted():
             view, [height], [proof] = await self._prove(choose, checkpoint)
-            return await self._make(lambda: assemble(view, state_kind(proof), [height], (proof,), checkpoint))
+            return await self._make(lambda: self._assemble(view, state_kind(proof), [height], (proof,), checkpoint))
 
     def key(self, contract: str, field: str, parts: Sequence[str]) -> bytes:
         """The state key that the names mean."""
-        return named_key(self._engine.contracts, contract, field, parts)
+        return named_key(tuple(self._engine.shipped.values()), contract, field, parts)
 
     async def not_executed(self, data: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
         """The pack that proves that the transaction (signed, or its body) was not executed and never will be."""
@@ -136,7 +137,7 @@ class Proving:
             view, [height], [proof] = await self._prove(choose, checkpoint)
             judge_request(view, proof, tx_id)
             item = (body_bytes, proof)
-            return await self._make(lambda: assemble(view, "not_executed", [height], item, checkpoint))
+            return await self._make(lambda: self._assemble(view, "not_executed", [height], item, checkpoint))
 
     async def not_executed_by_id(self, tx_id: bytes, at_height: int | None, checkpoint: int | None) -> bytes:
         """As `not_executed`, of a transaction that this node accepted and still has."""
@@ -160,7 +161,7 @@ class Proving:
 
             def make() -> bytes:
                 item = statement_item(view, account, (first, last), opening, closing)
-                return assemble(view, "statement", [first, last], item, checkpoint)
+                return self._assemble(view, "statement", [first, last], item, checkpoint)
 
             return await self._make(make)
 
@@ -194,6 +195,11 @@ class Proving:
     async def _make(self, make: Callable[[], bytes]) -> bytes:
         async with self._making:
             return await self._work(make)
+
+    def _assemble(
+        self, view: StoreView, kind: str, heights: Sequence[int], item: tuple[Any, ...], checkpoint: int | None
+    ) -> bytes:
+        return assemble(view, kind, heights, item, checkpoint, self._recoveries)
 
     async def _prove(
         self, choose: Callable[[StoreView], Sequence[tuple[int, bytes]]], checkpoint: int | None

@@ -13,7 +13,15 @@ from typing import NamedTuple
 
 import structlog
 
-from contracts.governance import OWN_KINDS, Governance, Proposal, heard_for, lasting_blocks
+from contracts.governance import (
+    CONTRACT_SUBJECT,
+    OWN_KINDS,
+    Governance,
+    Proposal,
+    heard_for,
+    lasting_blocks,
+)
+from contracts.lifecycle import Target
 from contracts.membership import Membership
 from node.client.answers import Submission
 from node.errors import HansaError
@@ -54,8 +62,11 @@ class Readiness:
         clock: Clock,
         submit: Submit,
         may: Callable[[bool], bool],
+        has: Callable[[str, int], bytes | None],
     ) -> None:
         """`may(own_key)` says whether this node would do its part after the change, or has a new key of its own.
+
+        `has(contract, version)` gives the digest of that version's sources here (None: it is not here).
 
         `tls_keys` are those at hand.
         """
@@ -66,6 +77,7 @@ class Readiness:
         self._clock = clock
         self._submit = submit
         self._may = may
+        self._has = has
         self._said: dict[int, Said] = {}
         self._last_ms: int | None = None
         self._log = structlog.get_logger("governance").bind(member=member)
@@ -113,9 +125,16 @@ class Readiness:
         own_key = proposal.kind in OWN_KINDS and proposal.subject == self._member
         if not own_key and self._member not in heard:
             return False
+        if proposal.code is not None and not self._can_run(proposal, proposal.code):
+            return False
         if own_key and proposal.kind == "rotate_tls_key" and proposal.after.tls_key not in self._tls_keys:
             return False
         return self._may(own_key)
+
+    def _can_run(self, proposal: Proposal, code: Target) -> bool:
+        """Whether this node has exactly what the proposal makes of the contract; to stop it nothing is needed."""
+        contract = proposal.subject.removeprefix(CONTRACT_SUBJECT)
+        return proposal.kind == "deactivate_contract" or self._has(contract, code.version) == code.source
 
     async def _say(self, numbers: list[int], key: bytes, sign: Callable[[bytes], bytes], height: int) -> None:
         time_ms = self._clock.time_ms()

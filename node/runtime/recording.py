@@ -129,6 +129,7 @@ class Moved(_Part, frozen=True, tag=9):
     start_view: View
     members: Place
     decided_by: Place | None
+    resting: tuple[str, ...]
     outcome: Outcome | None
 
 
@@ -232,7 +233,17 @@ class PartWriter:
         members = self._blob(encode(head.members.validators))
         decided_by = None if head.decided_by is None else self._blob(encode(head.decided_by.validators))
         self._write(
-            Moved(synced, head.height, head.digest, head.certificate, head.start_view, members, decided_by, outcome)
+            Moved(
+                synced,
+                head.height,
+                head.digest,
+                head.certificate,
+                head.start_view,
+                members,
+                decided_by,
+                head.resting,
+                outcome,
+            )
         )
 
     def _blob(self, data: bytes) -> int:
@@ -322,7 +333,9 @@ def _input(entry: Heard | Built | Checked | Moved | Told, blobs: Sequence[bytes]
     if isinstance(entry, Moved):
         decided_by = None if entry.decided_by is None else _members(_at(blobs, entry.decided_by))
         members = _members(_at(blobs, entry.members))
-        head = Head(entry.height, entry.digest, entry.certificate, entry.start_view, members, decided_by)
+        head = Head(
+            entry.height, entry.digest, entry.certificate, entry.start_view, members, decided_by, entry.resting
+        )
         return Synced(head) if entry.synced else Applied(head)
     kind: Any = _TOLD.get(entry.name)
     if kind is None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import msgspec
@@ -11,12 +10,12 @@ import msgspec
 from consensus.codec import encode, unpack
 from consensus.messages import TwoInstances, VoteEquivocation
 from contracts.engine import Engine
+from contracts.lifecycle import Lifecycle
 from contracts.state_keys import decode_key
 from node.api.service import Backups, EventCursor, EventFilter, Proofs, StoredBlock
 from node.client.answers import (
     CallOutcome,
     ChangedValue,
-    CodeDescription,
     ContractAnswer,
     Diagnosis,
     DryRun,
@@ -25,7 +24,6 @@ from node.client.answers import (
     Fate,
     FateStatus,
     MemberStatus,
-    MethodDescription,
     NodeStatus,
     PeerStatus,
     QueryAnswer,
@@ -35,6 +33,7 @@ from node.client.answers import (
 )
 from node.client.rendering import outcomes, plain_json
 from node.config import NetworkConfig
+from node.diagnosis.notices import notices
 from node.errors import HansaError, NotFound, Unavailable
 from node.executor import Executor, NotBrief
 from node.ledger import Receipt, Transaction
@@ -43,16 +42,18 @@ from node.peers import Transport
 from node.runtime.bodies import Bodies
 from node.runtime.catching_up import network_height, sync_status
 from node.runtime.clock import Clock
+from node.runtime.describing import describe
 from node.runtime.diagnostics import Diagnostics
 from node.runtime.divergence import Divergence
 from node.runtime.event_pages import event_page
 from node.runtime.health import Health
 from node.runtime.intake import Intake
 from node.runtime.joining import Joining
+from node.runtime.notices import brakes_on, resting_at
 from node.runtime.roster import Roster
 from node.runtime.waiting import Waiters
 from node.runtime.whereabouts import Whereabouts
-from node.state import VALUE_SIZE_MAX, ExecutedBlock
+from node.state import VALUE_SIZE_MAX, ExecutedBlock, Overlay
 from node.store import ReceiptsRecord, Store, StoreView
 from node.store.reading import read_receipt
 from node.sync import Progress
@@ -71,7 +72,6 @@ class Service:
         member: str,
         store: Store,
         executor: Executor,
-        engine: Engine,
         mempool: Mempool,
         bodies: Bodies,
         intake: Intake,
@@ -92,7 +92,6 @@ class Service:
         self._member = member
         self._store = store
         self._executor = executor
-        self._engine = engine
         self._mempool = mempool
         self._bodies = bodies
         self._intake = intake
@@ -112,6 +111,7 @@ class Service:
         self._waiters = Waiters()
         self._moved = asyncio.Event()
         self._receipts_read: tuple[int, ReceiptsRecord] | None = None
+        self._described: tuple[Engine, tuple[ContractAnswer, ...]] | None = None
 
     # --- told by the runtime ---------------------------------------------------------------------------------
 
@@ -324,23 +324,14 @@ class Service:
         return self._view.head.height
 
     def contracts(self) -> tuple[ContractAnswer, ...]:
-        """The active contracts with the JSON Schemas of their arguments."""
-        return self._contracts
-
-    @cached_property
-    def _contracts(self) -> tuple[ContractAnswer, ...]:
+        """The contracts with the JSON Schemas of their arguments, as the ledger has them and this node ships
+        them.
+        """
         # Every query reads its arguments by these schemas, and making them takes milliseconds.
-        return tuple(
-            ContractAnswer(
-                name=item.name,
-                version=item.version,
-                doc=item.doc,
-                calls=tuple(MethodDescription(**msgspec.structs.asdict(method)) for method in item.calls),
-                queries=tuple(MethodDescription(**msgspec.structs.asdict(method)) for method in item.queries),
-                codes=tuple(CodeDescription(**msgspec.structs.asdict(code)) for code in item.codes),
-            )
-            for item in self._engine.describe()
-        )
+        engine = self._executor.engine
+        if self._described is None or self._described[0] is not engine:
+            self._described = (engine, describe(engine, Lifecycle.read_versions(Overlay(self._view))))
+        return self._described[1]
 
     # --- the node --------------------------------------------------------------------------------------------
 
@@ -380,6 +371,8 @@ class Service:
             joining=self._joining.status(),
             network_height=network_height(head.height, replica),
             sync=sync_status(head.height, self._catching_up(), replica, head.members),
+            resting=resting_at(self._view, replica.resting),
+            brakes=brakes_on(self._view, self._clock.time_ms()),
         )
 
     def diverged_at(self) -> int | None:
@@ -415,8 +408,12 @@ class Service:
         return tuple(rows)
 
     def why(self) -> Diagnosis:
-        """Why blocks are made or not made, and who is missing."""
-        return self._health.why()
+        """Why blocks are made or not made, and who is missing; and what the members have planned or stopped."""
+        answer = self._health.why()
+        told = notices(
+            resting_at(self._view, self._health.replica().resting), brakes_on(self._view, self._clock.time_ms())
+        )
+        return msgspec.structs.replace(answer, sentences=(*answer.sentences, *told)) if told else answer
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether the node follows the network and blocks can be made; else sentences that name who is missing."""

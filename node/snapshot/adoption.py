@@ -20,6 +20,7 @@ import msgspec
 from consensus.codec import encode
 from consensus.effects import Record, VoteRecord
 from consensus.members import Members
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import HansaError, InvalidFrame, StoreError
 from node.ledger import HeadRecord, RequestRecord
 from node.snapshot.chunks import open_chunk
@@ -206,6 +207,7 @@ def pending_adoption(
     tree_bits: int,
     verify: Verify,
     require_room: Callable[[int, str], None] = lambda size_bytes, what: None,
+    recoveries: Recoveries = NO_RECOVERIES,
 ) -> Adoption | None:
     """Return the adoption that is due: one that was begun, or that of a whole, proven, newer snapshot in `joining`.
 
@@ -221,7 +223,7 @@ def pending_adoption(
         return None
     try:
         manifest = read_manifest(data)
-        decided_by = verify_manifest(manifest, network, genesis_hash, founders, tree_bits, verify)
+        decided_by = verify_manifest(manifest, network, genesis_hash, founders, tree_bits, verify, recoveries)
         if begun is None:
             require_own_past(manifest.content, StoreView(database))
     except HansaError as error:

@@ -13,6 +13,7 @@ from consensus.codec import CodecError, decode
 from consensus.members import Members
 from consensus.messages import Certificate, VoteKind
 from consensus.verification import Verifier
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import HansaError, InvalidFrame
 from node.ledger import Header, members_hash
 from node.snapshot.chunks import open_chunk
@@ -35,13 +36,19 @@ def read_manifest(data: bytes) -> Manifest:
 
 
 def verify_manifest(
-    manifest: Manifest, network: str, genesis_hash: bytes, founders: Members, tree_bits: int, verify: Verify
+    manifest: Manifest,
+    network: str,
+    genesis_hash: bytes,
+    founders: Members,
+    tree_bits: int,
+    verify: Verify,
+    recoveries: Recoveries = NO_RECOVERIES,
 ) -> Members:
     """Return the validators that decided the snapshot's height, when the manifest proves itself.
 
     `founders` decide height 1 of `network`, whose state tree has 2 ** `tree_bits` buckets. Raise InvalidFrame:
-    `snapshot_foreign` for another network's or one that strangers certified, `snapshot_corrupt` for one that
-    contradicts itself.
+    `snapshot_foreign` for another network's or one that strangers certified, `recovery_not_trusted` for one of a
+    history that `recoveries` do not lead to, `snapshot_corrupt` for one that contradicts itself.
     """
     content = manifest.content
     if content.format != FORMAT:
@@ -50,20 +57,25 @@ def verify_manifest(
         raise _foreign(f"it belongs to {content.network} with genesis {content.genesis_hash.hex()[:16]}")
     if len(manifest.certificates) != len(content.changes) + 1:
         raise _corrupt("the manifest has more or fewer certificates than blocks")
-    verifier = Verifier(network, verify)
+    verifier = recoveries.verifier(network, verify)
     members, height = founders, 0
     for change, certificate in zip(content.changes, manifest.certificates[:-1], strict=True):
         if not height < change.header.height < content.height:
             raise _corrupt("its changes of members are out of order")
+        _require_history(change.header, recoveries)
         _require_decided(change.header, certificate, members, network, verifier)
         if change.validators == members.validators:
             # A genuine block, but no honest maker names it, and whoever adopted it would prove with it in vain.
             raise _corrupt(f"block {change.header.height} changed no validators")
         members, height = _following(change.header, change.validators), change.header.height
+    left_out = recoveries.passed_over(content.height - 1, [change.header.height for change in content.changes])
+    if left_out is not None:
+        raise InvalidFrame("recovery_not_trusted", f"it leaves out the recovery at block {left_out.height}")
+    _require_history(content.header, recoveries)
     _require_decided(content.header, manifest.certificate, members, network, verifier)
     _following(content.header, content.validators)
     _check_tree(content, tree_bits)
-    return members
+    return recoveries.deciders(content.height, content.digest, members) or members
 
 
 def require_own_past(content: Content, view: StoreView) -> None:
@@ -97,6 +109,7 @@ def verify_snapshot(
     tree_bits: int,
     verify: Verify,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    recoveries: Recoveries = NO_RECOVERIES,
 ) -> Content:
     """Return what the snapshot on disk is of, when every byte of it proves itself; `progress` gets chunks done.
 
@@ -105,7 +118,7 @@ def verify_snapshot(
     """
     try:
         manifest = read_manifest(folder.manifest_bytes())
-        verify_manifest(manifest, network, genesis_hash, founders, tree_bits, verify)
+        verify_manifest(manifest, network, genesis_hash, founders, tree_bits, verify, recoveries)
         total, keys = len(manifest.content.chunks), 0
         for index in range(total):
             progress(index, total)
@@ -118,6 +131,12 @@ def verify_snapshot(
     except InvalidFrame as error:
         raise _named(error, folder) from error
     return manifest.content
+
+
+def _require_history(header: Header, recoveries: Recoveries) -> None:
+    objection = recoveries.objection(header.height, header.digest, header.proposer)
+    if objection:
+        raise InvalidFrame("recovery_not_trusted", objection)
 
 
 def _require_decided(

@@ -1,7 +1,7 @@
 """The node's disk: LevelDB and everything that is kept in it."""
 
 from node.store.database import Database, LevelDatabase, salvage
-from node.store.layout import DivergenceRecord, Execution, ReceiptsRecord
+from node.store.layout import DivergenceRecord, Execution, ReceiptsRecord, RecoveryPromise
 from node.store.store import Store
 from node.store.view import StoreView
 
@@ -11,6 +11,7 @@ __all__ = [
     "Execution",
     "LevelDatabase",
     "ReceiptsRecord",
+    "RecoveryPromise",
     "Store",
     "StoreView",
     "salvage",

@@ -5,6 +5,7 @@ Values are as they are read; those of `b`, `r` and `u` lie there compressed (pac
 m name                  markers: format, network, height of the head, never_voted, voted, abstain_until, endings,
                         voting_key (the member's key in the list that the last process began with), silenced_keys
                         (those of its voting keys that never sign again, one after the other),
+                        recovery (the recoveries that this member has signed, see RecoveryPromise),
                         diverged (the block that is executed otherwise here), first (the lowest height from which on
                         every body is here; absent: 1), remove (blocks below it may go), pruned (below it all is
                         gone but what `y` rows name), held (topics under legal hold)
@@ -47,6 +48,7 @@ META_ABSTAIN = b"mabstain_until"
 META_ENDINGS = b"mendings"
 META_VOTING_KEY = b"mvoting_key"
 META_SILENCED = b"msilenced_keys"
+META_RECOVERY = b"mrecovery"
 META_DIVERGED = b"mdiverged"
 META_FIRST = b"mfirst"
 META_PRUNED = b"mpruned"
@@ -85,6 +87,16 @@ class UndoRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """(state key, its bytes before the block or None), ascending by key."""
 
     before: tuple[tuple[bytes, bytes | None], ...]
+
+
+class RecoveryPromise(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """This member has signed, or is about to, the recovery block `digest` at `height`, and the kept block below.
+
+    From then on it votes only on a chain that has this block, or the one of a later promise that takes its place.
+    """
+
+    height: int
+    digest: bytes
 
 
 class Execution(msgspec.Struct, frozen=True):

@@ -24,12 +24,14 @@ from node.store.layout import (
     META_HEAD,
     META_NETWORK,
     META_NEVER_VOTED,
+    META_RECOVERY,
     META_SILENCED,
     META_VOTED,
     META_VOTING_KEY,
     DivergenceRecord,
     EvidenceRecord,
     ReceiptsRecord,
+    RecoveryPromise,
     UndoRecord,
     number,
     place,
@@ -187,6 +189,8 @@ class Store:
             rows.append((key, None))
             if key[9:] != executed.digest:
                 rows.append((b"b" + key[9:], None))
+        if any(promise.digest == executed.digest for promise in self.recovery_promises()):
+            rows += self._regained()
         if self._database.get(META_DIVERGED) is not None:
             # Whoever applies a block agrees with the network again: nothing beyond a divergence is ever applied.
             rows.append((META_DIVERGED, None))
@@ -344,6 +348,41 @@ class Store:
 
     def _abstain_until(self) -> int:
         return int.from_bytes(self._database.get(META_ABSTAIN) or b"", "big")
+
+    def promise_recovery(self, promise: RecoveryPromise) -> None:
+        """From now on this member votes only on a chain that has this recovery block: durable before it signs it.
+
+        The promise takes the place of an earlier one.
+        """
+        known = [item for item in self.recovery_promises() if item != promise]
+        self._database.write([(META_RECOVERY, encode((*known, promise)))])
+
+    def recovery_promises(self) -> tuple[RecoveryPromise, ...]:
+        """Return the recoveries that this member has signed, the one that holds last."""
+        data = self._database.get(META_RECOVERY)
+        return () if data is None else stored(data, tuple[RecoveryPromise, ...], "recovery promises")
+
+    def owed_recovery(self) -> RecoveryPromise | None:
+        """Return the recovery that this member has signed and that its chain does not have: it must not vote."""
+        promises = self.recovery_promises()
+        if not promises:
+            return None
+        last = promises[-1]
+        if last.height > self.head.height:
+            return last
+        known = self._database.get(b"h" + number(last.height))
+        # Recoveries change the members, so a head record of that height is here even after a join.
+        kept = known is not None and read_head(self._database, last.height).digest == last.digest
+        return None if kept else last
+
+    def _regained(self) -> _Rows:
+        """Nothing that this member signed before can be confused with what it signs above its recovery block.
+
+        That block's height is over, and the views above it are ones that no member has been in (docs/recovery.md):
+        so a member that had lost its memory, and has signed the block from this directory, votes again.
+        """
+        rows: _Rows = [(META_VOTED, b"1"), (META_NEVER_VOTED, None)]
+        return rows if self._abstain_until() >= HEIGHT_MAX else [*rows, (META_ABSTAIN, None)]
 
     def put_divergence(self, record: DivergenceRecord) -> None:
         """The finding is durable until the block at its height is applied; nothing is kept of a height below."""

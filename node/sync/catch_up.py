@@ -20,6 +20,7 @@ import structlog
 
 from consensus.codec import encode
 from consensus.effects import Head
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import HansaError, InvalidBlock, InvalidFrame
 from node.ledger import CertifiedBlock, Transaction, sha256
 from node.sync.collaborators import Transport
@@ -72,6 +73,7 @@ class CatchUp:
         on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
         on_failure: Callable[[BaseException], None],
         on_unservable: Callable[[int, int], None],
+        recoveries: Recoveries = NO_RECOVERIES,
     ) -> None:
         """`verify(key, message, signature)` is pure and may be called from threads.
 
@@ -91,7 +93,10 @@ class CatchUp:
         self._on_failure = on_failure
         self._on_unservable = on_unservable
         self._sources = Sources(self._now_s)
-        self._fetching = Fetching(transport, self._sources, network, verify, lambda: chain.head, self._fault)
+        self._recoveries = recoveries
+        self._fetching = Fetching(
+            transport, self._sources, network, verify, lambda: chain.head, self._fault, recoveries
+        )
         self._preparing = Preparing(chain.verified)
         self._pace = Pace()
         self._diverged_at = 0
@@ -233,7 +238,7 @@ class CatchUp:
         if candidate is not None and candidate.proven_by != head.members:
             # The members have changed, or the block is forged: judged off the loop, too.
             await self._judge_again(due, candidate, head)
-        stretch = Stretch(due, head, self._preparing)
+        stretch = Stretch(due, head, self._preparing, self._recoveries)
         applied = self._pace.blocks
         try:
             # Whoever decides a block waits while others are replayed: its signatures are verified before.
@@ -262,7 +267,9 @@ class CatchUp:
     async def _judge_again(self, due: Range, candidate: Candidate, head: Head) -> None:
         """The candidate, and behind it the rest of its range, are judged by the members of the head."""
         start = candidate.height - due.first
-        judged = await asyncio.to_thread(prove_again, due.candidates[start:], head.members, self._verify)
+        judged = await asyncio.to_thread(
+            prove_again, due.candidates[start:], head.members, self._verify, self._recoveries
+        )
         if due.candidates:
             due.candidates[start:] = judged
 
@@ -311,6 +318,11 @@ class CatchUp:
         The header covers the block's content; but of two contents with one hash, if they could be made, only one
         would be the block. Once more members than can be faulty have sent the very same, this node is the odd one.
         """
+        if error.code == "contract_not_here":
+            # It hangs on this node's state and code alone: no sender is to blame.
+            self._diverged_at = candidate.height
+            self._on_divergence(candidate.block, error)
+            return
         self._fault(peer, error)
         members = self._chain.head.members
         if members.index(peer) is None:

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable
 
 from consensus.effects import Head
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import HansaError, InvalidFrame
 from node.sync.collaborators import Transport
 from node.sync.progress import PeerAtWork
@@ -40,6 +41,7 @@ class Fetching:
         verify: Verify,
         head: Callable[[], Head],
         fault: Callable[[str, HansaError], None],
+        recoveries: Recoveries = NO_RECOVERIES,
     ) -> None:
         """`head()` is this node's own; `fault` is told of a peer that sent what it must not."""
         self.ranges = Ranges()
@@ -52,6 +54,7 @@ class Fetching:
         self._verify = verify
         self._head = head
         self._fault = fault
+        self._recoveries = recoveries
         self._asks: dict[str, tuple[asyncio.Task[None], Range]] = {}
         self._failure: BaseException | None = None
 
@@ -153,7 +156,13 @@ class Fetching:
             if not item.candidates:
                 # Hashing and signatures of a whole range would hold up the votes of a running network.
                 candidates = await asyncio.to_thread(
-                    open_range, reply.blocks, first, self._network, self._head().members, self._verify
+                    open_range,
+                    reply.blocks,
+                    first,
+                    self._network,
+                    self._head().members,
+                    self._verify,
+                    self._recoveries,
                 )
             whole = len(reply.blocks) == last - first + 1 or reply.head < last
             self._sources.answered(peer, loop.time() - started_s, len(reply.blocks), whole)

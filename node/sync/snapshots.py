@@ -22,6 +22,7 @@ import structlog
 
 from consensus.codec import encode
 from consensus.members import Members
+from node.config import NO_RECOVERIES, Recoveries
 from node.errors import HansaError, InvalidFrame, StoreError, Unavailable
 from node.snapshot import (
     Content,
@@ -121,6 +122,7 @@ class SnapshotGathering:
         view: Callable[[], StoreView],
         report: Callable[[str, HansaError], None],
         require_room: Callable[[int, str], None],
+        recoveries: Recoveries = NO_RECOVERIES,
     ) -> None:
         """`founders` decide height 1; at multiples of `governed_blocks` everybody makes a snapshot (0: at none).
 
@@ -130,12 +132,8 @@ class SnapshotGathering:
         """
         self._links = links
         self._folder = folder
-        self._network = network
-        self._genesis_hash = genesis_hash
-        self._founders = founders
-        self._tree_bits = tree_bits
+        self._judged_by = (network, genesis_hash, founders, tree_bits, verify, recoveries)
         self._governed_blocks = governed_blocks
-        self._verify = verify
         self._view = view
         self._report = report
         self._require_room = require_room
@@ -284,7 +282,7 @@ class SnapshotGathering:
 
     def _judged(self, data: bytes) -> Manifest:
         manifest = read_manifest(data)
-        verify_manifest(manifest, self._network, self._genesis_hash, self._founders, self._tree_bits, self._verify)
+        verify_manifest(manifest, *self._judged_by)
         require_own_past(manifest.content, self._view())
         return manifest
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from consensus.effects import Head
+from node.config import NO_RECOVERIES, Recoveries
 from node.ledger import CertifiedBlock, Transaction, members_hash
 from node.sync.preparing import Preparing
 from node.sync.proof import Candidate, require_proof
@@ -26,13 +27,16 @@ STRETCH_BYTES_MAX = 1024 * 1024
 class Stretch:
     """Hands on blocks; used on the event loop."""
 
-    def __init__(self, due: Range, head: Head, preparing: Preparing) -> None:
+    def __init__(
+        self, due: Range, head: Head, preparing: Preparing, recoveries: Recoveries = NO_RECOVERIES
+    ) -> None:
         """`due` has the block above `head` at hand, judged by the head's members."""
         self.peer = due.peer
         """Who sent the blocks."""
         self._due = due
         self._head = head
         self._preparing = preparing
+        self._recoveries = recoveries
         self._members_hash = members_hash(head.members)
         self._height, self._parent = head.height, head.digest
         self._size_bytes = 0
@@ -52,7 +56,7 @@ class Stretch:
         if candidate is None:
             self._ended = True
             return None
-        require_proof(candidate, self._parent, self._head.members)
+        require_proof(candidate, self._parent, self._head.members, self._recoveries)
         self._begun.append(candidate)
         transactions = await self._preparing.take(candidate)
         self._height, self._parent = candidate.height, candidate.digest

@@ -13,7 +13,6 @@ import msgspec
 
 from consensus.members import Members
 from consensus.messages import VoteKind
-from consensus.verification import Verifier
 from node.config import NetworkConfig
 from node.ledger import BlockBody, Header, HeadRecord, members_hash
 from node.store.database import Reader
@@ -55,7 +54,7 @@ class Chain:
         self._network = network
         self._genesis = genesis
         self._first_block = first_block
-        self._verifier = Verifier(network.network_id, verify)
+        self._verifier = network.recoveries.verifier(network.network_id, verify)
         self._progress = progress
         self.voting_keys: dict[str, set[bytes]] = {}
         """Every voting key that a member has had, by its id, as far as the chain was read."""
@@ -109,9 +108,13 @@ class Chain:
             require(header.parent == before.digest, "it does not follow the block before it", key)
             require(header.time_ms > before.time_ms, "it is not later than the block before it", key)
         else:
+            left_out = self._network.recoveries.passed_over(height - 1, range(before.height + 1))
+            require(left_out is None, "the recovery that is trusted here is missing below it", key)
             require(height < self._first_block, f"the head records after block {before.height} are missing", key)
             self.gaps += height - 1 - before.height
         members = before.members
+        objection = self._network.recoveries.objection(height, head.digest, header.proposer)
+        require(not objection, objection, key)
         require(
             certificate is not None
             and (certificate.height, certificate.digest) == (height, head.digest)
@@ -132,7 +135,8 @@ class Chain:
             key,
         )
         self._note_keys(head)
-        return Link(header, head, body, members)
+        decided_by = self._network.recoveries.deciders(height, head.digest, members)
+        return Link(header, head, body, decided_by or members)
 
     def _header(self, height: int, head: HeadRecord) -> tuple[Header, BlockBody | None]:
         """The header of `height` and its body, where it is here; the body is compared with its tx_root."""

@@ -5,16 +5,17 @@ import itertools
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from consensus.codec import encode
-from node.config import NetworkConfig, NodeConfig, load_network
+from node.config import NetworkConfig, NodeConfig
 from node.errors import ConfigError, HansaError, StoreError
 from node.keys import verify
 from node.ledger import CertifiedBlock, HeadRecord
+from node.recovery import load_trusted
 from node.store import LevelDatabase
 from node.store.database import Reader, holds_database
 from node.store.layout import (
@@ -48,14 +49,18 @@ AHEAD_BLOCKS = 8
 
 
 def verify_directory(
-    node: NodeConfig, progress: OnProgress = lambda done, total: None, depth: Depth = "whole"
+    node: NodeConfig,
+    progress: OnProgress = lambda done, total: None,
+    depth: Depth = "whole",
+    anchors: Iterable[Path] = (),
 ) -> LedgerReport:
     """Return what the data directory of `node` holds; `progress` is told of every block.
 
-    The replay needs as much room again beside the data directory, until it is done. Raise ConfigError when the
-    directory holds no ledger of this network, or none yet, or a running node holds it.
+    The recovery files at `anchors` are trusted besides those of the node. The replay needs as much room again
+    beside the data directory, until it is done. Raise ConfigError when the directory holds no ledger of this
+    network, or none yet, or a running node holds it.
     """
-    network = load_network(node.network_file)
+    network = load_trusted(node, anchors)
     if not holds_database(node.data_dir):
         raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
     try:

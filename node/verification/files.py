@@ -77,6 +77,7 @@ def verify_snapshot_directory(path: Path, network: NetworkConfig, progress: OnPr
             bits,
             verify,
             progress,
+            network.recoveries,
         )
     except HansaError as error:
         return _failed(path, error)

@@ -27,6 +27,7 @@ from node.store.layout import (
     META_NETWORK,
     META_NEVER_VOTED,
     META_PRUNED,
+    META_RECOVERY,
     META_REMOVE,
     META_SILENCED,
     META_VOTED,
@@ -35,6 +36,7 @@ from node.store.layout import (
     DivergenceRecord,
     EvidenceRecord,
     HeldTopic,
+    RecoveryPromise,
     record_slot,
 )
 from node.store.reading import read_body, stored
@@ -49,6 +51,7 @@ VALUES = (
     META_VOTED,
     META_VOTING_KEY,
     META_SILENCED,
+    META_RECOVERY,
     META_DIVERGED,
     META_ADOPTING,
     META_HELD,
@@ -103,6 +106,8 @@ class Own:
         if META_DIVERGED in found:
             read(found[META_DIVERGED], DivergenceRecord, "divergence", META_DIVERGED)
             self._progress.notes.append("this node has marked a block that it executes otherwise than the network")
+        if META_RECOVERY in found:
+            read(found[META_RECOVERY], tuple[RecoveryPromise, ...], "recovery promises", META_RECOVERY)
         if META_HELD in found:
             read(found[META_HELD], tuple[HeldTopic, ...], "list of what is held", META_HELD)
 

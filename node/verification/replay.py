@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from consensus.codec import encode
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
 from node.config import NetworkConfig
@@ -77,7 +77,7 @@ def genesis_head(network: NetworkConfig) -> HeadRecord:
 
 def make_executor(network: NetworkConfig) -> Executor:
     """Return an executor of the contracts that this release has."""
-    return Executor(network, Engine(CONTRACTS), Membership)
+    return Executor(network, Engine(CONTRACTS, FURTHER), Membership)
 
 
 class Replay:
@@ -120,6 +120,7 @@ class Replay:
                 network.validators,
                 network.parameters.state_tree_bits,
                 verify,
+                recoveries=network.recoveries,
             )
             if adoption is None:
                 raise StoreError("store_corrupt", f"{folder} is no whole snapshot of this network")

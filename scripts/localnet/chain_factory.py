@@ -30,7 +30,7 @@ from rich.progress import (
 
 from consensus.effects import VoteRecord
 from consensus.messages import Certificate, Vote, VoteKind, vote_bytes
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
 from node.client import sign
@@ -137,7 +137,7 @@ class _Chain:
         self._network = load_network(layout.network_file)
         self._voting_keys = _voting_keys(layout, self._network)
         self._path = Path(member.data_dir)
-        self._executor = Executor(self._network, Engine(CONTRACTS), Membership)
+        self._executor = Executor(self._network, Engine(CONTRACTS, FURTHER), Membership)
         self._store = Store(self._path, self._network.network_id, self._network.genesis_hash)
         self._executor.open(self._store.snapshot())
         self._transactions = self._in_part = 0

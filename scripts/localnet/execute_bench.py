@@ -18,7 +18,7 @@ import msgspec
 from rich.console import Console
 
 from consensus.messages import Certificate, VoteKind
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
 from node.config import MemberConfig, NetworkConfig, Parameters, PrincipalConfig
@@ -103,7 +103,7 @@ class Bench:
     def __init__(self, path: Path) -> None:
         """Genesis of a test network is applied in the new directory `path`."""
         self._network = _network()
-        self._engine = Engine(CONTRACTS)
+        self._engine = Engine(CONTRACTS, FURTHER)
         self._rules = Rules(self._network.network_id, self._network.parameters, self._engine, Membership)
         self._executor = Executor(self._network, self._engine, Membership)
         self._store = Store(path, self._network.network_id, self._network.genesis_hash)

@@ -142,6 +142,63 @@ def test_members_change_with_the_head() -> None:
     assert (status.quorum, status.primary, status.abstaining) == (3, "member-1", "an observer has no vote")
 
 
+def rested(me: int | None, *resting: int, n: int = 4, rotation_heights: int = 10_000) -> Stage:
+    """Member `me` at height 2, where `resting` rest."""
+    stage = Stage(n=n, me=me, rotation_heights=rotation_heights)
+    certificate = stage.certificate(VoteKind.COMMIT, A, tuple(range(n)))
+    names = tuple(stage.members.id(index) for index in resting)
+    stage.head = Head(1, certificate.digest, certificate, 0, stage.members, None, names)
+    stage.give(Applied(stage.head))
+    return stage
+
+
+def proposal_of(stage: Stage, member: int, view: int = 0) -> PrePrepare:
+    return PrePrepare(stage.prepare(member, B, view), B, stage.head.certificate)
+
+
+def test_the_turn_of_a_member_that_rests_is_anothers_in_every_view() -> None:
+    """1.4"""
+    stage = rested(1, 0)
+    assert (stage.replica.status().primary, stage.replica.status().resting) == ("member-2", ("member-0",))
+    assert not of(CheckPayload, stage.receive(proposal_of(stage, 0)))
+    assert [check.proposer for check in of(CheckPayload, stage.receive(proposal_of(stage, 2)))] == ["member-2"]
+    # In view 4 it would have been the resting member's turn again.
+    stage = rested(1, 0)
+    asks = [stage.ask(index, 4) for index in (1, 2, 3)]
+    stage.receive(stage.ask(2, 4), stage.ask(3, 4))
+    stage.receive(stage.new_view(4, *asks, member=0))
+    assert stage.replica.status().view == 0
+    stage.receive(stage.new_view(4, *asks, member=2))
+    assert (stage.replica.status().view, stage.replica.status().primary) == (4, "member-2")
+
+
+def test_who_rests_proposes_nothing_and_votes_as_ever() -> None:
+    """1.4"""
+    stage = rested(0, 0)
+    assert not of(BuildPayload, stage.work())
+    voted = said(Vote, stage.checked(stage.receive(proposal_of(stage, 2))))
+    assert [vote.kind for vote in voted] == [VoteKind.PREPARE]
+    substitute = rested(2, 0)
+    assert of(BuildPayload, substitute.work())
+
+
+def test_where_too_many_rest_nobody_is_skipped() -> None:
+    """1.4"""
+    stage = rested(1, 0, 2)
+    assert (stage.replica.status().primary, stage.replica.status().resting) == ("member-0", ())
+    assert of(CheckPayload, stage.receive(proposal_of(stage, 0)))
+
+
+def test_who_rests_comes_with_the_head_at_a_start_too_and_goes_with_the_next() -> None:
+    """1.4"""
+    head = rested(1, 0).head
+    stage = Stage(me=1, head=head)
+    assert stage.replica.status().primary == "member-2"
+    assert head.certificate is not None
+    stage.give(Synced(msgspec.structs.replace(head, height=2, resting=())))
+    assert stage.replica.status().primary == "member-0"
+
+
 def test_the_builder_is_asked_for_the_next_height_while_work_waits() -> None:
     """3.1"""
     stage = Stage(me=0)

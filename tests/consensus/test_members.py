@@ -72,3 +72,34 @@ def test_a_list_without_members_or_with_a_name_or_key_twice_is_refused(validator
     """1.3"""
     with pytest.raises(ValueError):  # noqa: PT011 - three texts
         Members(validators)
+
+
+def resting_sets(n: int) -> list[tuple[int, ...]]:
+    """Every choice of members that leaves a quorum."""
+    spare = n - members_of(n).quorum
+    return [chosen for count in range(spare + 1) for chosen in combinations(range(n), count)]
+
+
+@pytest.mark.parametrize("n", range(1, 11))
+def test_a_resting_members_turn_goes_to_another_and_all_others_keep_theirs(n: int) -> None:
+    """1.4"""
+    members = members_of(n)
+    for resting in resting_sets(n):
+        turns = [members.primary(7, view, 3, resting) for view in range(n)]
+        plain = [members.primary(7, view, 3) for view in range(n)]
+        assert not set(turns) & set(resting)
+        assert [one for one, turn in zip(turns, plain, strict=True) if turn not in resting] == [
+            turn for turn in plain if turn not in resting
+        ]
+        # A dead member costs one time-out: the next view has another primary.
+        assert n < 4 or all(turns[place] != turns[place - 1] for place in range(n))
+
+
+@pytest.mark.parametrize("n", range(1, 17))
+def test_nobody_rests_where_the_others_are_no_quorum(n: int) -> None:
+    """1.4"""
+    members = members_of(n)
+    for count in range(n + 1):
+        named = tuple(f"m{index}" for index in range(count))
+        expected = tuple(range(count)) if n - count >= members.quorum else ()
+        assert members.resting((*named, "stranger")) == expected

@@ -7,8 +7,10 @@ import pytest
 from consensus.members import Members, Validator
 from contracts.engine import EventRecord
 from contracts.governance import PARAMETERS, Governance, quorum_of, votes_needed
-from contracts.membership import Membership, Policy
-from contracts.sdk import Revert
+from contracts.lifecycle import Lifecycle
+from contracts.membership import Membership
+from contracts.policies import Policy
+from contracts.sdk import Contract, Revert
 from contracts.testkit import START_MS, World, reverts
 
 DAY_MS = 86_400_000
@@ -21,7 +23,13 @@ def key(number: int) -> bytes:
     return bytes([number]) * 32
 
 
-def world_of(count: int, **rules: Any) -> World:
+def world_of(
+    count: int,
+    *,
+    contracts: tuple[type[Contract], ...] = (),
+    genesis: dict[str, dict[str, Any]] | None = None,
+    **rules: Any,
+) -> World:
     """Banks a, b, … and an observer."""
     names = [f"bank-{'abcdefghij'[index]}" for index in range(count)]
     members = [
@@ -32,7 +40,10 @@ def world_of(count: int, **rules: Any) -> World:
     principals = [{"id": item["id"], "keys": [key(200)], "threshold": 1} for item in members]
     limits = [{"name": name, "value": 5_000} for name, _, _ in PARAMETERS if name != "ready_blocks"]
     membership = {"members": members, "principals": principals, "limits": limits}
-    return World((Membership, Governance), {"membership": membership, "governance": rules})
+    return World(
+        (Membership, Lifecycle, Governance, *contracts),
+        {"membership": membership, "governance": rules, **(genesis or {})},
+    )
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from contracts.membership import FormerKey, Membership, Policy
+from contracts.membership import Membership
+from contracts.policies import FormerKey, Policy
 from contracts.sdk import Revert
 from contracts.testkit import World, reverts
 

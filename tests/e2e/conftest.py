@@ -45,6 +45,15 @@ class Testnet:
         command = [sys.executable, "-P", "-c", code, *arguments, "--dir", str(self.directory / member)]
         return self._run(command, ok)
 
+    def plain(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`hansa ARGUMENTS`, which needs no node's directory."""
+        code = "import sys; from node.cli.main import main; sys.exit(main())"
+        return self._run([sys.executable, "-P", "-c", code, *arguments], ok=True)
+
+    def verifier(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`hansa-verify ARGUMENTS`, whatever it says."""
+        return self._run([sys.executable, "-P", "-m", "hansa_verify", *arguments], ok=False)
+
     def document(self, *arguments: str) -> Any:
         """The JSON document that `scripts/testnet ARGUMENTS --json` prints."""
         return json.loads(self.run(*arguments, "--json").stdout)
@@ -79,7 +88,9 @@ class Testnet:
             assert time.monotonic() < deadline, f"not within {timeout_s} s: {json.dumps(rows, indent=1)}"
 
     def _run(self, command: Sequence[str], ok: bool) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        # This checkout's code, the verifier's too, whatever the environment has installed.
+        paths = os.pathsep.join((str(ROOT), str(ROOT / "verifier")))
+        environment = {**os.environ, "PYTHONPATH": paths}
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False
         )

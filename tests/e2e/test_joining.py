@@ -24,10 +24,11 @@ WAIT_S = 120.0
 
 
 class Load:
-    """bank-a pays again and again, by whichever node answers, until it is told to end."""
+    """bank-a pays again and again, by whichever of these nodes (all, when none is named) answers, until the end."""
 
-    def __init__(self, bank: Bank) -> None:
+    def __init__(self, bank: Bank, *members: str) -> None:
         self._bank = bank
+        self._members = members
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._pay)
         self.paid = 0
@@ -41,7 +42,7 @@ class Load:
         self._thread.join()
 
     def _pay(self) -> None:
-        with self._bank.client() as client:
+        with self._bank.client(*self._members) as client:
             while not self._over.is_set():
                 try:
                     assert client.submit_and_wait(self._bank.payment(f"load-{self.paid}")).ok

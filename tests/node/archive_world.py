@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from consensus.messages import Certificate, VoteKind, vote_bytes
-from contracts.membership import Membership, Policy
+from contracts.membership import Membership
+from contracts.policies import Policy
 from node.config import NetworkConfig
 from node.keys import SigningKey
 from node.ledger import Call, HeadRecord, KeySignature, Transaction, transaction_signing_bytes
@@ -53,6 +54,12 @@ class Appointed:
     def read_policy_at(self, state: Overlay, key: bytes) -> Policy | None:
         """The contract's own."""
         return Membership.read_policy_at(state, key)
+
+    def unmet_tier(
+        self, state: Overlay, sender: str, calls: Sequence[Call], signers: Sequence[bytes], time_ms: int
+    ) -> str | None:
+        """The contract's."""
+        return Membership.unmet_tier(state, sender, calls, signers, time_ms)
 
     def only_call(self, principal: str) -> tuple[str, str] | None:
         """The contract's."""

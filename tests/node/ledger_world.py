@@ -70,6 +70,7 @@ class Ledger:
     """A store with its executor, and blocks decided by decree."""
 
     registry = Membership
+    engine = ENGINE
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Ledger:
         self.path = path
         self.network = config or network()
         self.store = Store(path, self.network.network_id, self.network.genesis_hash, history_blocks)
-        self.executor = Executor(self.network, ENGINE, self.registry)
+        self.executor = Executor(self.network, self.engine, self.registry)
         if not self.store.initialised:
             self.store.initialise(self.executor.genesis(), never_voted)
         try:

@@ -57,6 +57,8 @@ class Links:
 
     def set_members(self, members: Sequence[MemberConfig]) -> None: ...
 
+    def set_contracts(self, contracts_hash: bytes) -> None: ...
+
 
 class Case:
     """bank-a's agreement: `last_block` was made by that code, the peers announce theirs in order."""
@@ -150,3 +152,36 @@ async def test_whoever_asks_is_told_which_code_runs_here() -> None:
     case = Case(None)
     case.code.on_fetch("bank-b", FetchManifest(7))
     assert case.links.sent == [("bank-b", Manifest(7, OURS))]
+
+
+async def test_a_change_of_versions_at_a_height_is_no_difference_of_code() -> None:
+    case = Case(OWN, OWN, OWN, OTHER)
+    assert not await case.judged()
+    later = (*OURS, "settlement 3")
+    case.code.on_active(later, ())
+    # The links stand, and what they were greeted with is what this node's own code was then.
+    assert not await case.judged()
+    assert case.code.own == manifest_hash(later)
+    assert case.code.former == (OWN,)
+    case.links.announced["bank-d"] = case.code.own
+    assert not await case.judged()
+
+
+async def test_a_version_that_the_ledger_names_and_that_is_not_here_takes_the_vote_whatever_others_run() -> None:
+    case = Case(OWN, OWN, OWN, OWN)
+    case.code.on_active(OURS, ("claims 2 (not here)",))
+    assert await case.judged()
+    assert case.code.sentence == "claims 2 (not here)"
+    assert case.changes == 1
+    assert not case.links.asked, "nobody has to be asked what the ledger says"
+    case.code.on_active(OURS, ())
+    assert not await case.judged()
+
+
+async def test_who_cannot_execute_the_next_block_votes_again_once_it_has() -> None:
+    case = Case(OWN, OWN, OWN, OWN)
+    case.code.on_missing("block 9 makes claims 2 active, which is not here")
+    assert await case.judged()
+    assert "claims 2" in case.code.sentence
+    case.code.on_applied(OWN)
+    assert not await case.judged()

@@ -93,6 +93,26 @@ def test_one_of_four_is_down_and_blocks_are_made() -> None:
     assert judge(known).ready
 
 
+def test_who_is_away_in_its_window_is_not_called_for() -> None:
+    known = without("member-3")
+    resting = msgspec.structs.replace(known.status, resting=("member-3",))
+    answer = diagnose(msgspec.structs.replace(known, status=resting))
+    assert answer.headline == (
+        "Blocks are made, but member-3 is away in its maintenance window"
+        " (connections refused or closed; last heard 9.0 s ago). No further member may be away."
+    )
+    assert not any("Start" in line for line in answer.operator)
+    # Its vote is missing all the same.
+    two = without("member-2", "member-3")
+    resting = msgspec.structs.replace(two.status, resting=("member-3",))
+    answer = diagnose(msgspec.structs.replace(two, status=resting))
+    assert not answer.moving
+    assert [(item.member, item.cause) for item in answer.culprits] == [
+        ("member-2", "member_down"),
+        ("member-3", "in_window"),
+    ]
+
+
 def test_a_split_network_names_both_sides() -> None:
     known = without("member-2", "member-3", error="silent: 10.0.0.9:1: nothing came for 10 s")
     answer = diagnose(known)

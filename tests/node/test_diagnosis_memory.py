@@ -38,7 +38,7 @@ def test_two_of_four_without_memory_are_told_as_what_never_heals() -> None:
     assert not any("by itself" in text and text.startswith("Next") for text in answer.sentences)
     assert [item.cause for item in answer.culprits] == ["memory_gone", "memory_gone"]
     assert len(answer.operator) == 1
-    assert 'docs/durability.md, the row "more than f disks are lost"' in answer.operator[0]
+    assert "docs/recovery.md" in answer.operator[0]
     assert judge(known).reasons == (answer.headline,)
 
 

@@ -8,23 +8,21 @@ import pytest
 
 from contracts import CONTRACTS
 from contracts.engine import Engine
-from contracts.membership import Membership
 from contracts.state_keys import encode_key
 from node.errors import InvalidBlock, InvalidFrame
-from node.executor import Claim, Difference, Executor
+from node.executor import Claim, Difference
 from node.ledger import Call, Transaction, sha256
 from node.store import DivergenceRecord
 from tests.node.ledger_world import Ledger, certificate, decoded
-from tests.node.live_network import drifting
+from tests.node.live_network import SOURCE, drifting
 
 
 class Drifted(Ledger):
     """A ledger whose contract `drifting` has these globals."""
 
-    def __init__(self, path: Path, bias: int = 0, limit: int = 100) -> None:
+    def __init__(self, path: Path, bias: int = 0, limit: int = 100, source: str = SOURCE) -> None:
+        self.engine = Engine((*CONTRACTS, drifting(bias, limit, source)))
         super().__init__(path)
-        self.executor = Executor(self.network, Engine((*CONTRACTS, drifting(bias, limit))), Membership)
-        self.executor.open(self.store.snapshot())
 
     def add(self, name: str, amount: int, method: str = "add") -> Transaction:
         return self.transaction("bank-a", Call("drifting", method, {"name": name, "amount": amount}))
@@ -114,7 +112,7 @@ def test_an_account_without_the_certified_roots_proves_nothing(
 
 
 def test_a_block_of_other_code_is_good_only_when_it_is_decided(right: Drifted, tmp_path: Path) -> None:
-    other = Ledger(tmp_path / "other")
+    other = Drifted(tmp_path / "other", source=SOURCE + "\n# another release\n")
     executed = right.build(right.transaction("bank-a"))
     assert executed is not None
     with pytest.raises(InvalidBlock) as raised:

@@ -39,7 +39,18 @@ def test_without_a_block_the_time_without_one_counts_from_the_start(
     transport: Any = SimpleNamespace(peers=list, connected=())
     reports: Any = SimpleNamespace(heard=dict, direct_ages=dict)
     health = Health(
-        network(), "bank-a", "1", b"", transport, clock, quiet, reports, lambda: 0, 1, lambda: None, head_time_ms
+        network(),
+        "bank-a",
+        "1",
+        lambda: (b"",),
+        transport,
+        clock,
+        quiet,
+        reports,
+        lambda: 0,
+        1,
+        lambda: None,
+        head_time_ms,
     )
     clock.ms += 7
     assert health._facts().idle_ms == before_ms + 7
@@ -57,7 +68,18 @@ def test_the_log_says_once_when_voting_ends_and_when_it_begins_again() -> None:
 
     with capture_logs() as logs:
         health = Health(
-            network(), "bank-a", "1", b"", transport, clock, replica, reports, lambda: 0, 1, lambda: None, None
+            network(),
+            "bank-a",
+            "1",
+            lambda: (b"",),
+            transport,
+            clock,
+            replica,
+            reports,
+            lambda: 0,
+            1,
+            lambda: None,
+            None,
         )
         for abstention in ("observer", "lost", "lost", "confirming", "until", "", "confirming", "", "key_twice"):
             clock.ms += 250

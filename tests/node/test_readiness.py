@@ -61,7 +61,11 @@ def status(ledger: GovernedLedger) -> str:
 
 
 def readiness(
-    ledger: GovernedLedger, bank: str, pool: list[Transaction], tls_keys: frozenset[bytes] = frozenset()
+    ledger: GovernedLedger,
+    bank: str,
+    pool: list[Transaction],
+    tls_keys: frozenset[bytes] = frozenset(),
+    claims_2: bytes | None = None,
 ) -> Readiness:
     """The part of the bank's node that says it; what it says comes into `pool`."""
 
@@ -71,7 +75,16 @@ def readiness(
 
     keys = VotingKeys(bank, VOTING[bank].public, VOTING[bank].sign, {}, ledger.store.head.members)
     clock = cast(Clock, cast(Any, LedgersTime(ledger)))
-    return Readiness(ledger.network.network_id, bank, keys, tls_keys, clock, submit, lambda own: True)
+    return Readiness(
+        ledger.network.network_id,
+        bank,
+        keys,
+        tls_keys,
+        clock,
+        submit,
+        lambda own: True,
+        lambda *version: claims_2 if version == ("claims", 2) else None,
+    )
 
 
 @pytest.mark.parametrize(("ready_blocks", "block_ms"), [(100, 1_000), (20, 100), (100, 20)])
@@ -154,4 +167,35 @@ async def test_a_new_key_for_links_is_spoken_for_by_its_own_node_alone_and_only_
     assert await spoken_for("bank-a", new) == [1]
     assert await spoken_for("bank-b") == [1]
     assert await spoken_for("bank-b", new) == [1, 2]
+    ledger.store.close()
+
+
+async def test_a_version_is_spoken_for_only_with_exactly_its_bytes_at_hand(tmp_path: Path) -> None:
+    ledger = governed(tmp_path / "data", 20)
+    change: dict[str, Any] = {
+        "contract": "claims",
+        "source": bytes(31) + b"s",
+        "at_height": ledger.store.head.height + 50,
+        "expires_at_ms": ledger.end(),
+    }
+
+    async def spoken_for(claims_2: bytes | None) -> list[int]:
+        pool: list[Transaction] = []
+        await readiness(ledger, "bank-a", pool, claims_2=claims_2).look(ledger.store.snapshot())
+        return [call.args["proposal"] for item in pool for call in item.body.calls]
+
+    def decided(number: int, kind: str, version: int) -> None:
+        ledger.agree(
+            ledger.say("bank-a", "propose_contract", kind=kind, version=version, **change),
+            ledger.say("bank-b", "vote", proposal=number, yes=True),
+            ledger.say("bank-c", "vote", proposal=number, yes=True),
+        )
+
+    decided(2, "upgrade_contract", 2)
+    assert await spoken_for(None) == [1]
+    assert await spoken_for(bytes(31) + b"o") == [1]
+    assert await spoken_for(bytes(31) + b"s") == [1, 2]
+    # To stop a contract nothing is needed; that decision takes the place of the one before.
+    decided(3, "deactivate_contract", 1)
+    assert await spoken_for(None) == [1, 3]
     ledger.store.close()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from consensus.effects import Applied, Connected, Head, Input, PayloadChecked, Received, Tick, Withhold
+from consensus.effects import Applied, Connected, Head, Input, PayloadChecked, Received, Synced, Tick, Withhold
 from consensus.image import NOT_KEPT
 from consensus.members import Members, Validator
 from consensus.messages import PrePrepare, Status, Vote, VoteKind
@@ -48,6 +48,7 @@ def test_every_input_comes_back_as_it_was_given() -> None:
         PayloadChecked(1, 0, bytes(32), None, b"p" * 300, "nobody sent the transactions"),
         PayloadChecked(1, 0, bytes(32), False, None, "x"),
         applied(1),
+        Synced(Head(2, bytes(32), None, 1, MEMBERS, MEMBERS, ("bank-b",))),
         Withhold(""),
     ]
     recorder = begun()

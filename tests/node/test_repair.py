@@ -268,7 +268,7 @@ def test_a_directory_that_waits_for_its_ledger_is_not_called_damaged(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verify said "the store holds no head", and a second repair gave the kept votes up."""
-    monkeypatch.setattr("node.verification.directory.load_network", lambda path: world.network)
+    monkeypatch.setattr("node.verification.directory.load_trusted", lambda node, anchors: world.network)
     world.answers = False
     world.change(remove(b"b"))
     told = world.repair(join=True).did
@@ -381,7 +381,7 @@ def test_a_ledger_without_its_current_file_is_told_and_put_together_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both commands said that there was no ledger and to start the node, which then wiped it."""
-    monkeypatch.setattr("node.verification.directory.load_network", lambda path: world.network)
+    monkeypatch.setattr("node.verification.directory.load_trusted", lambda node, anchors: world.network)
     ledger = {key: value for key, value in world.rows().items() if key[:1] in b"bhrxestq"}
     (world.data / "CURRENT").unlink()
     told = verify_directory(world.node).first_error

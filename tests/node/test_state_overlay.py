@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consensus.codec import CodecError, encode
+from consensus.codec import encode
+from contracts.storage import WrongType
 from node.state import Overlay, ValueCache, WriteSet
 
 
@@ -115,11 +116,11 @@ TestOverlay.settings = settings(max_examples=60, stateful_step_count=25, deadlin
 def test_a_value_is_never_returned_as_another_type_than_its_own() -> None:
     overlay = Overlay(Base({b"a": 1}), ValueCache())
     assert overlay.get(b"a", int) == 1
-    with pytest.raises(CodecError):
+    with pytest.raises(WrongType):
         overlay.get(b"a", str)
     overlay.put(b"b", True)
     assert overlay.get(b"b", bool) is True
-    with pytest.raises(CodecError):
+    with pytest.raises(WrongType):
         overlay.get(b"b", int)
     overlay.put(b"c", ("bank-a", 7))
     assert overlay.get(b"c", Account) == Account("bank-a", 7)

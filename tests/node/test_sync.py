@@ -476,7 +476,9 @@ async def test_a_forged_block_is_refused_its_sender_reported_and_another_asked(
         node.net.peers["m1"] = serving(forged)
         node.sync.catch_up(20, ["m1"])
         await until(lambda: bool(node.reports["m1"]))
-        assert node.reports["m1"] == ["bad_catch_up"]
+        [code] = node.reports["m1"]
+        # What stands on another parent may come from members who went on without these.
+        assert code in ("bad_catch_up", "other_history")
         assert node.chain.head.height in (0, 9), "nothing of it was applied but what was proven"
         [aside] = node.sync.progress().aside
         assert aside.peer == "m1"

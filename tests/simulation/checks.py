@@ -72,6 +72,8 @@ class Checks:
         self._signer = signer
         # Height -> who decides it: known as soon as any member has applied the block below.
         self._lists: dict[int, Members] = {1: signer.members}
+        # Height -> whose turn as primary is skipped there.
+        self._resting: dict[int, tuple[str, ...]] = {1: ()}
         self._roots: dict[int, bytes] = {}
         self._committed: dict[int, tuple[bytes, str]] = {}
         self._commits: dict[tuple[int, int, bytes], int] = {}
@@ -94,6 +96,21 @@ class Checks:
         if honest:
             self.require("equal member lists", known == members, name, "after", height)
             self.require("equal state roots", root == disk.root, name, "at", height)
+        resting = self._resting.setdefault(height + 1, disk.resting)
+        if honest:
+            self.require("equal resting members", resting == disk.resting, name, "after", height)
+
+    def _judge_turn(self, where: str, height: int, member: int) -> None:
+        """Who rests neither proposes nor opens a view, unless the others are too few for a quorum."""
+        members = self._lists[height]
+        resting = [name for name in self._resting[height] if members.index(name) is not None]
+        if not resting:
+            return
+        if members.n - len(resting) < _quorum_of(members):
+            self.reached["more rested than a quorum can spare"] += 1
+            return
+        self.reached["proposed while another rested"] += 1
+        self.require("who rests has no turn", members.id(member) not in resting, where)
 
     def _index(self, number: int, height: int) -> int | None:
         """The place of the member `number` in the list that decides `height`."""
@@ -219,6 +236,7 @@ class Checks:
             if message.member == self._index(member, message.height):
                 known = conduct.new_views.get((message.height, message.view))
                 self.require("durable before sent", known == message, where, message.height, message.view)
+                self._judge_turn(where, message.height, message.member)
         elif isinstance(message, Status):
             own = message.member == self._index(member, message.height)
             signed = own and self._signed(
@@ -236,6 +254,7 @@ class Checks:
         vote = message.vote
         where = f"{where} h{vote.height} v{vote.view}"
         self._on_vote_sent(where, conduct, vote)
+        self._judge_turn(where, vote.height, vote.member)
         self.require("digest names the payload", digest_of(message.payload) == vote.digest, where)
         new_view = conduct.new_views.get((vote.height, vote.view))
         if new_view is not None:

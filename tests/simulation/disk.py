@@ -22,6 +22,8 @@ class Stored(NamedTuple):
     start_view: int
     members: Members | None = None
     """Who decides the next height; None stands for the list of genesis."""
+    resting: tuple[str, ...] = ()
+    """Whose turn as primary is skipped at the next height."""
 
 
 class Disk:
@@ -70,7 +72,13 @@ class Disk:
             start_view=last.start_view,
             members=last.members or genesis,
             decided_by=(self.chain[-2].members or genesis) if self.height > 1 else genesis,
+            resting=last.resting,
         )
+
+    @property
+    def resting(self) -> tuple[str, ...]:
+        """Whose turn as primary is skipped at the next height."""
+        return self.chain[-1].resting if self.chain else ()
 
     def memory(self) -> Memory:
         """The member's own records as the replica takes them at start."""

@@ -18,6 +18,7 @@ KINDS_OF_FAULTY = (*("wipe", "restore") * 4, *("rollback", "twin") * 3, *ROLES, 
 HALF_AN_HOUR_US = 30 * 60 * 1_000_000
 CLOCK_ERROR_MS = 3_600_000
 FULL_LOAD_REQUESTS = 400
+WINDOWS_ONE_SEED_IN = 3
 SIZES = (4,) * 9 + (7,) * 4 + (5, 5, 6, 6, 1)
 
 
@@ -50,6 +51,8 @@ class Plan(NamedTuple):
     """Which instances the processes have: a kind of instances.py."""
     full_load: bool = False
     """Work waits all the time and little else goes wrong, so that a slow primary can be told from slow others."""
+    windows: bool = False
+    """Members rest (windows.py)."""
 
 
 class Faults:
@@ -362,6 +365,7 @@ def draw_plan(world: "World") -> Plan:
         observers=1 if world.chance(150) else 0,
         poison_permille=world.pick(10, 200) if world.chance(150) else 0,
         instances=OF_SEEDS[world.seed % len(OF_SEEDS)],
+        windows=world.seed % WINDOWS_ONE_SEED_IN == 1,
     )
     return _rare(world, plan)
 

@@ -477,7 +477,8 @@ class Machine:
         oldest = min(self.known, default=None)
         before = self.disk.members(world.members)
         members = world.membership.after(before, stored.block.requests)
-        self.disk.apply(stored._replace(members=members))
+        resting = world.windows.after(self.disk.resting, stored.block.requests)
+        self.disk.apply(stored._replace(members=members, resting=resting))
         world.checks.on_state(self.name, self.disk, members, honest=self.honest)
         if members is not before:
             world.on_members(self, members)

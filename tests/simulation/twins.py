@@ -92,7 +92,7 @@ class Led(Members):
 
     leaders: tuple[int, ...]
 
-    def primary(self, height: int, view: int, rotation_heights: int) -> int:
+    def primary(self, height: int, view: int, rotation_heights: int, resting: tuple[int, ...] = ()) -> int:
         """The leader of `view`, at every height."""
         return self.leaders[view] if view < len(self.leaders) else view % self.n
 

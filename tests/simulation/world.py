@@ -25,6 +25,7 @@ from tests.simulation.machine import Machine, ReplicaFactory
 from tests.simulation.membership import Change, Membership
 from tests.simulation.network import Network
 from tests.simulation.signing import Signer
+from tests.simulation.windows import Windows
 
 STEPS_MAX = 200_000
 HEIGHTS_AFTER_HEALING = 5
@@ -88,6 +89,7 @@ class World:
         self.signer = Signer(self.plan.n, self.plan.spares + self.plan.observers)
         self.members = self.signer.members
         self.membership = Membership(self)
+        self.windows = Windows(self)
         self.accepted: dict[int, None] = {}  # every request that a member without memory loss promised to settle
         self.poison: dict[int, int] = {}  # request -> how long executing it takes (us); 0: building with it fails
         self.checks = Checks(self.signer)
@@ -178,6 +180,7 @@ class World:
                 if not self.plan.n <= machine.member < self.plan.n + self.plan.spares:
                     self.after(self.pick(0, 200_000), None, machine.start)
             self._faults.begin()
+            self.windows.begin()
             self.after(0, None, self._request)
             self.after(GOSSIP_US, None, self._gossip)
             one_step = self._one_step

@@ -132,6 +132,10 @@ class ToldTransport(SimTransport):
             for info in super().peers()
         )
 
+    def set_contracts(self, contracts_hash: bytes) -> None:
+        """Whoever is greeted from now on is told this hash."""
+        self.contracts_hash = contracts_hash
+
     def _code_of(self, peer: str) -> bytes | None:
         """What the peer said of its code when it connected."""
         link = self.links.get(peer)

@@ -1,5 +1,5 @@
-"""The members' administrators of a seeded run: they suspend and bring back one another, change roles, rotate keys
-and change how large blocks may be meanwhile.
+"""The members' administrators of a seeded run: they suspend and bring back one another, change roles, rotate keys,
+change how large blocks may be, and upgrade a contract meanwhile.
 
 They know what the node knows that they ask, lose answers and say things twice; when all is mended, they bring back
 whoever is suspended.
@@ -8,11 +8,13 @@ whoever is suspended.
 from typing import TYPE_CHECKING, Any
 
 from contracts.governance import Governance, Proposal
+from contracts.lifecycle import Lifecycle
 from contracts.membership import Member, Membership
 from node.ledger import Call
 from node.state import Overlay
 from tests.simulation.nodes.founding import key_of, next_key, next_tls_key, transaction
 from tests.simulation.nodes.timeline import START_MS
+from tests.simulation.nodes.versions import CONTRACT
 
 if TYPE_CHECKING:
     from tests.simulation.nodes.host import Host
@@ -74,6 +76,8 @@ class Assembly:
             self._say(by, "propose", {**self._change(kind, name), **role}, "propose")
         elif not self.healed and self.world.timeline.chance(150):
             self._resize(by)
+        elif not self.healed and self.world.timeline.chance(250):
+            self._upgrade(by, state)
         elif not self.healed:
             target = voters[pick(0, len(voters))]
             keys = dict(Membership.read_validators(state))
@@ -106,6 +110,24 @@ class Assembly:
         self._say(
             by, "propose_parameter", {key: change[key] for key in ("name", "value", "expires_at_ms")}, "propose"
         )
+
+    def _upgrade(self, by: str, state: Overlay) -> None:
+        """The next version of a contract from some height on, as far as there is one."""
+        version = next(row.version for row in Lifecycle.read_versions(state) if row.contract == CONTRACT) + 1
+        newest = max((host for host in self.world.hosts if host.door is not None), key=lambda host: host.height)
+        assert newest.process is not None
+        assert newest.process.node is not None
+        source = newest.process.node._executor.engine.source_digest(CONTRACT, version)
+        if source is not None:
+            change = {
+                "kind": "upgrade_contract",
+                "contract": CONTRACT,
+                "version": version,
+                "source": source,
+                "at_height": newest.height + self.world.timeline.pick(3, 12),
+                "expires_at_ms": self._change("", "")["expires_at_ms"],
+            }
+            self._say(by, "propose_contract", change, "propose")
 
     def _change(self, kind: str, member: str) -> dict[str, Any]:
         now_ms = START_MS + self.world.timeline.now_us // 1000

@@ -11,10 +11,11 @@ from consensus.codec import decode
 from consensus.effects import Record
 from consensus.members import Members
 from consensus.messages import Certificate, NewView, PrePrepare, ViewChange, Vote, VoteKind, vote_bytes
+from contracts.lifecycle import Lifecycle
 from contracts.settlement import Account, Supply
 from contracts.state_keys import encode_component
 from node.config import NetworkConfig
-from node.ledger import BlockBody, HeadRecord, Transaction
+from node.ledger import BlockBody, Header, HeadRecord, Transaction
 from node.store.layout import META_HEAD, number, record_slot
 from node.wire import ConsensusMessage, WireMessage
 from tests.simulation.checks import Violation
@@ -60,6 +61,9 @@ class Rules:
         self._voted: dict[tuple[str, int], int] = {}
         """(member, height) to the highest view in which it was seen to vote, as far as its disk knows of it."""
         self._certificates: dict[Certificate, bool] = {}
+        self._versions: dict[int, bytes] = {}
+        """Which versions of contracts the state after each block has."""
+        self._codes: dict[bytes, bytes] = {}
 
     def require(self, rule: str, holds: bool, *detail: object) -> None:
         """Count one judgement of `rule`; raise Violation when it does not hold."""
@@ -150,8 +154,22 @@ class Rules:
             self._requests[request] = transaction.tx_id
             ids.append(transaction.tx_id)
         known.transactions = tuple(ids)
+        self._judge_version(where, contents, body.header)
         if head.height > 1:
             self._judge_money(where, contents)
+
+    def _judge_version(self, where: str, contents: Contents, header: Header) -> None:
+        """The code that made the block is that of the versions in the state before it, and of no others."""
+        after = contents.get(b"s" + Lifecycle.versions.prefix)
+        assert after is not None
+        before = self._versions.get(header.height - 1)
+        self._versions[header.height] = after
+        if before is None:
+            return
+        code = self._codes.setdefault(before, header.contracts_hash)
+        self.require("one version a height", code == header.contracts_hash, where)
+        self.require("one version a height", list(self._codes.values()).count(code) == 1, where)
+        self.reached["a contract changed its version"] += after != before
 
     def _judge_money(self, where: str, contents: Contents) -> None:
         """What lies on the accounts is what was issued and not redeemed, and nobody has less than nothing."""

@@ -6,7 +6,9 @@ import multiprocessing
 import time
 from typing import Any
 
+from node.runtime.node import Node
 from tests.simulation.nodes.faults import draw_governed_plan, draw_plan
+from tests.simulation.nodes.versions import make_node
 from tests.simulation.nodes.world import STEPS_MAX, NodeWorld
 from tests.simulation.runner import Report, report_lines, run_seeds
 from tests.simulation.world import Failure, Outcome
@@ -75,7 +77,7 @@ def run_seed(seed: int) -> Outcome:
 
 def run_governed_seed(seed: int) -> Outcome:
     """The outcome of one seed in which the members change their own list meanwhile."""
-    return NodeWorld(seed, plan=draw_governed_plan).run()
+    return NodeWorld(seed, plan=draw_governed_plan, make_node=make_node).run()
 
 
 def replay_line(failure: Failure, *, governed: bool = False) -> str:
@@ -98,7 +100,8 @@ def main(arguments: list[str]) -> int:
     if options.seed is not None:
         started = time.monotonic()
         plan = draw_governed_plan if options.governed else draw_plan
-        world = NodeWorld(options.seed, plan=plan, trace=None if options.quiet else print)
+        make = make_node if options.governed else Node
+        world = NodeWorld(options.seed, plan=plan, make_node=make, trace=None if options.quiet else print)
         print(f"seed {options.seed}: {world.plan}")
         outcome = world.run(options.until)
         print(f"{outcome.steps} steps, {outcome.heights} heights, {time.monotonic() - started:.1f} s")

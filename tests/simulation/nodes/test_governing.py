@@ -61,14 +61,14 @@ class Assembly:
         self.proposals = 0
         self._requests = 0
 
-    def say(self, sender: str, method: str, args: dict[str, Any]) -> Transaction:
+    def say(self, sender: str, method: str, args: dict[str, Any], contract: str = "governance") -> Transaction:
         """A transaction of the member's root principal is under way, at some node that serves."""
         self._requests += 1
         made = transaction(
             self.world.founding.network,
             sender,
             f"assembly-{self._requests}",
-            [Call("governance", method, args)],
+            [Call(contract, method, args)],
             START_MS + self.world.timeline.now_us // 1000 + HOUR_MS // 2,
             [key_of(sender)],
         )

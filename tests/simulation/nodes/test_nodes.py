@@ -40,6 +40,7 @@ EXPECTED_RULES = (
     "no accepted transaction is lost",
     "no block contains what expired",
     "one fate everywhere",
+    "one version a height",
     "one vote per slot",
     "progress after healing",
     "start view",
@@ -85,6 +86,7 @@ def governed_sweep(first: int, seeds: int) -> None:
     if seeds == GOVERNED_SEEDS:
         for kind in ("suspend_member", "resume_member", "rotate_voting_key"):
             assert report.faults[f"propose {kind}"]
+        assert report.reached["a contract changed its version"] > GOVERNED_SEEDS // 4
         for situation in ("the list changed in a later view", "the next primary left with the list"):
             assert report.reached[situation]
 

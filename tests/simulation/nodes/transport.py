@@ -274,6 +274,9 @@ class SimTransport:
         """Nothing is refused here."""
         return {}
 
+    def set_contracts(self, contracts_hash: bytes) -> None:
+        """Greetings say nothing of contracts here."""
+
     def set_members(self, members: Sequence[MemberConfig]) -> None:
         """Only `members` are spoken to from now on."""
         before = self._others

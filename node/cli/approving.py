@@ -1,0 +1,339 @@
+"""`hansa approvals`: calls above a tier's limit are requested, looked at, approved or refused on the ledger."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from consensus.codec import encode, unpack
+from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option, signing_keys
+from node.cli.output import Output
+from node.cli.submitting import calls_of, exit_code, explain_refusals, show_fate
+from node.cli.tiers import mandate, standing, wanted
+from node.client import Client, Fate
+from node.client import call as make_call
+from node.client.transaction_file import call_words, printable
+from node.errors import ConfigError, RejectedTransaction, Unavailable
+from node.ledger import TRANSACTION_SIZE_MAX, Call
+
+DOMAIN: Final = "hansa/approval"
+PAGE: Final = 100
+PAGES_MAX: Final = 50
+WAIT_MS: Final = 30_000
+FAILED: Final = 1
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A request as this program understood it: `calls` are what the digest that it made itself is made of."""
+
+    number: int
+    calls: tuple[Call, ...]
+    digest: bytes
+    view: dict[str, Any]
+
+
+@click.group()
+def approvals() -> None:
+    """Request and give the approval that a tier asks for, above a member's limits."""
+
+
+as_option = click.option("--as", "sender", metavar="PRINCIPAL", help="Who acts (default: whose key it is).")
+key_option = click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A key file of that principal; again for another.",
+)
+number_argument = click.argument("number", type=click.IntRange(min=1))
+yes_option = click.option("--yes", is_flag=True, help="Without asking; what it is about is shown all the same.")
+
+
+@approvals.command()
+@calls_options
+@as_option
+@key_option
+@click.option("--expires", type=Duration(), default="3d", show_default=True, help="At most 30d.")
+@click.option("--note", default="", help="For those who are to approve, on the ledger.")
+@node_option
+@output_option
+def request(
+    method: str | None,
+    arguments: Sequence[str],
+    calls_file: Path | None,
+    mode: str,
+    sender: str | None,
+    keys: Sequence[Path],
+    expires: int,
+    note: str,
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> int:
+    """Ask for the approval of one call, or of the calls of a file; they run together, all or none.
+
+    Signed with the sender's ordinary keys. The calls run in the sender's name with the last approval they need.
+    """
+    if mode != "atomic":
+        raise ConfigError("invalid_usage", "what is approved together runs all or none")
+    with connect(nodes, directory) as client:
+        calls, _ = calls_of(client, method, arguments, calls_file)
+        args = {
+            "calls": [{"contract": call.contract, "method": call.method, "args": call.args} for call in calls],
+            "expires_at_ms": time.time_ns() // 1_000_000 + expires,
+            "note": note,
+        }
+        fate = _send(client, "request", args, sender, keys, directory)
+        if output.as_json:
+            output.document(fate)
+        else:
+            for event in (event for receipt in fate.receipts for event in receipt.events):
+                if event.name == "Requested":
+                    number, tiers = event.data["request"], ", ".join(event.data["tiers"])
+                    output.text(
+                        f"Request {number} waits for {tiers}. Who sits there: hansa approvals approve {number}"
+                    )
+        return _result(client, fate)
+
+
+@approvals.command("list")
+@click.option("--member", help="Whose requests (default: the node's member).")
+@node_option
+@output_option
+def list_(member: str | None, nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """A member's pending requests."""
+    with connect(nodes, directory) as client:
+        rows = _pending(client, member or client.status().member)
+    if output.as_json:
+        output.document({"requests": rows})
+        return
+    output.table(
+        ["number", "by", "calls", "approved by", "expires", "note"],
+        [
+            [
+                row["request"],
+                row["requester"],
+                _counted(row["calls"]),
+                ", ".join(row["approved_by"]),
+                _time(row["expires_at_ms"]),
+                printable(row["note"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+@approvals.command()
+@number_argument
+@node_option
+@output_option
+def show(number: int, nodes: Sequence[str], directory: Directory, output: Output) -> None:
+    """A request with its calls, who has approved, and whom it waits for."""
+    with connect(nodes, directory) as client:
+        found = read_request(client, number)
+        progress = _progress(client, found)
+    if output.as_json:
+        output.document({**found.view, "progress": progress})
+    else:
+        _show(output, found, progress)
+
+
+@approvals.command()
+@number_argument
+@yes_option
+@as_option
+@key_option
+@node_option
+@output_option
+def approve(
+    number: int,
+    yes: bool,
+    sender: str | None,
+    keys: Sequence[Path],
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> int:
+    """Approve request NUMBER, after showing what it says; the last approval that is missing makes its calls run.
+
+    What is signed names the very calls that are shown: another node's lie about them is approved by nobody.
+    """
+    with connect(nodes, directory) as client:
+        found = read_request(client, number)
+        _confirm(output, client, found, yes, "Approve it?")
+        args = {"request": number, "digest": found.digest}
+        fate = _send(client, "approve", args, sender, keys, directory)
+        return _outcome(output, client, found, fate)
+
+
+@approvals.command()
+@number_argument
+@yes_option
+@as_option
+@key_option
+@node_option
+@output_option
+def reject(
+    number: int,
+    yes: bool,
+    sender: str | None,
+    keys: Sequence[Path],
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> int:
+    """End request NUMBER: whoever could approve it may refuse it."""
+    with connect(nodes, directory) as client:
+        found = read_request(client, number)
+        _confirm(output, client, found, yes, "Reject it?")
+        return _outcome(
+            output, client, found, _send(client, "reject", {"request": number}, sender, keys, directory)
+        )
+
+
+@approvals.command()
+@number_argument
+@as_option
+@key_option
+@node_option
+@output_option
+def withdraw(
+    number: int,
+    sender: str | None,
+    keys: Sequence[Path],
+    nodes: Sequence[str],
+    directory: Directory,
+    output: Output,
+) -> int:
+    """Take one's own request NUMBER back."""
+    with connect(nodes, directory) as client:
+        found = read_request(client, number)
+        return _outcome(
+            output, client, found, _send(client, "withdraw", {"request": number}, sender, keys, directory)
+        )
+
+
+def read_request(client: Client, number: int) -> Shown:
+    """The request as the node shows it, its calls unpacked and their digest made here.
+
+    Raise RejectedTransaction (`digest_differs`) where the node's digest is one of something else.
+    """
+    view = client.query("approvals.show", {"request": number}).value
+    try:
+        packed = [(item["contract"], item["method"], bytes.fromhex(item["packed"])) for item in view["calls"]]
+        calls = tuple(
+            Call(contract, method, unpack(data, size_max=TRANSACTION_SIZE_MAX)) for contract, method, data in packed
+        )
+        content = (DOMAIN, number, view["requester"]["principal"], tuple(packed))
+        digest = hashlib.sha256(encode(content)).digest()
+        theirs = bytes.fromhex(view["digest"])
+        if not all(isinstance(call.args, dict) for call in calls):
+            raise ValueError("arguments that are no map")
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unavailable("unexpected_answer", f"the node's answer is not understood: {error}") from error
+    if digest != theirs:
+        raise RejectedTransaction("digest_differs", f"request {number}: the node shows other calls than it names")
+    return Shown(number, calls, digest, view)
+
+
+def _pending(client: Client, member: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for _ in range(PAGES_MAX):
+        after = rows[-1]["request"] if rows else 0
+        page = client.query("approvals.pending", {"member": member, "after": after, "limit": PAGE}).value
+        rows.extend(page)
+        if len(page) < PAGE:
+            break
+    return rows
+
+
+def _progress(client: Client, found: Shown) -> dict[str, Any] | None:
+    """What the request waits for, by the policies as they are now; None when it waits no more."""
+    if found.view["status"] != "pending":
+        return None
+    spoken = [mandate(word["mandate"]) for word in found.view["approvals"]]
+    return standing(client, mandate(found.view["requester"]), found.calls, spoken)
+
+
+def _show(output: Output, found: Shown, progress: dict[str, Any] | None) -> None:
+    view = found.view
+    ending = view["ending"]
+    output.facts(
+        [
+            ("request", found.number),
+            ("by", view["requester"]["principal"]),
+            *([("note", printable(view["note"]))] if view["note"] else []),
+            *[(f"call {place}", call_words(call)) for place, call in enumerate(found.calls, start=1)],
+            ("digest", found.digest.hex()),
+            ("status", view["status"]),
+            ("expires", _time(view["expires_at_ms"])),
+            ("approved by", ", ".join(word["mandate"]["principal"] for word in view["approvals"]) or "nobody"),
+            *[("waits for", line) for line in (wanted(progress) if progress else [])],
+        ]
+    )
+    if progress and not progress["speaks"]:
+        output.text("The requester's keys were changed since: it cannot be approved any more.")
+    if ending:
+        failed = f": call {ending['call']} ended with {ending['code']}" if ending["code"] else ""
+        output.facts(
+            [
+                ("ended", f"{view['status']} by {ending['by'] or 'its time'} at height {ending['height']}{failed}"),
+                ("transaction", ending["tx_id"]),
+            ]
+        )
+
+
+def _confirm(output: Output, client: Client, found: Shown, yes: bool, question: str) -> None:
+    """Return on a yes, after everything was shown."""
+    if output.as_json:
+        for place, call in enumerate(found.calls, start=1):
+            click.echo(f"{place}. {call_words(call)}", err=True)
+    else:
+        _show(output, found, _progress(client, found))
+    if not yes and not click.confirm(question, err=True):
+        raise RejectedTransaction("not_confirmed", f"request {found.number}: nobody said yes")
+
+
+def _send(
+    client: Client,
+    method: str,
+    args: dict[str, Any],
+    sender: str | None,
+    keys: Sequence[Path],
+    directory: Directory,
+) -> Fate:
+    who, signers = signing_keys(keys, sender, directory)
+    call = make_call(f"approvals.{method}", args)
+    return client.submit_and_wait(client.transaction([call], sender=who, signers=signers), WAIT_MS / 1000)
+
+
+def _result(client: Client, fate: Fate) -> int:
+    explain_refusals(fate, client.contracts())
+    return exit_code(fate, WAIT_MS)
+
+
+def _outcome(output: Output, client: Client, found: Shown, fate: Fate) -> int:
+    """Show what became of the request; a call of it that failed is a no of the ledger too."""
+    ended = [event for receipt in fate.receipts for event in receipt.events if event.name == "Ended"]
+    if output.as_json:
+        output.document(fate)
+    else:
+        show_fate(output, fate)
+        if fate.ok:
+            now = read_request(client, found.number)
+            _show(output, now, _progress(client, now))
+    failed = any(event.data["status"] == "failed" for event in ended)
+    return _result(client, fate) or (FAILED if failed else 0)
+
+
+def _counted(calls: Sequence[str]) -> str:
+    return ", ".join(f"{calls.count(name)} × {name}" for name in dict.fromkeys(calls))
+
+
+def _time(time_ms: int) -> str:
+    return f"{datetime.fromtimestamp(time_ms // 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

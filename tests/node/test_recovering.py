@@ -1,0 +1,392 @@
+"""Survivors of a lost quorum agree, sign and go on: what is refused, and what is kept."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from consensus.codec import encode
+from consensus.effects import VoteRecord
+from consensus.messages import Vote, VoteKind
+from node.config import Recoveries
+from node.errors import ConfigError, HansaError, InvalidBlock, InvalidFrame
+from node.keys import verify
+from node.ledger import CertifiedBlock, Proposal
+from node.recovery import RecoveryFile
+from node.recovery.file import EPOCH_VIEWS
+from node.rescue import Survivor, perform_recoveries, preferred
+from node.store import Store
+from node.sync.proof import open_range, require_proof
+from node.verification import verify_directory
+from tests.node.evidence_world import ProvableLedger
+from tests.node.recovery_world import REASON, RecoveryWorld
+
+AB, CD = ("bank-a", "bank-b"), ("bank-c", "bank-d")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> RecoveryWorld:
+    return RecoveryWorld(tmp_path)
+
+
+def refused(code: str) -> "pytest.RaisesExc[HansaError]":
+    return pytest.raises(HansaError, check=lambda error: error.code == code)
+
+
+def test_survivors_go_on_from_a_block_that_shows_what_happened(world: RecoveryWorld) -> None:
+    file = world.complete(*AB)
+    assert RecoveryFile.decode(file.encode()) == file
+    assert world.apply(file, *AB) == [4, 4]
+    world.grow("bank-a")
+    store = world.store("bank-a")
+    try:
+        block = store.block(4)
+        assert (block.body.header.proposer, block.body.transactions) == ("@recovery", ())
+        assert (block.certificate.view, block.body.header.digest) == (EPOCH_VIEWS, file.digest)
+        [receipt] = [store.receipt(4, 0)]
+        [call] = receipt.calls
+        event = call.events[-1]
+        assert (event.name, event.data["reason"]) == ("NetworkRecovered", REASON)
+        assert (event.data["survivors"], event.data["suspended"]) == ([*AB], [*CD])
+        assert event.data["statement"] == file.recovery.statement
+        assert [item.id for item in store.head.validators] == list(AB)
+    finally:
+        store.close()
+    report = verify_directory(world.node("bank-a"))
+    assert (report.ok, report.height, report.first_error) == (True, 6, None)
+
+
+def test_all_survivors_come_to_the_same_bytes(world: RecoveryWorld) -> None:
+    assert world.draft("bank-a", AB) == world.draft("bank-b", AB)
+    assert world.draft("bank-a", AB).digest != world.draft("bank-a", AB, reason="another").digest
+
+
+def test_nothing_is_applied_that_not_every_survivor_has_signed(world: RecoveryWorld) -> None:
+    file = world.sign("bank-a", world.draft("bank-a", AB))
+    assert file.missing == ("bank-b",)
+    with refused("recovery_incomplete"):
+        world.apply(file, "bank-a")
+    assert not world.node("bank-a").recoveries_dir.exists()
+
+
+def test_a_file_is_refused_whole_when_a_part_of_it_was_changed(world: RecoveryWorld) -> None:
+    file = json.loads(world.complete(*AB).encode())
+    changes = {
+        "reason": "nothing happened",
+        "number": "00" * 32,
+        "base_height": 2,
+        "view": 2 * EPOCH_VIEWS,
+        "survivors": file["survivors"][:1],
+        "former": file["former"][:3],
+        "without_memory": ["bank-a"],
+        "time_ms": file["time_ms"] + 1,
+        "header": file["header"][:-2] + "00",
+        "summary": file["summary"][:-1],
+        "network": "other-000000000000",
+        "signatures": [{**file["signatures"][0], "member": "bank-b"}, *file["signatures"][1:]],
+    }
+    for field, value in changes.items():
+        with pytest.raises(ConfigError):
+            # Who a change is not shown to by the file itself comes to another block.
+            world.sign("bank-a", RecoveryFile.decode(json.dumps({**file, field: value}).encode()))
+    with refused("recovery_file_invalid"):
+        RecoveryFile.decode(b"{" * 100_000)
+    with refused("recovery_file_invalid"):
+        RecoveryFile.decode(world.draft("bank-a", AB).encode().replace(b"{", b'{"reason": "twice",', 1))
+
+
+def test_a_block_that_only_a_lost_member_may_have_decided_is_kept(world: RecoveryWorld) -> None:
+    prepared = world.built("bank-a")
+    world.prepare(prepared, "bank-b")
+    without = world.draft("bank-a", AB)
+    assert without.kept is None
+    with refused("recovery_leaves_out_prepared"):
+        world.sign("bank-b", without)
+    keeping = world.draft("bank-b", AB)
+    assert preferred([without, keeping]) is keeping
+    file = world.sign("bank-a", world.sign("bank-b", keeping))
+    assert RecoveryFile.decode(file.encode()) == file
+    assert world.apply(file, *AB) == [5, 5]
+    store = world.store("bank-a")
+    assert store.head_at(4).digest == prepared.digest
+    store.close()
+    world.grow("bank-b")
+    assert verify_directory(world.node("bank-b")).ok
+
+
+def test_of_two_prepared_blocks_that_of_the_higher_view_is_kept(world: RecoveryWorld) -> None:
+    early = world.built("bank-a")
+    ledger = world.ledger("bank-b")
+    late = ledger.executor.build(ledger.now_ms + 5_000, "bank-b", [ledger.transaction("bank-a")])
+    ledger.close()
+    assert late is not None
+    assert late.digest != early.digest
+    world.prepare(early, "bank-a", view=0)
+    world.prepare(late, "bank-b", view=1)
+    drafts = [world.draft(bank, AB) for bank in AB]
+    assert preferred(drafts) is drafts[1]
+    with refused("recovery_leaves_out_prepared"):
+        world.sign("bank-b", drafts[0])
+    file = world.sign("bank-a", world.sign("bank-b", drafts[1]))
+    assert world.apply(file, *AB) == [5, 5]
+
+
+def test_a_prepared_block_without_its_content_is_drafted_elsewhere(world: RecoveryWorld) -> None:
+    world.prepare(world.built("bank-a"), "bank-a", with_body=False)
+    with refused("recovery_block_missing"):
+        world.draft("bank-a", AB)
+
+
+def test_nobody_goes_on_from_below_a_certified_block(world: RecoveryWorld) -> None:
+    low = world.draft("bank-a", AB)
+    world.decide(world.built("bank-b"), "bank-b")
+    with refused("recovery_base_differs"):
+        world.sign("bank-b", low)
+    high = world.draft("bank-b", AB)
+    assert preferred([low, high]) is high
+    with refused("recovery_base_differs"):
+        world.sign("bank-a", high)
+
+
+def test_blocks_that_no_survivor_can_know_of_are_given_up_only_knowingly(world: RecoveryWorld) -> None:
+    with refused("recovery_may_lose_blocks"):
+        world.draft("bank-a", ["bank-a"])
+    with refused("recovery_may_lose_blocks"):
+        world.draft("bank-a", AB, without_memory=("bank-b",))
+    assert world.draft("bank-a", ["bank-a"], accepts_unseen=True).left_out == ("bank-b", *CD)
+    with refused("recovery_too_few"):
+        world.draft("bank-a", AB, accepts_few=False)
+
+
+def test_only_members_with_a_vote_survive_and_not_all_of_them(world: RecoveryWorld) -> None:
+    for survivors in (("bank-a", "bank-z"), ("bank-a", "bank-a"), ("bank-a", *AB[1:], *CD)):
+        with refused("recovery_refused"):
+            world.draft("bank-a", survivors)
+
+
+def test_a_clock_that_runs_ahead_stops_nobody(world: RecoveryWorld) -> None:
+    file = world.draft("bank-a", AB)
+    with refused("recovery_refused"):
+        world.sign("bank-b", file, now_ms=world.now_ms)
+    with refused("recovery_refused"):
+        world.draft("bank-a", AB, time_ms=1)
+
+
+def test_who_has_signed_promises_before_and_signs_no_other(world: RecoveryWorld) -> None:
+    file = world.draft("bank-a", AB)
+    world.sign("bank-a", file)
+    store = world.store("bank-a")
+    owed = store.owed_recovery()
+    assert owed is not None
+    assert (owed.height, owed.digest) == (4, file.digest)
+    store.close()
+    other = world.draft("bank-a", ("bank-a", "bank-c"))
+    with refused("recovery_signed_other"):
+        world.sign("bank-a", other)
+    again = world.sign("bank-a", file)
+    assert again.signatures == world.sign("bank-a", file).signatures
+    replaced = world.sign("bank-c", world.sign("bank-a", other, instead_of=file.digest))
+    with refused("recovery_signed_other"):
+        world.apply(world.sign("bank-b", again), "bank-a")
+    assert world.apply(replaced, "bank-a") == [4]
+
+
+def test_a_promise_is_there_when_the_process_dies_before_the_signature_is(world: RecoveryWorld) -> None:
+    file = world.draft("bank-a", AB)
+
+    class Dying:
+        public = next(item.voting_key for item in file.survivors if item.id == "bank-a")
+
+        def sign(self, message: bytes) -> bytes:
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Survivor.opened(world.node("bank-a"), world.trusted("bank-a")) as survivor,
+    ):
+        survivor.sign(file, Dying(), world.now_ms + 70_000)  # type: ignore[arg-type]
+    store = world.store("bank-a")
+    assert store.owed_recovery() is not None
+    store.close()
+    with refused("recovery_signed_other"):
+        world.sign("bank-a", world.draft("bank-a", ("bank-a", "bank-c")))
+
+
+def test_a_promise_holds_on_the_chain_of_the_former_members(world: RecoveryWorld) -> None:
+    """The lost members come back and decide the height after all: the survivor does not vote with them."""
+    world.sign("bank-a", world.draft("bank-a", AB))
+    world.decide(world.built("bank-a"), "bank-a")
+    store = world.store("bank-a")
+    assert store.head.height == 4
+    assert store.owed_recovery() is not None
+    store.close()
+
+
+def test_a_crash_between_the_kept_block_and_the_recovery_block_is_gone_on_from(
+    world: RecoveryWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.prepare(world.built("bank-a"), "bank-a")
+    file = world.complete(*AB)
+    apply, left = Store.apply, [1]
+
+    def dying(self: Store, *args: object) -> object:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return apply(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "apply", dying)
+        with pytest.raises(KeyboardInterrupt):
+            world.apply(file, "bank-a")
+    store = world.store("bank-a")
+    assert store.head.height == 4
+    assert store.owed_recovery() is not None
+    store.close()
+    assert world.apply(file, "bank-a") == [5]
+    store = world.store("bank-a")
+    assert store.owed_recovery() is None
+    store.close()
+
+
+def test_votes_of_the_former_list_are_gone_and_no_slot_is_shared(world: RecoveryWorld) -> None:
+    block = world.built("bank-a")
+    vote = Vote(VoteKind.COMMIT, 7, 4, block.digest, 0, bytes(64))
+    store = world.store("bank-a")
+    store.put_records([VoteRecord(vote, False, None)], {block.digest: block.body})
+    store.close()
+    world.apply(world.complete(*AB), "bank-a")
+    store = world.store("bank-a")
+    assert store.memory().records == ()
+    assert store.memory().voted
+    assert store.head.start_view == EPOCH_VIEWS
+    store.close()
+
+
+def test_a_member_without_memory_signs_only_when_all_are_told_and_votes_then(world: RecoveryWorld) -> None:
+    store = world.store("bank-b")
+    store.put_records([], abstain_until=100)
+    store.close()
+    with refused("recovery_memory_lost"):
+        world.sign("bank-b", world.draft("bank-a", AB))
+    file = world.draft("bank-a", AB, without_memory=("bank-b",), accepts_unseen=True)
+    file = world.sign("bank-b", world.sign("bank-a", file))
+    assert any("without memory" in line for line in file.summary())
+    world.apply(file, "bank-b", "bank-c")
+    store = world.store("bank-b")
+    assert store.memory().voted
+    assert store.memory().abstain_until == 0
+    # What is lost again after that is lost.
+    store.put_records([], abstain_until=200)
+    store.close()
+    world.apply(file, "bank-b")
+    store = world.store("bank-b")
+    assert store.memory().abstain_until == 200
+    store.close()
+
+
+def test_two_groups_make_two_histories_and_nobody_follows_both(world: RecoveryWorld) -> None:
+    ours, theirs = world.complete(*AB), world.complete(*CD, reason="those others are gone")
+    assert ours.header.height == theirs.header.height
+    assert ours.digest != theirs.digest
+    world.apply(ours, *AB)
+    world.apply(theirs, *CD)
+    for bank in ("bank-a", "bank-c"):
+        world.grow(bank)
+        assert verify_directory(world.node(bank)).ok
+    with refused("recovery_differs"):
+        world.apply(theirs, "bank-a")
+    report = verify_directory(world.node("bank-c"), depth="quick", anchors=[])
+    assert report.ok
+    # Whoever has the other one's anchor, or none, refuses the ledger and says so.
+    for anchor, word in ((world.path(ours), "two histories"), (None, "get the recovery file")):
+        for file in world.node("bank-c").recoveries_dir.glob("*.json"):
+            file.unlink()
+        report = verify_directory(world.node("bank-c"), depth="quick", anchors=[anchor] if anchor else [])
+        assert not report.ok
+        assert word in (report.first_error or "")
+
+
+def test_followers_believe_the_step_only_by_their_own_anchor(world: RecoveryWorld) -> None:
+    ours, theirs = world.complete(*AB), world.complete(*CD)
+    world.apply(ours, "bank-a")
+    world.grow("bank-a")
+    store = world.store("bank-a")
+    blocks = [encode(store.block(height)) for height in (4, 5, 6)]
+    former, parent = store.head_at(3).members, store.head_at(3).digest
+    store.close()
+
+    def judged(recoveries: Recoveries) -> None:
+        first = open_range(blocks, 4, world.network.network_id, former, verify, recoveries)[0]
+        require_proof(first, parent, former, recoveries)
+
+    judged(Recoveries((ours.recovery,)))
+    for other in (Recoveries(), Recoveries((theirs.recovery,))):
+        with pytest.raises(InvalidFrame, match="recovery_not_trusted"):
+            judged(other)
+
+
+def test_a_node_executes_no_recovery_that_it_does_not_trust(world: RecoveryWorld) -> None:
+    world.apply(world.complete(*AB), "bank-a")
+    store = world.store("bank-a")
+    block: CertifiedBlock = store.block(4)
+    store.close()
+    ledger = world.ledger("bank-c")
+    proposal = Proposal(block.body.header, (), ())
+    for decided in (True, False):
+        with pytest.raises(InvalidBlock, match="recovery_refused"):
+            ledger.executor.check(proposal, [], decided=decided)
+    ledger.close()
+
+
+def test_a_member_with_the_former_members_next_block_does_not_follow(world: RecoveryWorld) -> None:
+    world.decide(world.built("bank-c"), "bank-c")
+    with refused("recovery_differs"):
+        world.apply(world.complete(*AB), "bank-c")
+    assert not world.node("bank-c").recoveries_dir.exists()
+
+
+def test_a_second_recovery_follows_the_first(world: RecoveryWorld) -> None:
+    world.apply(world.complete(*AB), *AB)
+    second = world.draft("bank-a", ["bank-a"], accepts_unseen=True, time_ms=world.now_ms + 120_000)
+    assert second.view == 2 * EPOCH_VIEWS
+    world.apply(world.sign("bank-a", second, now_ms=world.now_ms + 130_000), "bank-a")
+    world.grow("bank-a")
+    assert verify_directory(world.node("bank-a")).ok
+    assert [item.height for item in world.trusted("bank-a").recoveries.items] == [4, 5]
+    assert msgspec.structs.replace(world.trusted("bank-a"), recoveries=Recoveries()) == world.network
+
+
+def test_nobody_proposes_a_recovery_block(world: RecoveryWorld) -> None:
+    """As a decided block it is trusted; as a proposal in consensus it is refused all the same."""
+    file = world.complete(*AB)
+    world.apply(file, "bank-a")
+    ledger = ProvableLedger(world.node("bank-b").data_dir, world.trusted("bank-a"))
+    proposal = Proposal(file.header, (), ())
+    with pytest.raises(InvalidBlock, match="recovery_refused"):
+        ledger.executor.check(proposal, [], decided=False)
+    assert ledger.executor.check(proposal, [], decided=True).digest == file.digest
+    ledger.close()
+
+
+def test_a_node_with_another_history_does_not_start_with_a_file_put_there(world: RecoveryWorld) -> None:
+    file = world.complete(*AB)
+    world.decide(world.built("bank-c"), "bank-c")
+    node = world.node("bank-c")
+    node.recoveries_dir.mkdir()
+    (node.recoveries_dir / "by-hand.json").write_bytes(file.encode())
+    ledger = world.ledger("bank-c")
+    with refused("recovery_differs"):
+        perform_recoveries(node, ledger.network, ledger.store, ledger.executor)
+    ledger.close()
+
+
+def test_another_block_of_the_same_survivors_has_no_certificate(world: RecoveryWorld) -> None:
+    file = world.complete(*AB)
+    recoveries, former = Recoveries((file.recovery,)), world.network.validators
+    judge = recoveries.verifier(world.network.network_id, verify)
+    assert judge.certificate(file.certificate(), VoteKind.COMMIT, former)
+    elsewhere = msgspec.structs.replace(file.recovery, digest=bytes(32))
+    judge = Recoveries((elsewhere,)).verifier(world.network.network_id, verify)
+    assert not judge.certificate(file.certificate(), VoteKind.COMMIT, former)
