@@ -16,7 +16,7 @@ taken from it since counts no more. No other contract acts for principals, and t
 from typing import Annotated, Any, Literal
 
 from contracts.membership import MemberId, Membership
-from contracts.policies import Mandate, Planned, Progress
+from contracts.policies import SEATS_MAX, Mandate, Planned, Progress
 from contracts.sdk import (
     Code,
     Context,
@@ -53,7 +53,7 @@ PENDING_PER_MEMBER_MAX = 64
 PENDING_MAX = 4_096
 TIDIED_MAX = 4
 """So many requests whose time is over does a new one end, of its member and of all; and so many it forgets."""
-SPOKEN_MAX = 64
+SPOKEN_MAX = SEATS_MAX
 PAGE_MAX = 100
 DOMAIN = "hansa/approval"
 

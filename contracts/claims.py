@@ -201,7 +201,7 @@ class Claims(Contract):
     """Claims that pay themselves: coverage by rule, decisions by two people, payout in the same step."""
 
     version = 1
-    uses = (Settlement.transfer,)
+    uses = (Settlement.transfer, Settlement.require_acting)
     codes = (
         Code("product_not_found", "There is no product of that id."),
         Code("product_exists", "The product's id is taken."),
@@ -242,8 +242,12 @@ class Claims(Contract):
         staff: tuple[PrincipalId, ...],
         evidence_required: bool = False,
     ) -> None:
-        """`product` is on sale by `insurer`; its payouts come from `account`, which names "@claims" as operator."""
+        """`product` is on sale by `insurer`; its payouts come from `account`, which names "@claims" as operator.
+
+        The insurer acts for the account itself: else whoever has a product could pay from anybody's.
+        """
         ctx.authorize(insurer)
+        ctx.call(Settlement.require_acting, account=account, principal=insurer)
         require(self.products.get(product) is None, "product_exists")
         require_amount(limit)
         require(0 < len(perils) <= 64 and len(staff) <= 64, "terms_invalid", "1 … 64 perils, at most 64 staff")
@@ -431,6 +435,8 @@ class Claims(Contract):
         current, product_id, product = self._open_claim(claim)
         ctx.authorize(product.insurer, product.staff)
         require(current.status == "approved", "wrong_status", current.status)
+        # Of today: the account's owner may have taken the insurer out since.
+        ctx.call(Settlement.require_acting, account=product.account, principal=product.insurer)
         payee = self.policies[current.policy].payee
         self._move_reserve(product_id, -current.reserve)
         totals = self.totals[product_id]

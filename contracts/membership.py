@@ -387,6 +387,7 @@ class Membership(Contract):
         """Replace a principal's policy, the root's own too; the member's root principal sends this."""
         place = self._managed(ctx, principal)
         policy = replace(_policy(threshold, keys), tiers=self.policies[place].tiers)
+        self._require_own_keys(ctx, principal, policy)
         self.policies[place] = policy
         ctx.emit(PolicyChanged(place[0], principal, policy.threshold, policy.keys))
 
@@ -425,8 +426,31 @@ class Membership(Contract):
         until_ms = ctx.time_ms + overlap_ms
         if overlap_ms:
             kept.append(FormerKey(former, key, until_ms))
-        self.policies[place] = replace(known, keys=keys, former=tuple(kept))
+        policy = replace(known, keys=keys, former=tuple(kept))
+        self._require_own_keys(ctx, principal, policy)
+        self.policies[place] = policy
         ctx.emit(KeyRotated(place[0], principal, former, key, until_ms))
+
+    def _require_own_keys(self, ctx: Context, principal: str, policy: Policy) -> None:
+        """Revert where the person signs with a key of another one in its tiers, or of who stands in there.
+
+        A signature counts for one person: whoever takes another's public key for its own would silence that one.
+        """
+        keys = circle(policy, ctx.time_ms)
+        others: list[str] = []
+        for tier in self._tiers_of(_place(principal)[0]):
+            seats = seats_of(tier)
+            for person in seats if principal in seats else ():
+                if person != principal and person not in others:
+                    others.append(person)
+        for person in list(others):
+            found = self.stand_ins.get(_place(person))
+            if found is not None and found.delegate != principal and ctx.time_ms < found.until_ms:
+                others.append(found.delegate)
+        for person in others:
+            known = self.policies.get(_place(person))
+            taken = () if known is None else circle(known, ctx.time_ms)
+            require(all(key not in taken for key in keys), "persons_not_distinct", person)
 
     def _managed(self, ctx: Context, principal: str) -> tuple[str, str]:
         """Where the principal's policy lies; revert unless its member's root principal sends this."""
@@ -513,7 +537,7 @@ class Membership(Contract):
         """
         place, other = _place(ctx.sender), _place(delegate)
         require(place[0] == other[0] and place != other, "principal_not_found", delegate)
-        require(self.policies[other].keys == (key,), "key_not_found", delegate)
+        require(circle(self.policies[other], ctx.time_ms) == (key,), "key_not_found", delegate)
         begins_ms = max(from_ms, ctx.time_ms)
         require(begins_ms < until_ms <= ctx.time_ms + STAND_IN_MS_MAX, "time_out_of_range")
         known = self._tiers_of(place[0])

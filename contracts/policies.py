@@ -23,6 +23,8 @@ Persons = Annotated[tuple[PrincipalId, ...], Meta(max_length=12)]
 
 TIERS_MAX = 16
 PLANNED_MAX = 10_000
+JUDGED_MAX = 10_000
+"""So many calls times tiers are judged of one transaction; where there are more, all the tiers ask."""
 SEATS_MAX = 96
 """Of all tiers of a member together: so that they fit into one value, and a judgement has an end."""
 CHANGES_OF_SEATS = ("set_policy", "rotate_key", "remove_principal")
@@ -157,6 +159,8 @@ def seats_of(tier: Tier) -> tuple[str, ...]:
 
 def demanded(tiers: Sequence[Tier], sender: str, calls: Sequence[PlannedCall]) -> tuple[Tier, ...]:
     """Return those of the sender's tiers that the calls of one transaction ask for."""
+    if len(tiers) * len(calls) > JUDGED_MAX:
+        return tuple(tiers)
     return tuple([tier for tier in tiers if _asks(tier, sender, calls)])
 
 
@@ -260,4 +264,4 @@ def _speaker(
     ):
         return ""
     policy = policy_of(stand_in.delegate)
-    return stand_in.delegate if policy is not None and policy.keys == (stand_in.key,) else ""
+    return stand_in.delegate if policy is not None and circle(policy, time_ms) == (stand_in.key,) else ""

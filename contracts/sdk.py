@@ -96,8 +96,11 @@ Kind = Literal["call", "scheduled", "query", "genesis", "migration", "invariant"
 SEMANTICS_VERSION: Final = 1
 AMOUNT_MAX: Final = 2**63 - 1
 TIME_MS_MAX: Final = 2**53 - 1
-GOVERNING: Final = ("membership", "governance", "lifecycle", "maintenance", "brake")
-"""The contracts through which members have their say: no emergency brake stops a call of theirs."""
+GOVERNING: Final = ("membership", "governance", "lifecycle", "maintenance", "brake", "approvals")
+"""The contracts through which members have their say: no emergency brake stops a call of theirs.
+
+What `approvals` performs is judged call by call.
+"""
 EVENT_SIZE_BYTES_MAX: Final = 16_384
 TOPICS_MAX: Final = 16
 EVENT_ROWS_MAX: Final = 10_000

@@ -378,6 +378,16 @@ class Settlement(Contract):
         ctx.emit(OperatorsChanged(account, operators))
 
     @call
+    def require_acting(self, ctx: Context, account: AccountId, principal: PrincipalId) -> None:
+        """Revert unless the principal acts for the account as its owner, the owner's root or an operator.
+
+        For contracts that pay from it: its owner has let them, and that says not in whose name.
+        """
+        found = self._open(account)
+        acts = principal == found.owner or found.owner.startswith(principal + "/") or principal in found.operators
+        require(acts, "not_authorized", f"{principal} does not act for {account}")
+
+    @call
     def close_account(self, ctx: Context, account: AccountId) -> None:
         """Close an empty account for good; its statement stays."""
         found = self._open(account)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
 from node.config import NetworkConfig, NodeConfig, Recovery, load_network
@@ -35,7 +35,7 @@ def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
     network = trusted(load_network(node.network_file), [*present, path])
     file = read_recovery_file(path)
     with contextlib.closing(open_ledger(node, network)) as store:
-        executor = Executor(network, Engine(CONTRACTS), Membership)
+        executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
         if not store.initialised:
             raise ConfigError("ledger_not_here", "start the node once, and stop it, before a recovery is applied")
         require_history(store, network)

@@ -20,7 +20,7 @@ from consensus.amnesia import Amnesia
 from consensus.effects import PreparedRecord
 from consensus.members import Members
 from consensus.messages import Certificate
-from contracts import CONTRACTS
+from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.governance import Governance
 from contracts.membership import Membership
@@ -148,7 +148,7 @@ class Survivor:
     def _built(self, former: Members, terms: Terms, kept: CertifiedBlock | None) -> RecoveryFile:
         """Return the recovery that follows from the head, `terms` and the kept block, by executing it."""
         network, head = self._network, self.head
-        executor = Executor(network, Engine(CONTRACTS), Membership)
+        executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
         executor.open(self._store.snapshot())
         members = head.members
         if kept is not None:

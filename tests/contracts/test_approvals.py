@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from contracts import CONTRACTS
 from contracts.approvals import EXPIRY_MS_MAX, PENDING_PER_PRINCIPAL_MAX, Approvals
 from contracts.membership import Membership
+from contracts.policies import Planned, Tier, demanded
 from contracts.sdk import Context, Contract, Item, call
 from contracts.settlement import Settlement
 from contracts.testkit import World, reverts
@@ -404,17 +406,54 @@ def test_two_persons_with_one_key_are_one(world: World) -> None:
     twins = [{"threshold": 2, "persons": ["bank-a/anna", "bank-a/dora", "bank-a/ben"]}]
     with reverts("persons_not_distinct"):
         root.call(Membership.set_tier, **{**TIER, "name": "twins", "groups": twins})
-    # And where they become one later (only who satisfies the tier gets there), they count once.
+    # Nor do two become one later, whoever agrees to it.
     number = request(
         world, administration("set_policy", principal="bank-a/ben", threshold=1, keys=[key(20)]), sender="bank-a"
     )
     approve(world, number, "anna", "cleo", "ria")
-    paying = request(world, payment(LIMIT + 1))
-    approve(world, paying, "anna", "ria")
+    assert world.query(Approvals.show, request=number)["ending"]["code"] == "persons_not_distinct"
+
+
+def test_nobody_silences_another_person_by_taking_its_public_key(world: World) -> None:
+    """A signature counts for one person: ria's became anna's, and a tier that asks for both could not be met."""
+    anna = world.as_("bank-a/anna")
+    with reverts("persons_not_distinct"):
+        anna.call(Membership.rotate_key, principal="bank-a/anna", former=key(20), key=key(24), overlap_ms=1_000)
+    world.as_("bank-a/ria").call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=in_a_day(world))
+    with reverts("persons_not_distinct"):
+        anna.call(Membership.rotate_key, principal="bank-a/anna", former=key(20), key=key(23))
+    anna.call(Membership.rotate_key, principal="bank-a/anna", former=key(20), key=key(90))
+    number = request(world, payment(LIMIT + 1))
+    assert approve(world, number, "anna", "ben", "ria")[-1] == "Ended"
+
+
+def test_the_root_gets_no_seat_by_a_former_key_of_the_stand_in(world: World) -> None:
+    """It rotated the delegate's key to its own and back, and signed for her by the overlap."""
+    root, anna = world.as_("bank-a"), world.as_("bank-a/anna")
+    anna.call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=in_a_day(world))
+    dora = {"principal": "bank-a/dora"}
+    root.call(Membership.rotate_key, **dora, former=key(23), key=key(99), overlap_ms=0)
+    root.call(Membership.rotate_key, **dora, former=key(99), key=key(23), overlap_ms=60_000)
+    number = request(world, payment(LIMIT + 1))
     with reverts("not_entitled"):
-        approve(world, paying, "ben")
-    approve(world, paying, "cleo")
-    assert status(world, paying) == "executed"
+        approve(world, number, "dora")
+    with reverts("key_not_found"):
+        anna.call(Membership.stand_in, delegate="bank-a/dora", key=key(23), until_ms=in_a_day(world))
+
+
+def test_where_there_is_too_much_to_judge_all_tiers_ask() -> None:
+    tier = Tier("large", "bank-a", "settlement", "transfer", "amount", LIMIT, "", "", ())
+    calls = [Planned("settlement", "transfer", {"amount": 0})] * 5_001
+    assert demanded((tier,), "bank-a", calls) == ()
+    assert demanded((tier, replace(tier, name="other")), "bank-a", calls[:5_000]) == ()
+    assert [item.name for item in demanded((tier, replace(tier, name="other")), "bank-a", calls)] == [
+        "large",
+        "other",
+    ]
+
+
+def in_a_day(world: World) -> int:
+    return world.time_ms + 24 * HOUR_MS
 
 
 def test_a_member_has_sixteen_tiers(world: World) -> None:

@@ -9,7 +9,7 @@ from contracts.claims import Claims
 from contracts.governance import Governance
 from contracts.maintenance import Maintenance
 from contracts.membership import Membership
-from contracts.sdk import Context, Contract, Map, Revert, call, scheduled
+from contracts.sdk import GOVERNING, Context, Contract, Map, Revert, call, scheduled
 from contracts.settlement import AFTER_BRAKE_MS, Settlement
 from contracts.testkit import START_MS, World, reverts
 from tests.contracts.test_governance import decided, key, propose, vote, world_of
@@ -425,6 +425,13 @@ def test_a_members_transactions_are_stopped_and_never_its_say(world: World) -> N
     world.as_("bank-a").call(Brake.confirm, brake=other)
     assert status(world, other) == "on"
     assert "bank-a" in dict(Membership.read_validators(world.state))
+
+
+def test_no_brake_stops_the_approval_of_what_a_member_says(world: World) -> None:
+    """A change of keys that waits for approval could not be approved: what is performed is judged by itself."""
+    with reverts("not_stoppable"):
+        ask(world, "method/approvals.approve")
+    assert "approvals" in GOVERNING
 
 
 def test_what_is_pulled_in_a_block_holds_from_the_next_one_on(world: World) -> None:

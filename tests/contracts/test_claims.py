@@ -270,3 +270,26 @@ def test_steps_out_of_order_are_refused() -> None:
         staff(world).call(Claims.assess, claim="C9", assessed=1)
     with reverts("claim_exists"):
         notify(world)
+
+
+def test_no_product_pays_from_an_account_that_its_insurer_does_not_act_for() -> None:
+    """Whoever had named "@claims" as operator could be paid out by any other member's product."""
+    world = make_world()
+    other = world.as_("bank-a")
+    product = {**TERMS, "product": "THEFT", "insurer": "bank-a", "account": "CLAIMS-A", "staff": ()}
+    with reverts("not_authorized"):
+        other.call(Claims.create_product, **product)
+    owner = world.as_("insurer-a")
+    owner.call(Settlement.set_operators, account="CLAIMS-A", operators=("@claims", "bank-a"))
+    other.call(Claims.create_product, **product)
+    # And who is let in and out again pays no more.
+    other.call(Claims.bind_policy, policy="P2", product="THEFT", payee="JO", inception_day=1_000, expiry_day=1_365)
+    loss = {"claim": "C2", "policy": "P2", "peril": "injury", "loss_day": 1_100, "notice_day": 1_110}
+    other.call(Claims.notify, **loss, claimed=50_000)
+    other.call(Claims.set_reserve, claim="C2", reserve=50_000)
+    other.call(Claims.assess, claim="C2", assessed=50_000)
+    other.call(Claims.approve, claim="C2")
+    owner.call(Settlement.set_operators, account="CLAIMS-A", operators=("@claims",))
+    with reverts("not_authorized"):
+        other.call(Claims.payout, claim="C2", uetr=UETR)
+    assert balance(world, "JO") == 0
