@@ -276,7 +276,14 @@ def test_no_product_pays_from_an_account_that_its_insurer_does_not_act_for() -> 
     """Whoever had named "@claims" as operator could be paid out by any other member's product."""
     world = make_world()
     other = world.as_("bank-a")
-    product = {**TERMS, "product": "THEFT", "insurer": "bank-a", "account": "CLAIMS-A", "staff": ()}
+    product = {
+        **TERMS,
+        "product": "THEFT",
+        "insurer": "bank-a",
+        "account": "CLAIMS-A",
+        "staff": (),
+        "authority_limit": 100_000,
+    }
     with reverts("not_authorized"):
         other.call(Claims.create_product, **product)
     owner = world.as_("insurer-a")

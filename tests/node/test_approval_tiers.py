@@ -235,7 +235,8 @@ class TierMachine(RuleBasedStateMachine):
             elif seat in self.stand_ins:
                 delegate, until_ms, key = self.stand_ins[seat]
                 unseated = delegate not in (*OFFICERS, *RISK)
-                if delegate in spoken and now_ms < until_ms and unseated and self.people[delegate].key == key:
+                alone = self.people[delegate].circle(now_ms) == {key}
+                if delegate in spoken and now_ms < until_ms and unseated and alone:
                     speakers.append(delegate)
             choices.append(speakers)
         for chosen in product(*choices):
@@ -249,6 +250,15 @@ class TierMachine(RuleBasedStateMachine):
         """Whether no key signs for two of them."""
         circles = [self.people[name].circle(now_ms) for name in names]
         return len(frozenset().union(*circles)) == sum(map(len, circles))
+
+    def anothers(self, person: str, circle: frozenset[bytes], now_ms: int) -> bool:
+        """Whether one of the keys is that of another person of the tier, or of who stands in for one."""
+        if self.officers is None or person not in (*OFFICERS, *RISK):
+            return False
+        others = [name for name in (*OFFICERS, *RISK) if name != person]
+        rows = [self.stand_ins[name] for name in others if name in self.stand_ins]
+        others += [delegate for delegate, until_ms, _ in rows if now_ms < until_ms and delegate != person]
+        return any(circle & self.people[name].circle(now_ms) for name in others)
 
     def speaking(self, signers: Sequence[bytes], now_ms: int) -> frozenset[str]:
         return frozenset(name for name, person in self.people.items() if person.circle(now_ms) & frozenset(signers))
@@ -323,10 +333,11 @@ class TierMachine(RuleBasedStateMachine):
         seated = self.officers is not None and name in (*OFFICERS, *RISK)
         sender, signers = (name, [person.key]) if seated else ("bank-a", keys("bank-a"))
         assert refused(self.ledger, sender, [Call("membership", "rotate_key", args)], signers) is None
-        person.former = [item for item in person.former if now_ms < item[2] and item[1] != person.key]
+        former = [item for item in person.former if now_ms < item[2] and item[1] != person.key]
         if overlap_ms:
-            person.former.append((person.key, key, now_ms + overlap_ms))
-        person.key = key
+            former.append((person.key, key, now_ms + overlap_ms))
+        if not self.anothers(name, frozenset((key, *[item[0] for item in former])), now_ms):
+            person.key, person.former = key, former
 
     @rule(
         person=st.sampled_from((*OFFICERS, *RISK)),
@@ -379,7 +390,8 @@ class TierMachine(RuleBasedStateMachine):
         seated = self.officers is not None and person in (*OFFICERS, *RISK)
         may = not seated or self.satisfied(self.speaking(signers, self.next_ms), self.next_ms)
         call = Call("membership", "set_policy", {"principal": person, "threshold": 1, "keys": [key]})
-        if self.send("bank-a", [call], signers, may):
+        refused_key = self.anothers(person, frozenset((key,)), self.next_ms)
+        if self.send("bank-a", [call], signers, may) and not refused_key:
             self.people[person].key, self.people[person].former = key, []
 
     @rule(ms=st.sampled_from([3_000, 2 * HOUR_MS]))
