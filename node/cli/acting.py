@@ -55,6 +55,20 @@ def act(
     return fate
 
 
+def send(
+    client: Client,
+    method: str,
+    args: dict[str, Any],
+    sender: str | None,
+    keys: Sequence[Path],
+    directory: Directory,
+) -> Fate:
+    """The call's fate, once it is final or WAIT_S are over."""
+    who, signers = signing_keys(keys, sender, directory)
+    transaction = client.transaction([make_call(method, args)], sender=who, signers=signers)
+    return client.submit_and_wait(transaction, WAIT_S)
+
+
 def exit_code(fate: Fate | None) -> int:
     """0 where the call did what it should."""
     return 0 if fate is not None and fate.ok else FAILED

@@ -11,12 +11,12 @@ import click
 import msgspec
 
 from consensus.codec import encode, unpack
-from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option, signing_keys
+from node.cli.acting import WAIT_S, send
+from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option
 from node.cli.output import Output
 from node.cli.submitting import calls_of, exit_code, explain_refusals, show_fate
 from node.cli.tiers import mandate, standing, wanted
 from node.client import Client, Fate
-from node.client import call as make_call
 from node.client.transaction_file import call_words, printable
 from node.errors import ConfigError, RejectedTransaction, Unavailable
 from node.ledger import TRANSACTION_SIZE_MAX, Call
@@ -24,7 +24,6 @@ from node.ledger import TRANSACTION_SIZE_MAX, Call
 DOMAIN: Final = "hansa/approval"
 PAGE: Final = 100
 PAGES_MAX: Final = 50
-WAIT_MS: Final = 30_000
 FAILED: Final = 1
 
 
@@ -88,7 +87,7 @@ def request(
             "expires_at_ms": time.time_ns() // 1_000_000 + expires,
             "note": note,
         }
-        fate = _send(client, "request", args, sender, keys, directory)
+        fate = send(client, "approvals.request", args, sender, keys, directory)
         if output.as_json:
             output.document(fate)
         else:
@@ -167,7 +166,7 @@ def approve(
         found = read_request(client, number)
         _confirm(output, client, found, yes, "Approve it?")
         args = {"request": number, "digest": found.digest}
-        fate = _send(client, "approve", args, sender, keys, directory)
+        fate = send(client, "approvals.approve", args, sender, keys, directory)
         return _outcome(output, client, found, fate)
 
 
@@ -192,7 +191,7 @@ def reject(
         found = read_request(client, number)
         _confirm(output, client, found, yes, "Reject it?")
         return _outcome(
-            output, client, found, _send(client, "reject", {"request": number}, sender, keys, directory)
+            output, client, found, send(client, "approvals.reject", {"request": number}, sender, keys, directory)
         )
 
 
@@ -214,7 +213,7 @@ def withdraw(
     with connect(nodes, directory) as client:
         found = read_request(client, number)
         return _outcome(
-            output, client, found, _send(client, "withdraw", {"request": number}, sender, keys, directory)
+            output, client, found, send(client, "approvals.withdraw", {"request": number}, sender, keys, directory)
         )
 
 
@@ -299,22 +298,9 @@ def _confirm(output: Output, client: Client, found: Shown, yes: bool, question: 
         raise RejectedTransaction("not_confirmed", f"request {found.number}: nobody said yes")
 
 
-def _send(
-    client: Client,
-    method: str,
-    args: dict[str, Any],
-    sender: str | None,
-    keys: Sequence[Path],
-    directory: Directory,
-) -> Fate:
-    who, signers = signing_keys(keys, sender, directory)
-    call = make_call(f"approvals.{method}", args)
-    return client.submit_and_wait(client.transaction([call], sender=who, signers=signers), WAIT_MS / 1000)
-
-
 def _result(client: Client, fate: Fate) -> int:
     explain_refusals(fate, client.contracts())
-    return exit_code(fate, WAIT_MS)
+    return exit_code(fate, round(WAIT_S * 1_000))
 
 
 def _outcome(output: Output, client: Client, found: Shown, fate: Fate) -> int:

@@ -8,13 +8,12 @@ from typing import Any
 import click
 
 from node.cli import versions
-from node.cli.acting import FAILED, WAIT_S, as_option, key_option
+from node.cli.acting import FAILED, WAIT_S, as_option, key_option, send
 from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
 from node.cli.joining import Request, read_request
-from node.cli.options import Directory, Duration, connect, node_option, output_option, signing_keys
+from node.cli.options import Directory, Duration, connect, node_option, output_option
 from node.cli.output import Output, message
 from node.client import Client, Fate
-from node.client import call as make_call
 from node.errors import ConfigError, NotFinal, RejectedTransaction
 
 PAGE = 100
@@ -110,7 +109,7 @@ def propose(
                 _show_forecast(output, expected)
             return FAILED if expected.refusal else 0
         _require_quorum(expected, anyway)
-        fate = _send(client, method, args, sender, keys, directory)
+        fate = send(client, f"governance.{method}", args, sender, keys, directory)
         if output.as_json:
             output.document(fate)
         else:
@@ -150,7 +149,9 @@ def vote(
             _show_forecast(output, expected)
         if choice == "yes":
             _require_quorum(expected, anyway)
-        fate = _send(client, "vote", {"proposal": number, "yes": choice == "yes"}, sender, keys, directory)
+        fate = send(
+            client, "governance.vote", {"proposal": number, "yes": choice == "yes"}, sender, keys, directory
+        )
         code = _result(client, fate)
         if output.as_json:
             output.document(fate)
@@ -269,19 +270,6 @@ def _text(value: Any) -> str:
 def _require_quorum(expected: Forecast, anyway: bool) -> None:
     if expected.refusal and not anyway:
         raise RejectedTransaction("change_stops_network", expected.refusal)
-
-
-def _send(
-    client: Client,
-    method: str,
-    args: dict[str, Any],
-    sender: str | None,
-    keys: Sequence[Path],
-    directory: Directory,
-) -> Fate:
-    who, signers = signing_keys(keys, sender, directory)
-    call = make_call(f"governance.{method}", args)
-    return client.submit_and_wait(client.transaction([call], sender=who, signers=signers), WAIT_S)
 
 
 def _result(client: Client, fate: Fate) -> int:
