@@ -80,6 +80,11 @@ class Head(msgspec.Struct, frozen=True):
     decided_by: Members | None = None
     resting: tuple[str, ...] = ()
 
+    @property
+    def first_view(self) -> int:
+        """The view of its certificate, in which the next height begins: nobody who has this head votes below."""
+        return self.certificate.view if self.certificate is not None else 0
+
 
 class Memory(msgspec.Struct, frozen=True):
     """What the disk says at start about this member's own votes.

@@ -53,11 +53,11 @@ class HeightInWork:
         self.members = head.members
         self.resting = head.members.resting(head.resting)
         self.height = head.height + 1
-        self.pledge = Pledge(context, self.members, self.height)
+        self.pledge = Pledge(context, head)
         self.me = self.pledge.me
         # The view that is open: its proposals are looked at. `new_view` opened it, or else `parent` did, a
         # certificate of the height before, maybe another than ours; `required` must be proposed again in it.
-        self.first_view = head.certificate.view if head.certificate is not None else 0
+        self.first_view = head.first_view
         self.view = self.first_view
         self.new_view: NewView | None = None
         self.parent = head.certificate
@@ -224,7 +224,7 @@ class HeightInWork:
         known = self.asks.get(message.member)
         if known is not None and known.view >= message.view:  # [10.2]
             return
-        if fault_of_view_change(message, self.height, self.head.digest):
+        if fault_of_view_change(message, self.head):
             return
         if not self._context.verifier.view_change(message, self.members):
             return
@@ -242,7 +242,7 @@ class HeightInWork:
         if message.view <= self.view:
             self._compare(message)
             return
-        if fault_of_new_view(message, self.height, self.head.digest, self.members, self.primary(message.view)):
+        if fault_of_new_view(message, self.head, self.primary(message.view)):
             return
         verifier = self._context.verifier
         if not verifier.new_view(message, self.members):

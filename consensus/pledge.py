@@ -8,6 +8,7 @@
 
 from consensus.context import Context, order
 from consensus.effects import (
+    Head,
     NewViewRecord,
     Persist,
     PreparedRecord,
@@ -15,7 +16,7 @@ from consensus.effects import (
     ViewChangeRecord,
     VoteRecord,
 )
-from consensus.members import Members
+from consensus.epochs import epoch
 from consensus.messages import (
     Certificate,
     NewView,
@@ -35,13 +36,14 @@ UNSIGNED = b""
 class Pledge:
     """This member's own signed statements at one height."""
 
-    def __init__(self, context: Context, members: Members, height: int) -> None:
-        """Nothing signed yet; `restore` brings back what the disk remembers."""
+    def __init__(self, context: Context, head: Head) -> None:
+        """Nothing signed yet above `head`; `restore` brings back what the disk remembers."""
         self._context = context
-        self._members = members
-        self._height = height
+        self._members = head.members
+        self._height = head.height + 1
+        self._epoch = epoch(head.first_view)
         member = context.config.member
-        self.me = members.index(member) if member is not None else None
+        self.me = self._members.index(member) if member is not None else None
         self.votes: dict[VoteKind, Vote] = {}
         self.parent: Certificate | None = None
         self.voted_view: int | None = None
@@ -153,7 +155,7 @@ class Pledge:
 
     def shown_vote(self, vote: Vote) -> None:
         """Judge a genuine vote with our key: do we remember it?"""
-        if self.me is None or vote.height < self._height:
+        if self.me is None or vote.height < self._height or epoch(vote.view) < self._epoch:  # [16.3]
             return
         own = self.votes.get(vote.kind)
         if own is not None and (own.height, own.view) == (vote.height, vote.view):

@@ -30,6 +30,7 @@ from consensus.effects import (
     Withhold,
     WorkWaiting,
 )
+from consensus.epochs import epoch, since_epoch
 from consensus.height import HeightInWork
 from consensus.instances import Instances
 from consensus.lag import Held, Lag, height_of
@@ -79,7 +80,7 @@ class Replica:
         self._context.withheld = memory.withheld
         self._instances = Instances(self._context)
         self._verify = verify
-        self._records = memory.records
+        self._records = since_epoch(memory.records, head.first_view)  # [16.3]
         self._time_ms = time_ms
         self._suspicion = Suspicion(self._context)
         self._held = Held()
@@ -378,7 +379,8 @@ class Replica:
     def _on_decided(self, peer: str, certificate: Certificate) -> None:
         """Take a commit certificate: of this height, of the one below (it may open a view), or of one ahead."""
         work = self._work
-        if certificate.height < work.head.height:
+        # One of an epoch before our head's says what another history decided [16.1].
+        if certificate.height < work.head.height or epoch(certificate.view) < epoch(work.first_view):
             return
         if certificate.height <= work.height:
             work.on_certificate(certificate)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from consensus.effects import Head
+from consensus.epochs import epoch
 from consensus.members import Members
 from consensus.messages import Certificate, NewView, ViewChange, VoteKind
 from consensus.verification import Verifier
@@ -55,11 +56,12 @@ def gives_right(parent: Certificate | None, view: int, head: Head, verifier: Ver
     return verifier.certificate(parent, VoteKind.COMMIT, head.decided_by or head.members)
 
 
-def fault_of_view_change(message: ViewChange, height: int, parent: bytes) -> str:
-    """Why `message` cannot be a view change of `height` on the block `parent`; empty if it can.
+def fault_of_view_change(message: ViewChange, head: Head) -> str:
+    """Why `message` cannot be a view change of the height above `head`; empty if it can.
 
     Signatures are judged elsewhere.
     """
+    height = head.height + 1
     if message.height != height:
         return "for another height"
     if message.view == 0:
@@ -69,20 +71,23 @@ def fault_of_view_change(message: ViewChange, height: int, parent: bytes) -> str
         prepared.kind != VoteKind.PREPARE or prepared.height != height or prepared.view >= message.view
     ):
         return "its prepared certificate is not of a lower view of this height"
+    if prepared is not None and epoch(prepared.view) < epoch(head.first_view):
+        return "its prepared certificate is of another history"  # [16.2]
     decided = message.decided
     if decided is None:
         return "" if height == 1 else "does not prove that the height before is decided"
-    if decided.kind != VoteKind.COMMIT or decided.height != height - 1 or decided.digest != parent:
+    if decided.kind != VoteKind.COMMIT or decided.height != head.height or decided.digest != head.digest:
         return "its commit certificate is not of the height before"
     return ""
 
 
-def fault_of_new_view(message: NewView, height: int, parent: bytes, members: Members, primary: int) -> str:
-    """Why `message` cannot be a new view of `height` on the block `parent`; empty if it can.
+def fault_of_new_view(message: NewView, head: Head, primary: int) -> str:
+    """Why `message` cannot be a new view of the height above `head`; empty if it can.
 
     `primary` is the member whose view it is. Signatures are judged elsewhere.
     """
-    if message.height != height:
+    members = head.members
+    if message.height != head.height + 1:
         return "for another height"
     if message.member != primary:
         return "not from the primary of its view"
@@ -95,7 +100,7 @@ def fault_of_new_view(message: NewView, height: int, parent: bytes, members: Mem
         last = view_change.member
         if view_change.view != message.view:
             return "a view change asks for another view"
-        fault = fault_of_view_change(view_change, height, parent)
+        fault = fault_of_view_change(view_change, head)
         if fault:
             return f"a view change is invalid: {fault}"
     return ""

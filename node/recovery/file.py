@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 
 from consensus.codec import CodecError, decode, encode
+from consensus.epochs import EPOCH_VIEWS
 from consensus.members import Members, Validator
 from consensus.messages import VALIDATORS_MAX, Certificate, VoteKind, vote_bytes
 from consensus.verification import Verifier
@@ -23,8 +24,6 @@ from node.ledger import CertifiedBlock, Header, content_root, members_hash, sha2
 
 FILE_SIZE_MAX: Final = 2 * BLOCK_BYTES_LIMIT + 4 * 1024 * 1024
 """A kept block in hex, and the lists."""
-EPOCH_VIEWS: Final = 1 << 32
-"""So many views lie between the first of one recovery and that of the next: failed views never reach it."""
 
 _Hex: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*\Z")]
 _Hex32: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -278,14 +277,6 @@ def statement_hash(
     """The hash that the recovery block's event carries: of all that the survivors say."""
     said = (base_height, base_digest, kept_digest, view, former, survivors, without_memory, reason, time_ms)
     return sha256(encode(("hansa/recovery", 1, network, genesis_hash, *said)))
-
-
-def epoch_view(view: int) -> int:
-    """The view in which a recovery stands whose base block was decided in `view`.
-
-    No member has been in it or above: a view is left only for the next one, after a time-out.
-    """
-    return (view // EPOCH_VIEWS + 1) * EPOCH_VIEWS
 
 
 def _check(found: RecoveryFile) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from consensus.amnesia import Amnesia
 from consensus.effects import PreparedRecord
+from consensus.epochs import next_epoch
 from consensus.members import Members
 from consensus.messages import Certificate
 from contracts import CONTRACTS, FURTHER
@@ -30,7 +31,7 @@ from node.executor import Executor
 from node.keys import SigningKey
 from node.ledger import CertifiedBlock, HeadRecord
 from node.recovery import Countersignature, RecoveryFile
-from node.recovery.file import epoch_view, statement_hash
+from node.recovery.file import statement_hash
 from node.rescue.execution import execute_kept, execute_recovery, survivors_of
 from node.state import Overlay
 from node.store import RecoveryPromise, Store
@@ -156,7 +157,7 @@ class Survivor:
         survivors = survivors_of(members, terms.survivors)
         if not set(terms.without_memory) <= set(terms.survivors):
             raise ConfigError("recovery_refused", "somebody without memory is none of the survivors")
-        view = epoch_view(0 if head.certificate is None else head.certificate.view)
+        view = next_epoch(0 if head.certificate is None else head.certificate.view)
         kept_digest = b"" if kept is None else kept.body.header.digest
         statement = statement_hash(
             network.network_id,

@@ -8,13 +8,13 @@ import pytest
 
 from consensus.codec import encode
 from consensus.effects import VoteRecord
+from consensus.epochs import EPOCH_VIEWS
 from consensus.messages import Vote, VoteKind
 from node.config import Recoveries
 from node.errors import ConfigError, HansaError, InvalidBlock, InvalidFrame
 from node.keys import verify
 from node.ledger import CertifiedBlock, Proposal
 from node.recovery import RecoveryFile
-from node.recovery.file import EPOCH_VIEWS
 from node.rescue import Survivor, perform_recoveries, preferred
 from node.store import Store
 from node.sync.proof import open_range, require_proof
