@@ -80,7 +80,7 @@ class Replica:
         self._context.withheld = memory.withheld
         self._instances = Instances(self._context)
         self._verify = verify
-        self._records = since_epoch(memory.records, head.first_view)  # [16.3]
+        self._records = since_epoch(memory.records, head.first_view)
         self._time_ms = time_ms
         self._suspicion = Suspicion(self._context)
         self._held = Held()

@@ -46,6 +46,8 @@ ONLY_IF: Final = {
     "9.6": "not self._verify(key, probe, self._context.sign(probe))",
     "9.7": "self._context.amnesia.lost",
     "11.3": "(view, digest) in self._running",
+    "16.1": "epoch(certificate.view) < epoch(work.first_view)",
+    "16.3": "epoch(vote.view) < self._epoch",
 }
 
 _places: list[str] = []  # the rule of each counter
