@@ -7,6 +7,8 @@ lies under its digest since it was voted for; the batch of its height only refer
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from consensus.amnesia import HEIGHT_MAX
 from consensus.codec import encode
 from consensus.effects import Memory, Record, ViewChangeRecord, VoteRecord
@@ -96,6 +98,9 @@ class Store:
                 sequence = int.from_bytes(value[:8], "big")
                 self._records[key] = (sequence, stored(value[8:], Record, "consensus record"))  # type: ignore[arg-type]
                 self._sequence = max(self._sequence, sequence)
+            # A snapshot may have led past the block of a recovery.
+            if self._head is not None and (passed := self._passed(self._head.height)):
+                self._database.write(passed)
         except BaseException:
             self._database.close()
             raise
@@ -189,8 +194,9 @@ class Store:
             rows.append((key, None))
             if key[9:] != executed.digest:
                 rows.append((b"b" + key[9:], None))
-        if any(promise.digest == executed.digest for promise in self.recovery_promises()):
+        if any(item.digest == executed.digest and not item.passed for item in self.recovery_promises()):
             rows += self._regained()
+        rows += self._passed(header.height)
         if self._database.get(META_DIVERGED) is not None:
             # Whoever applies a block agrees with the network again: nothing beyond a divergence is ever applied.
             rows.append((META_DIVERGED, None))
@@ -354,8 +360,11 @@ class Store:
 
         The promise takes the place of an earlier one.
         """
-        known = [item for item in self.recovery_promises() if item != promise]
-        self._database.write([(META_RECOVERY, encode((*known, promise)))])
+        known = self.recovery_promises()
+        if any(item.digest == promise.digest and item.passed for item in known):
+            promise = msgspec.structs.replace(promise, passed=True)
+        others = [item for item in known if item.digest != promise.digest]
+        self._database.write([(META_RECOVERY, encode((*others, promise)))])
 
     def recovery_promises(self) -> tuple[RecoveryPromise, ...]:
         """Return the recoveries that this member has signed, the one that holds last."""
@@ -375,11 +384,20 @@ class Store:
         kept = known is not None and read_head(self._database, last.height).digest == last.digest
         return None if kept else last
 
+    def _passed(self, height: int) -> _Rows:
+        """The rows that note which promised recoveries the chain has reached, where that is news."""
+        known = self.recovery_promises()
+        noted = tuple(
+            [msgspec.structs.replace(item, passed=item.passed or item.height <= height) for item in known]
+        )
+        return [] if noted == known else [(META_RECOVERY, encode(noted))]
+
     def _regained(self) -> _Rows:
         """Nothing that this member signed before can be confused with what it signs above its recovery block.
 
         That block's height is over, and the views above it are ones that no member has been in (docs/recovery.md):
-        so a member that had lost its memory, and has signed the block from this directory, votes again.
+        so a member that had lost its memory, and has signed the block from this directory, votes again. Once: when
+        the chain comes to the block a second time, it may have signed there what it has forgotten since.
         """
         rows: _Rows = [(META_VOTED, b"1"), (META_NEVER_VOTED, None)]
         return rows if self._abstain_until() >= HEIGHT_MAX else [*rows, (META_ABSTAIN, None)]

@@ -1,6 +1,7 @@
 """Survivors of a lost quorum agree, sign and go on: what is refused, and what is kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -15,11 +16,14 @@ from node.errors import ConfigError, HansaError, InvalidBlock, InvalidFrame
 from node.keys import verify
 from node.ledger import CertifiedBlock, Proposal
 from node.recovery import RecoveryFile
+from node.repair import Repair
 from node.rescue import Survivor, perform_recoveries, preferred
 from node.store import Store
+from node.store.layout import META_HEAD
 from node.sync.proof import open_range, require_proof
 from node.verification import verify_directory
 from tests.node.evidence_world import ProvableLedger
+from tests.node.plain_rows import PlainRows
 from tests.node.recovery_world import REASON, RecoveryWorld
 
 AB, CD = ("bank-a", "bank-b"), ("bank-c", "bank-d")
@@ -284,6 +288,88 @@ def test_a_member_without_memory_signs_only_when_all_are_told_and_votes_then(wor
     store = world.store("bank-b")
     assert store.memory().abstain_until == 200
     store.close()
+
+
+def test_a_ledger_that_is_fetched_again_gives_no_memory_back_a_second_time(world: RecoveryWorld) -> None:
+    """`hansa repair --join`: the chain comes to the recovery block again, and what was signed above it is lost."""
+    file = world.draft("bank-a", AB, without_memory=("bank-b",), accepts_unseen=True)
+    world.apply(world.sign("bank-b", world.sign("bank-a", file)), *AB)
+    store = world.store("bank-b")
+    assert store.memory().abstain_until == 0
+    store.put_records([], abstain_until=200)
+    store.close()
+    data = world.node("bank-b").data_dir
+    rows = PlainRows(data)
+    for key in rows.keys(b"b", b"c"):
+        rows.delete(key)
+    rows.close()
+    report = Repair(world.node("bank-b"), world.trusted("bank-b"), [], lambda what, done, total: None).run(
+        join=True
+    )
+    assert (report.outcome, report.height) == ("repaired", 0)
+    fetch_again(world, "bank-b", world.node("bank-c").data_dir)
+    assert world.apply(RecoveryFile.decode(applied(world, "bank-b")), "bank-b") == [4]
+    store = world.store("bank-b")
+    assert store.memory().abstain_until == 200
+    store.close()
+
+
+def test_a_snapshot_that_leads_past_the_recovery_block_gives_no_memory_back_later(world: RecoveryWorld) -> None:
+    file = world.draft("bank-a", AB, without_memory=("bank-b",), accepts_unseen=True)
+    file = world.sign("bank-b", world.sign("bank-a", file))
+    world.apply(file, "bank-a")
+    at_base = world.base / "at-base"
+    shutil.copytree(world.node("bank-b").data_dir, at_base)
+    fetch_again(world, "bank-b", world.node("bank-a").data_dir)
+    store = world.store("bank-b")
+    assert store.head.height == 4
+    # Signed above the recovery block, and lost since.
+    store.put_records([], abstain_until=200)
+    store.close()
+    fetch_again(world, "bank-b", at_base)
+    assert world.apply(file, "bank-b") == [4]
+    store = world.store("bank-b")
+    assert store.memory().abstain_until == 200
+    store.close()
+
+
+def test_signing_the_same_recovery_again_gives_no_memory_back_a_second_time(world: RecoveryWorld) -> None:
+    file = world.draft("bank-a", AB, without_memory=("bank-b",), accepts_unseen=True)
+    signed = world.sign("bank-b", world.sign("bank-a", file))
+    world.apply(signed, "bank-b")
+    store = world.store("bank-b")
+    store.put_records([], abstain_until=200)
+    store.close()
+    fetch_again(world, "bank-b", world.node("bank-a").data_dir)
+    shutil.rmtree(world.node("bank-b").recoveries_dir)
+    world.sign("bank-b", file)
+    world.apply(signed, "bank-b")
+    store = world.store("bank-b")
+    assert store.memory().abstain_until == 200
+    store.close()
+
+
+def fetch_again(world: RecoveryWorld, bank: str, source: Path) -> None:
+    """The bank keeps what it knows of itself, and has the ledger that lies in `source`."""
+    data = world.node(bank).data_dir
+    own = PlainRows(data)
+    kept = {key: own.get(key) for key in own.keys(b"m", b"n") if key != META_HEAD}
+    own.close()
+    shutil.rmtree(data)
+    shutil.copytree(source, data)
+    rows = PlainRows(data)
+    for key in rows.keys(b"m", b"n"):
+        if key != META_HEAD:
+            rows.delete(key)
+    for key, value in kept.items():
+        rows.put(key, value)
+    rows.close()
+
+
+def applied(world: RecoveryWorld, bank: str) -> bytes:
+    """The recovery file that was applied at the bank."""
+    [path] = world.node(bank).recoveries_dir.glob("*.json")
+    return path.read_bytes()
 
 
 def test_two_groups_make_two_histories_and_nobody_follows_both(world: RecoveryWorld) -> None:
