@@ -15,7 +15,7 @@ import structlog
 from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
-from node.config import NetworkConfig, NodeConfig, Recovery, load_network
+from node.config import NetworkConfig, NodeConfig, load_network
 from node.errors import ConfigError, NotFound
 from node.executor import Executor
 from node.recovery import RecoveryFile, read_recovery_file, trusted
@@ -39,6 +39,7 @@ def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
         if not store.initialised:
             raise ConfigError("ledger_not_here", "start the node once, and stop it, before a recovery is applied")
         require_history(store, network)
+        _require_base(store, file)
         owed = store.owed_recovery()
         if owed is not None and owed.digest != file.digest:
             raise ConfigError(
@@ -60,7 +61,12 @@ def perform_recoveries(node: NodeConfig, network: NetworkConfig, store: Store, e
     files = {file.digest: file for file in map(read_recovery_file, sorted(node.recoveries_dir.glob("*.json")))}
     for recovery in network.recoveries.items:
         file = files.get(recovery.digest)
-        if file is not None and (store.head.height, store.head.digest) in _below(file):
+        if file is None:
+            # It was there when this process began: what its survivors decided must not be decided here by others.
+            raise ConfigError("recovery_file_unreadable", f"{node.recoveries_dir}: {recovery.digest.hex()} is gone")
+        _require_base(store, file)
+        _prove_kept(store, file)
+        if (store.head.height, store.head.digest) in _below(file):
             _perform(store, executor, file)
             structlog.get_logger("recovery").warning(
                 "the network is recovered",
@@ -74,7 +80,7 @@ def require_history(store: Store, network: NetworkConfig) -> None:
     """No block of the store is another one than the recoveries trusted here have; else raise ConfigError."""
     for recovery in network.recoveries.items:
         for height in range(recovery.first, min(recovery.height, store.head.height) + 1):
-            digest = _digest_at(store, recovery, height)
+            digest = _digest_at(store, height)
             if digest is not None and not recovery.names(height, digest):
                 raise ConfigError(
                     "recovery_differs",
@@ -83,7 +89,32 @@ def require_history(store: Store, network: NetworkConfig) -> None:
                 )
 
 
-def _digest_at(store: Store, recovery: Recovery, height: int) -> bytes | None:
+def _require_base(store: Store, file: RecoveryFile) -> None:
+    """The block that the recovery goes on from is here, or none of its height; else raise ConfigError."""
+    digest = _digest_at(store, file.base_height) if file.base_height <= store.head.height else None
+    if digest is not None and digest != file.base_digest:
+        raise ConfigError(
+            "recovery_differs",
+            f"block {file.base_height} is {digest.hex()} here, and the recovery {file.digest.hex()} goes on from"
+            " another one: these are two histories, and this node has the other one",
+        )
+
+
+def _prove_kept(store: Store, file: RecoveryFile) -> None:
+    """A kept block that is here already has the survivors' certificate, as it has everywhere else.
+
+    A node to which the former members had decided it has one of theirs, which proves nothing to who trusts the
+    recovery: only the survivors decide what stands there.
+    """
+    if file.kept is None or store.head.height <= file.base_height:
+        return
+    certificate = file.certificate(kept=True)
+    with contextlib.suppress(NotFound):
+        if store.head_at(certificate.height).certificate != certificate:
+            store.prove_again(certificate)
+
+
+def _digest_at(store: Store, height: int) -> bytes | None:
     """The digest of the block at `height`; None where a snapshot was joined above it."""
     try:
         return store.head_at(height).digest

@@ -266,7 +266,12 @@ class Chain:
     # --- applying --------------------------------------------------------------------------------------------
 
     async def decide(self, effect: Decide) -> Input | None:
-        """The decided block is durable: Applied; or what catch-up made of the height meanwhile."""
+        """The decided block is durable: Applied; or what catch-up made of the height meanwhile.
+
+        What the survivors of a trusted recovery have decided is decided by nobody else: it comes with the recovery.
+        """
+        if self._recoveries.at(effect.height) is not None:
+            return None
         await self._room()
         async with self._at_head():
             if effect.height == self._head.height + 1:

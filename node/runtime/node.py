@@ -550,8 +550,12 @@ class Node:
         return None if ended else answer
 
     def _ends_with(self, head: Head) -> bool:
-        """Whether the list of that head names this member anew: then the replica hears of nothing any more."""
-        anew = self._governing.adopt(head.members)
+        """Whether the replica hears of nothing any more, for another node has to go on from that head.
+
+        The list names this member anew; or the survivors of a recovery that is trusted here have decided the next
+        height: nobody here votes there or decides it again, and the node that begins applies what they decided.
+        """
+        anew = self._governing.adopt(head.members) or self._network.recoveries.at(head.height + 1) is not None
         if anew:
             # In the same turn of the loop: whoever ends must neither sign nor record what it could not sign.
             self._driver.halt()

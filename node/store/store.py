@@ -16,6 +16,7 @@ from consensus.messages import Certificate, Evidence
 from node.errors import ConfigError, StoreError
 from node.ledger import BlockBody, CertifiedBlock, Ending, EventData, Header, HeadRecord, Receipt
 from node.state import ExecutedBlock
+from node.store import promises
 from node.store.database import Database, LevelDatabase
 from node.store.layout import (
     FORMAT,
@@ -26,7 +27,6 @@ from node.store.layout import (
     META_HEAD,
     META_NETWORK,
     META_NEVER_VOTED,
-    META_RECOVERY,
     META_SILENCED,
     META_VOTED,
     META_VOTING_KEY,
@@ -99,8 +99,10 @@ class Store:
                 self._records[key] = (sequence, stored(value[8:], Record, "consensus record"))  # type: ignore[arg-type]
                 self._sequence = max(self._sequence, sequence)
             # A snapshot may have led past the block of a recovery.
-            if self._head is not None and (passed := self._passed(self._head.height)):
-                self._database.write(passed)
+            if self._head is not None:
+                noted = promises.passed(self.recovery_promises(), self._head.height)
+                if noted:
+                    self._database.write(noted)
         except BaseException:
             self._database.close()
             raise
@@ -194,9 +196,10 @@ class Store:
             rows.append((key, None))
             if key[9:] != executed.digest:
                 rows.append((b"b" + key[9:], None))
-        if any(item.digest == executed.digest and not item.passed for item in self.recovery_promises()):
+        signed = self.recovery_promises()
+        if any(item.digest == executed.digest and not item.passed for item in signed):
             rows += self._regained()
-        rows += self._passed(header.height)
+        rows += promises.passed(signed, header.height)
         if self._database.get(META_DIVERGED) is not None:
             # Whoever applies a block agrees with the network again: nothing beyond a divergence is ever applied.
             rows.append((META_DIVERGED, None))
@@ -209,6 +212,20 @@ class Store:
         for key in pruned:
             del self._records[key]
         return following
+
+    def prove_again(self, certificate: Certificate) -> None:
+        """The block that is here at the certificate's height has this certificate in the place of its former one.
+
+        ValueError where another block is here; NotFound where none is.
+        """
+        record = read_head(self._database, certificate.height)
+        if record.digest != certificate.digest:
+            raise ValueError(f"the certificate is not that of block {record.height}")
+        start_view = max(record.start_view, certificate.view)
+        proven = msgspec.structs.replace(record, certificate=certificate, start_view=start_view)
+        self._database.write([(b"h" + number(record.height), encode(proven))])
+        if record.height == self.head.height:
+            self._head = proven
 
     def _state_rows(self, executed: ExecutedBlock) -> _Rows:
         """Return the rows of the write set, of the tree's buckets and of the request index."""
@@ -360,37 +377,15 @@ class Store:
 
         The promise takes the place of an earlier one.
         """
-        known = self.recovery_promises()
-        if any(item.digest == promise.digest and item.passed for item in known):
-            promise = msgspec.structs.replace(promise, passed=True)
-        others = [item for item in known if item.digest != promise.digest]
-        self._database.write([(META_RECOVERY, encode((*others, promise)))])
+        self._database.write(promises.promised(self.recovery_promises(), promise))
 
     def recovery_promises(self) -> tuple[RecoveryPromise, ...]:
         """Return the recoveries that this member has signed, the one that holds last."""
-        data = self._database.get(META_RECOVERY)
-        return () if data is None else stored(data, tuple[RecoveryPromise, ...], "recovery promises")
+        return promises.read_promises(self._database)
 
     def owed_recovery(self) -> RecoveryPromise | None:
         """Return the recovery that this member has signed and that its chain does not have: it must not vote."""
-        promises = self.recovery_promises()
-        if not promises:
-            return None
-        last = promises[-1]
-        if last.height > self.head.height:
-            return last
-        known = self._database.get(b"h" + number(last.height))
-        # Recoveries change the members, so a head record of that height is here even after a join.
-        kept = known is not None and read_head(self._database, last.height).digest == last.digest
-        return None if kept else last
-
-    def _passed(self, height: int) -> _Rows:
-        """The rows that note which promised recoveries the chain has reached, where that is news."""
-        known = self.recovery_promises()
-        noted = tuple(
-            [msgspec.structs.replace(item, passed=item.passed or item.height <= height) for item in known]
-        )
-        return [] if noted == known else [(META_RECOVERY, encode(noted))]
+        return promises.owed(self._database, self.head.height)
 
     def _regained(self) -> _Rows:
         """Nothing that this member signed before can be confused with what it signs above its recovery block.

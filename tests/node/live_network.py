@@ -21,6 +21,7 @@ from node.config import Limits, MemberConfig, NetworkConfig, NodeConfig, Paramet
 from node.executor import Executor
 from node.keys import SigningKey
 from node.ledger import Transaction
+from node.recovery import trusted
 from node.runtime.node import Node
 from node.runtime.surroundings import this_machine
 from node.store import Store
@@ -113,17 +114,7 @@ class LiveNetwork:
 
     async def start(self, member: str, contract: type[Contract] | None = None, *, wiped: bool = False) -> None:
         """The member's node runs, on the data it left; `wiped`: it finds none, and does not know what it signed."""
-        found = next(item for item in self.network.members if item.id == member)
-        config = NodeConfig(
-            member=member,
-            data_dir=self.data_dir(member),
-            keys_dir=self._directory,
-            network_file=self._directory / "network.toml",
-            listen=found.address,
-            api=f"127.0.0.1:{self._apis[member]}",
-            limits=Limits(verify_threads=1),
-            sync=self.sync,
-        )
+        config = self.config(member)
         if not wiped:
             self._found(config)
         running = asyncio.Event()
@@ -135,9 +126,10 @@ class LiveNetwork:
         assert not self._runs[member].done(), self._runs[member].exception()
 
     def _make(self, config: NodeConfig, contract: type[Contract] | None) -> Node:
+        network = trusted(self.network, sorted(config.recoveries_dir.glob("*.json")))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("node.runtime.node.CONTRACTS", (*CONTRACTS, contract or drifting()))
-            node = Node(config, self.network, this_machine(config, self.network, *self._keys(config.member)))
+            node = Node(config, network, this_machine(config, network, *self._keys(config.member)))
         self.nodes[config.member] = node
         return node
 
@@ -149,6 +141,24 @@ class LiveNetwork:
         while (code := await node.run(on_running)) == 0 and node.begins_anew:
             node = self._make(config, contract)
         return code
+
+    def config(self, member: str) -> NodeConfig:
+        """The configuration of the member's node."""
+        found = next(item for item in self.network.members if item.id == member)
+        return NodeConfig(
+            member=member,
+            data_dir=self.data_dir(member),
+            keys_dir=self._directory,
+            network_file=self._directory / "network.toml",
+            listen=found.address,
+            api=f"127.0.0.1:{self._apis[member]}",
+            limits=Limits(verify_threads=1),
+            sync=self.sync,
+        )
+
+    def voting_key(self, member: str) -> SigningKey:
+        """The key with which the member's node votes."""
+        return self._voting[member]
 
     def data_dir(self, member: str) -> Path:
         """Where the member's data lies; its snapshots lie beside it."""

@@ -433,6 +433,54 @@ def test_a_member_with_the_former_members_next_block_does_not_follow(world: Reco
     assert not world.node("bank-c").recoveries_dir.exists()
 
 
+def test_who_had_decided_the_kept_block_before_proves_it_by_the_survivors_afterwards(world: RecoveryWorld) -> None:
+    """Its own certificate was that of the former members, which neither `hansa verify` nor its peers accept."""
+    kept = world.built("bank-a")
+    world.prepare(kept, "bank-a")
+    world.decide(kept, "bank-c")
+    file = world.complete(*AB)
+    assert world.apply(file, "bank-a", "bank-c") == [5, 5]
+    blocks = []
+    for bank in ("bank-a", "bank-c"):
+        store = world.store(bank)
+        blocks.append([encode(store.block(height)) for height in (4, 5)])
+        store.close()
+    assert blocks[1] == blocks[0]
+    report = verify_directory(world.node("bank-c"))
+    assert (report.ok, report.height, report.first_error) == (True, 5, None)
+    # A node that has applied the file already, before this was so, is mended at its start.
+    ledger = world.ledger("bank-c")
+    ledger.store.prove_again(world.certificate(VoteKind.COMMIT, kept, ("bank-b", *CD), 0))
+    perform_recoveries(world.node("bank-c"), ledger.network, ledger.store, ledger.executor)
+    assert encode(ledger.store.block(4)) == blocks[0][0]
+    with pytest.raises(ValueError, match="not that of block 4"):
+        ledger.store.prove_again(msgspec.structs.replace(file.certificate(kept=True), digest=bytes(32)))
+    ledger.close()
+
+
+def test_a_node_with_another_base_block_follows_no_recovery_from_there(world: RecoveryWorld) -> None:
+    world.decide(world.built("bank-c"), "bank-c")
+    for bank in AB:
+        ledger = world.ledger(bank)
+        ledger.settle(ledger.transaction("bank-a"), ledger.transaction("bank-a"))
+        ledger.close()
+    file = world.complete(*AB)
+    assert file.base_height == 4
+    with refused("recovery_differs"):
+        world.apply(file, "bank-c")
+    assert not world.node("bank-c").recoveries_dir.exists()
+
+
+def test_a_recovery_whose_file_is_gone_lets_no_node_begin(world: RecoveryWorld) -> None:
+    """What a running node has trusted it still trusts when it begins anew."""
+    file = world.complete(*AB)
+    world.apply(file, "bank-a")
+    ledger = ProvableLedger(world.node("bank-c").data_dir, world.trusted("bank-a"))
+    with refused("recovery_file_unreadable"):
+        perform_recoveries(world.node("bank-c"), ledger.network, ledger.store, ledger.executor)
+    ledger.close()
+
+
 def test_a_second_recovery_follows_the_first(world: RecoveryWorld) -> None:
     world.apply(world.complete(*AB), *AB)
     second = world.draft("bank-a", ["bank-a"], accepts_unseen=True, time_ms=world.now_ms + 120_000)
