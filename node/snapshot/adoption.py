@@ -68,14 +68,19 @@ class Adoption:
     """The adoption that is due on one data directory; `perform` does it, or what is left of it."""
 
     def __init__(
-        self, database: Database, folder: SnapshotFolder, manifest: Manifest, record: AdoptionRecord, me: Members
+        self,
+        database: Database,
+        folder: SnapshotFolder,
+        manifest: Manifest,
+        record: AdoptionRecord,
+        before: Members,
     ) -> None:
-        """`me` are the validators that decided the snapshot's height."""
+        """`before` are the validators that the height before the snapshot's names."""
         self._database = database
         self._folder = folder
         self._manifest = manifest
         self._record = record
-        self._decided_by = me
+        self._named_before = before
 
     @property
     def content(self) -> Content:
@@ -170,7 +175,7 @@ class Adoption:
             )
             rows += [(b"l" + height, b""), (b"k" + height, encode(header)), (b"h" + height, encode(record))]
         header, certificate, height = content.header, self._manifest.certificate, number(content.height)
-        if content.validators != self._decided_by.validators:
+        if content.validators != self._named_before.validators:
             rows.append((b"l" + height, b""))
         # As for every block that is fetched: the next height starts no lower than this member voted at this one.
         start_view = max([certificate.view, *self._voted_views(height)])
@@ -223,7 +228,7 @@ def pending_adoption(
         return None
     try:
         manifest = read_manifest(data)
-        decided_by = verify_manifest(manifest, network, genesis_hash, founders, tree_bits, verify, recoveries)
+        named_before = verify_manifest(manifest, network, genesis_hash, founders, tree_bits, verify, recoveries)
         if begun is None:
             require_own_past(manifest.content, StoreView(database))
     except HansaError as error:
@@ -234,14 +239,14 @@ def pending_adoption(
     if begun is not None:
         if (begun.height, begun.digest) != (content.height, content.digest):
             raise _incomplete(folder, f"another snapshot than that of height {begun.height} lies there")
-        return Adoption(database, folder, manifest, begun, decided_by)
+        return Adoption(database, folder, manifest, begun, named_before)
     if content.height <= read_height(database) or database.get(META_DIVERGED) is not None:
         return None
     if not _is_proven(folder, content):
         return None
     require_room(adoption_bytes(content), f"taking over the snapshot of height {content.height}")
     record = AdoptionRecord(content.height, content.digest, cleared=False, chunks=0)
-    return Adoption(database, folder, manifest, record, decided_by)
+    return Adoption(database, folder, manifest, record, named_before)
 
 
 def adoption_bytes(content: Content) -> int:

@@ -44,7 +44,9 @@ def verify_manifest(
     verify: Verify,
     recoveries: Recoveries = NO_RECOVERIES,
 ) -> Members:
-    """Return the validators that decided the snapshot's height, when the manifest proves itself.
+    """Return the validators that the height before the snapshot's names, when the manifest proves itself.
+
+    They decided the snapshot's height, unless survivors of a recovery did so in their place.
 
     `founders` decide height 1 of `network`, whose state tree has 2 ** `tree_bits` buckets. Raise InvalidFrame:
     `snapshot_foreign` for another network's or one that strangers certified, `recovery_not_trusted` for one of a
@@ -75,7 +77,7 @@ def verify_manifest(
     _require_decided(content.header, manifest.certificate, members, network, verifier)
     _following(content.header, content.validators)
     _check_tree(content, tree_bits)
-    return recoveries.deciders(content.height, content.digest, members) or members
+    return members
 
 
 def require_own_past(content: Content, view: StoreView) -> None:

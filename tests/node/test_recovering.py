@@ -1,5 +1,6 @@
 """Survivors of a lost quorum agree, sign and go on: what is refused, and what is kept."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -13,12 +14,14 @@ from consensus.epochs import EPOCH_VIEWS
 from consensus.messages import Vote, VoteKind
 from node.config import Recoveries
 from node.errors import ConfigError, HansaError, InvalidBlock, InvalidFrame
+from node.executor import request_of
 from node.keys import verify
 from node.ledger import CertifiedBlock, Proposal
-from node.recovery import RecoveryFile
+from node.recovery import RecoveryFile, trusted
 from node.repair import Repair
 from node.rescue import Survivor, perform_recoveries, preferred
-from node.store import Store
+from node.snapshot import make_snapshot, pending_adoption
+from node.store import LevelDatabase, Store, StoreView
 from node.store.layout import META_HEAD
 from node.sync.proof import open_range, require_proof
 from node.verification import verify_directory
@@ -456,6 +459,43 @@ def test_who_had_decided_the_kept_block_before_proves_it_by_the_survivors_afterw
     with pytest.raises(ValueError, match="not that of block 4"):
         ledger.store.prove_again(msgspec.structs.replace(file.certificate(kept=True), digest=bytes(32)))
     ledger.close()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_snapshot_of_the_recovery_or_of_the_kept_block_says_who_changed_the_members(
+    world: RecoveryWorld, kept: bool
+) -> None:
+    """The recovery block changes them, though the list after it is who decided it; the kept one need not."""
+    prepared = world.built("bank-a")
+    world.prepare(prepared, *AB)
+    file = world.complete(*AB)
+    if kept:
+        world.decide(prepared, "bank-a")
+        store = world.store("bank-a")
+        store.prove_again(file.certificate(kept=True))
+        store.close()
+    else:
+        world.apply(file, "bank-a")
+    source = world.store("bank-a")
+    view, changes = source.snapshot(), source.snapshot().member_changes()
+    named = (world.network.network_id, world.network.genesis_hash)
+    made = make_snapshot(view, *named, 8, world.base / "snapshots")
+    with contextlib.suppress(StopIteration):
+        while True:
+            next(made)
+    source.close()
+    [folder] = (world.base / "snapshots").iterdir()
+    network = trusted(world.network, [world.path(file)])
+    node = world.node("bank-c")
+    database = LevelDatabase(node.data_dir)
+    founders = network.validators
+    adoption = pending_adoption(database, folder, *named, founders, 8, verify, recoveries=network.recoveries)
+    assert adoption is not None
+    adoption.perform(request_of)
+    joined = StoreView(database.snapshot())
+    assert joined.head.height == (4 if kept else 5)
+    assert list(joined.member_changes()) == list(changes) == ([] if kept else [5])
+    database.close()
 
 
 def test_a_node_with_another_base_block_follows_no_recovery_from_there(world: RecoveryWorld) -> None:
