@@ -32,8 +32,13 @@ def execute_kept(executor: Executor, body: BlockBody, certificate: Certificate) 
 def execute_recovery(executor: Executor, recovery: Recovery, time_ms: int) -> ExecutedBlock:
     """Return the recovery block on the block that the executor stands on.
 
-    Raise ConfigError("recovery_refused") where the members' contract refuses the survivors.
+    Raise ConfigError: `recovery_refused` where the members' contract refuses the survivors, `contract_not_here`
+    where this node lacks code that the ledger has active: the block would commit to other code than the network's.
     """
+    if executor.lacking:
+        raise ConfigError(
+            "contract_not_here", f"the ledger has this active, and it is not here: {', '.join(executor.lacking)}"
+        )
     if time_ms <= executor.head.time_ms:
         raise ConfigError("recovery_refused", "its time is not after that of the block before it")
     try:

@@ -8,6 +8,7 @@ from contracts.governance import Governance
 from contracts.lifecycle import Lifecycle, Version
 from contracts.loader import load_source
 from contracts.sdk import Contract
+from node.config import NetworkConfig
 from node.ledger import Call, Proposal, Transaction
 from node.state import ExecutedBlock, Overlay
 from tests.node.ledger_world import BANKS, HOUR_MS, Ledger, decoded, key_of, network
@@ -70,9 +71,11 @@ OTHER_2 = tally("tally_2_other", SECOND + "\nOTHER = 1\n")
 class Versions(Ledger):
     """A ledger that begins with version 1 of `tally`, at a node that ships `further` besides."""
 
-    def __init__(self, path: Path, *further: type[Contract], **parameters: int) -> None:
+    def __init__(
+        self, path: Path, *further: type[Contract], config: NetworkConfig | None = None, **parameters: int
+    ) -> None:
         self.engine = Engine((*CONTRACTS, TALLY_1), further)
-        super().__init__(path, network("testnet", **parameters))
+        super().__init__(path, config or network("testnet", **parameters))
 
     @property
     def height(self) -> int:
@@ -106,7 +109,8 @@ class Versions(Ledger):
     def signed(self, sender: str, call: Call) -> Transaction:
         """The sender's transaction."""
         member, _, rest = sender.partition("/")
-        return self.transaction(sender, call, keys=[key_of(member, 8) if rest else key_of(member)])
+        voting_key = self.network.member(member).voting_key
+        return self.transaction(sender, call, keys=[voting_key if rest else key_of(member)])
 
     def run(self, *calls: tuple[str, Call]) -> list[str]:
         """The outcomes of calls that are decided in one block."""
