@@ -19,7 +19,7 @@ AB = ("bank-a", "bank-b")
 def test_a_recovery_goes_on_with_a_version_that_is_shipped_besides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who lacked the active version drafted a block that commits to other code, and others like it would sign that."""
+    """Who lacked the active version drafted a block that commits to other code; others like it would sign that."""
     plain = network("testnet")
     members = [msgspec.structs.replace(item, voting_key=VOTING[item.id].public) for item in plain.members]
     (tmp_path / "network.toml").write_text(dump_network(msgspec.structs.replace(plain, members=tuple(members))))
