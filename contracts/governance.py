@@ -66,6 +66,7 @@ from contracts.sdk import (
     require,
     scheduled,
 )
+from contracts.waking import wake_ms, wakes_max
 
 MemberKind = Literal[
     "remove_member", "suspend_member", "resume_member", "change_role", "rotate_voting_key", "rotate_tls_key"
@@ -120,7 +121,7 @@ OPEN_OTHERS_MAX = 50
 """Who has no vote proposes its own keys alone. All f of 128 validators and all others leave room for proposals."""
 ENDED_MAX = 50
 """So many proposals at most does one call end whose time is over; the next calls end more."""
-MINUTE_MS = 60_000
+WAKES_MAX = wakes_max(PROPOSAL_MS_MAX)
 CONTRACT_SUBJECT = "contract/"
 """What stands before a contract's name, so that no member's id is taken for it."""
 CASTS_MAX = 8
@@ -353,7 +354,7 @@ class Governance(Contract):
     proposals: Map[int, Proposal] = Map(missing="proposal_not_found")
     # Those that are open or waiting, by number.
     undecided: Map[int, Undecided] = Map(missing="proposal_not_found")
-    # At which minutes `tidy` is scheduled, and at which height that was done.
+    # At which times `tidy` is scheduled, and at which height that was done.
     wakes: Map[int, int] = Map()
     votes: Map[tuple[int, MemberId], Vote] = Map()
     readiness: Map[tuple[int, MemberId], int] = Map()
@@ -592,21 +593,24 @@ class Governance(Contract):
         ctx.emit(Moved(proposal, found.subject, found.status, found.ended_code))
 
     @scheduled
-    def tidy(self, ctx: Context, minute_ms: int) -> None:
+    def tidy(self, ctx: Context) -> None:
         """End proposals whose time is over; nothing hangs on that, for they take and do nothing any more."""
-        del self.wakes[minute_ms]
+        for at_ms, _ in self.wakes.scan(limit=WAKES_MAX):
+            if at_ms <= ctx.time_ms:
+                del self.wakes[at_ms]
         self._end_overdue(ctx)
-        if any(item.expires_at_ms <= ctx.time_ms for _, item in self.undecided.scan(limit=OPEN_MAX)):
-            self._wake(ctx, ctx.time_ms + 1)
+        self._wake(ctx)
 
     # --- steps ---
 
-    def _wake(self, ctx: Context, at_ms: int) -> None:
-        """Let `tidy` be called at the next full minute: once, however many proposals end then."""
-        minute_ms = (at_ms + MINUTE_MS - 1) // MINUTE_MS * MINUTE_MS
-        if minute_ms not in self.wakes:
-            self.wakes[minute_ms] = ctx.height
-            ctx.schedule(minute_ms, Governance.tidy, minute_ms=minute_ms)
+    def _wake(self, ctx: Context) -> None:
+        """Let `tidy` be called on the way to the next end; once for each time."""
+        ends = [item.expires_at_ms for _, item in self.undecided.scan(limit=OPEN_MAX)]
+        if ends:
+            at_ms = wake_ms(max(min(ends), ctx.time_ms + 1), ctx.time_ms)
+            if at_ms not in self.wakes:
+                self.wakes[at_ms] = ctx.height
+                ctx.schedule(at_ms, Governance.tidy)
 
     def _is_over(self, ctx: Context, number: int) -> bool:
         """End proposals whose time is over; return whether this one has just been among them."""
@@ -667,7 +671,7 @@ class Governance(Contract):
         self.last.set(number)
         self.undecided[number] = Undecided(ctx.sender, member, expires_at_ms)
         self.proposals[number] = proposal
-        self._wake(ctx, expires_at_ms)
+        self._wake(ctx)
         self._note(ctx, number, ctx.sender, "proposed")
         ctx.emit(Proposed(number, ctx.sender, kind, member))
         if votes:
