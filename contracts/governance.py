@@ -127,6 +127,7 @@ CONTRACT_SUBJECT = "contract/"
 CASTS_MAX = 8
 PAGE_MAX = 100
 HISTORY_MAX = 500
+"""So many lines of history are in an answer; 128 validators that change their votes make more than 1,000."""
 
 
 class KindThreshold(Argument):
@@ -234,7 +235,10 @@ class ReadyRow(Value):
 
 
 class ProposalView(Value):
-    """A proposal with everything that happened to it, and the rules that judge it."""
+    """A proposal with what happened to it, and the rules that judge it.
+
+    Of `history_lines` lines of history `history` has the first ones; `history_page` gives the others.
+    """
 
     number: int
     proposal: Proposal
@@ -242,6 +246,7 @@ class ProposalView(Value):
     no: tuple[str, ...]
     ready: tuple[ReadyRow, ...]
     history: tuple[Step, ...]
+    history_lines: int
     rules: Rules
 
 
@@ -876,10 +881,11 @@ class Governance(Contract):
         return tuple([self._row(number, proposal) for number, proposal in found])
 
     @query
-    def pending(self, limit: int = 20) -> tuple[ProposalRow, ...]:
-        """Proposals that are voted on or wait for readiness, the oldest first."""
+    def pending(self, after: int = 0, limit: int = 20) -> tuple[ProposalRow, ...]:
+        """Proposals that are voted on or wait for readiness by number, those after the number `after`."""
         require(1 <= limit <= PAGE_MAX, "limit_out_of_range")
-        return tuple([self._row(key, self.proposals[key]) for key, _ in self.undecided.scan(limit=limit)])
+        found = self.undecided.scan(after=after, limit=limit)
+        return tuple([self._row(number, self.proposals[number]) for number, _ in found])
 
     @query
     def current_rules(self) -> Rules:
@@ -893,7 +899,27 @@ class Governance(Contract):
         ready = [ReadyRow(key[1], height) for key, height in self.readiness.scan(prefix=(proposal,))]
         steps = [step for _, step in self.history.scan(prefix=(proposal,), limit=HISTORY_MAX)]
         rules = self.rules.read()
-        return ProposalView(proposal, row.proposal, row.yes, row.no, tuple(ready), tuple(steps), rules)
+        lines = self.lines.get(proposal)
+        return ProposalView(
+            proposal,
+            row.proposal,
+            row.yes,
+            row.no,
+            tuple(ready),
+            tuple(steps),
+            0 if lines is None else lines,
+            rules,
+        )
+
+    @query
+    def history_page(
+        self, proposal: Number, after: Annotated[int, Meta(ge=0)] = 0, limit: int = PAGE_MAX
+    ) -> tuple[Step, ...]:
+        """What happened to a proposal, in its order: the lines after the first `after` ones."""
+        require(1 <= limit <= PAGE_MAX, "limit_out_of_range")
+        require(proposal in self.proposals, "proposal_not_found")
+        last = (proposal, after - 1) if after else None
+        return tuple([step for _, step in self.history.scan(prefix=(proposal,), after=last, limit=limit)])
 
     def _row(self, number: int, proposal: Proposal) -> ProposalRow:
         cast = [(key[1], vote.yes) for key, vote in self.votes.scan(prefix=(number,))]

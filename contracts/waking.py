@@ -1,7 +1,7 @@
 """When a contract that waits for a moment is called next, so that few such calls wait at once.
 
-A scheduled call is not taken back. A contract that scheduled one at each moment that it is told (the end of a brake,
-of a window) would leave one behind for each time that somebody moves it, or takes it back and asks anew. So
+A scheduled call is not taken back. A contract that scheduled one at each moment that it is told (the end of a
+brake, of a window) would leave one behind for each time that somebody moves it, or takes it back and asks anew. So
 the call comes at the last full day before the moment, from there at the last full hour, then minute, and then at
 the moment itself, rounded up to a second.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from contracts.governance import ENDED_MAX, OPEN_MAX, Governance, Rules, lasting_blocks
+from contracts.governance import ENDED_MAX, HISTORY_MAX, OPEN_MAX, PAGE_MAX, Governance, Rules, Step, lasting_blocks
 from contracts.membership import Membership
 from contracts.metering import SCAN_ROW_COST
 from contracts.testkit import World, reverts
@@ -126,6 +126,27 @@ def test_an_end_that_is_tidied_up_in_parts_goes_on_in_the_next_second(
     for _ in range(3):
         world.advance(1_000)
     assert {status(world, number) for number in numbers} == {"expired"}
+
+
+def test_a_history_that_is_longer_than_an_answer_says_so_and_is_read_on(world: World) -> None:
+    """It was cut at 500 lines, and nothing told that there were more."""
+    number = propose(world, "remove_member", "bank-e")
+    lines = HISTORY_MAX + PAGE_MAX + 20
+    for place in range(2, lines):
+        world.state.put(Governance.history.key((number, place)), Step(7, place, "bank-b", "no"))
+    world.state.put(Governance.lines.key(number), lines)
+    other = propose(world, "suspend_member", "bank-e")
+    view = world.query(Governance.proposal, proposal=number)
+    assert (len(view["history"]), view["history_lines"]) == (HISTORY_MAX, lines)
+    rows = view["history"]
+    for size in (PAGE_MAX, 20, 0):
+        page = world.query(Governance.history_page, proposal=number, after=len(rows))
+        assert len(page) == size
+        rows += page
+    assert [row["what"] for row in rows[:2]] == ["proposed", "yes"]
+    assert [row["time_ms"] for row in rows[2:]] == list(range(2, lines))
+    assert [row["what"] for row in world.query(Governance.history_page, proposal=other)] == ["proposed", "yes"]
+    assert [row["number"] for row in world.query(Governance.pending, after=number)] == [other]
 
 
 def test_who_has_no_vote_has_a_small_share_of_the_room(world: World) -> None:
