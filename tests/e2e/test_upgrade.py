@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from node.client import Client
-from node.errors import HansaError
 from scripts.localnet.layout import ROOT, Layout
 from tests.e2e.conftest import Bank, Testnet
+from tests.e2e.load import until
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 120.0
 UPGRADED, BEHIND = ("bank-a", "bank-b", "insurer-a"), "insurer-b"
 FORMER = "from contracts.claims import Claims as Former\n"
 CHANGES = (
@@ -80,19 +79,6 @@ def running(testnet: Testnet, member: str, code: Path) -> Iterator[None]:
         finally:
             process.terminate()
             assert process.wait(60) == 0
-
-
-def until(condition: Callable[[], Any], what: Callable[[], object]) -> None:
-    """`condition` holds; fail with `what` when it does not in time."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            if condition():
-                return
-        except HansaError:
-            pass  # a node that was just started listens in a moment
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 def votes(bank: Bank, member: str) -> bool:
