@@ -154,8 +154,8 @@ def test_who_lacks_the_version_is_named_and_the_others_go_on(
             assert "claims 2" not in testnet.hansa("bank-a", "why").stdout
     with capsys.disabled():
         print(
-            f"\nclaims 2 began with block {made_at + 1}; who lacked it stayed at {made_at - 1}, and all named it when"
-            f" the last block was {named_at}, {named_s:.1f} s after the proposal"
+            f"\nclaims 2 began with block {made_at + 1}; who lacked it stayed at {made_at - 1}, and all named it at"
+            f" {named_at}, {named_s:.1f} s after the proposal"
         )
 
 
