@@ -156,10 +156,10 @@ def test_keys_rotate_under_load_and_a_restart_within_the_overlap_goes_well(
         row = client.query("membership.member", {"member": member}).value
         assert row["former_tls_key"] == tls.former.public.hex()
         assert at_ms < row["former_tls_until_ms"]
-        listed = json.loads(says.done(member, "keys", "list", "--json"))["keys"]
-        found = {bytes.fromhex(item["public_key"]): item for item in listed}
-        uses = [[found[key.public]["use"] for key in rotation] for rotation in (voting, tls)]
-        assert uses == [["none", "in_force"], ["former", "in_force"]]
+        lists = [json.loads(says.done(name, "keys", "list", "--json"))["keys"] for name in (member, "bank-a")]
+        found = {bytes.fromhex(item["public_key"]): item for item in itertools.chain(*lists)}
+        uses = [[found[key.public]["use"] for key in rotation] for rotation in (voting, tls, own)]
+        assert uses == [["none", "in_force"], ["former", "in_force"], ["former", "in_force"]]
         for kind, rotation in (("voting", voting), ("tls", tls)):
             age_s = gauges(bank.urls[member])[f"hansa_{kind}_key_age_seconds"]
             made_ms = time.time() * 1000 - age_s * 1000

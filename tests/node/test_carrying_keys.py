@@ -80,6 +80,15 @@ def test_the_list_says_whose_keys_these_are_how_old_and_how_kept(place: Place) -
     ]
 
 
+def test_the_list_of_a_node_that_does_not_answer_says_that_the_use_is_not_known(place: Place) -> None:
+    place.key("voting.key", "voting", "bank-a")
+    paths = (Path("data"), Path("keys"), Path("network.toml"))
+    (place.path / "node.toml").write_text(dump_node(NodeConfig("bank-a", *paths, "127.0.0.1:1", "127.0.0.1:2")))
+    code, out, err = place.hansa("keys", "list", "--json", "--dir", str(place.path))
+    assert (code, json.loads(out)["keys"][0]["use"]) == (0, None)
+    assert "which of them are in force is not known: node_unreachable" in err
+
+
 def test_an_older_file_tells_at_least_its_own_date(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.key("tls.key", "tls", "bank-a")
     path = place.path / "keys" / "tls.key"
