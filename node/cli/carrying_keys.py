@@ -101,8 +101,8 @@ def keys_import(
 def _place(info: KeyInfo, directory: Directory, network_file: Path | None) -> Path:
     """Where the directory's node looks for such a key; raise ConfigError where it is another member's.
 
-    The name of a kind alone is that of the key which network.toml names, the first one; a later one has its own
-    first digits in its name. Where no network.toml says which one this is, whichever comes first is the first.
+    The kind alone is the name of the key which network.toml names; a later one has its first digits in its name.
+    Where no network.toml says which one this is, as of a principal's, whichever is imported first is the first.
     """
     node = directory.found()
     if node is not None and info.id.partition("/")[0] != node.member:
@@ -114,20 +114,20 @@ def _place(info: KeyInfo, directory: Directory, network_file: Path | None) -> Pa
     first = keys_dir / (key_file_name(info.id) if info.kind == "principal" else f"{info.kind}.key")
     if network_file is None and node is not None and node.network_file.exists():
         network_file = node.network_file
-    named = () if network_file is None else _named(load_network(network_file), info)
-    if named:
-        is_first = info.public_key in named
+    named = None if network_file is None else _named(load_network(network_file), info)
+    if named is not None:
+        is_first = info.public_key == named
     else:
         is_first = not first.exists() or read_key_info(first).public_key == info.public_key
     return first if is_first else rotated_file(keys_dir, info.kind, info.id, info.public_key)
 
 
-def _named(network: NetworkConfig, info: KeyInfo) -> tuple[bytes, ...]:
-    """The keys that the network definition has for such an owner; none where it does not know it."""
-    if info.kind == "principal":
-        return next((item.keys for item in network.principals if item.id == info.id), ())
-    members = [item for item in (*network.members, *network.peers) if item.id == info.id]
-    return tuple(item.voting_key if info.kind == "voting" else item.tls_key for item in members[:1])
+def _named(network: NetworkConfig, info: KeyInfo) -> bytes | None:
+    """The member's key of that kind in network.toml; None where it is no member there, or the key a principal's."""
+    member = next((item for item in (*network.members, *network.peers) if item.id == info.id), None)
+    if member is None or info.kind == "principal":
+        return None
+    return member.voting_key if info.kind == "voting" else member.tls_key
 
 
 def _export_passphrase(file: Path | None, *, confirm: bool) -> str:
