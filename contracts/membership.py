@@ -410,7 +410,8 @@ class Membership(Contract):
         """Put `key` in the place of `former` in the principal's policy; the member's root principal sends this.
 
         A person of a tier, to whom the root alone can give no key, also sends it for itself if it has but one. For
-        `overlap_ms` either signs, and both together count once: who has both is not two.
+        `overlap_ms` either signs, and both together count once: who has both is not two. What a person itself sends
+        to this contract the new one alone signs.
         """
         place = _place(principal)
         if ctx.sender != principal or not self._is_seated(place[0], principal):
@@ -841,6 +842,15 @@ class Membership(Contract):
         A node's key lies open at a machine on the network: no money is to hang on it.
         """
         return READY if principal.endswith(NODE) else None
+
+    @staticmethod
+    def needs_keys_in_force(sender: str, calls: Sequence[PlannedCall]) -> bool:
+        """Whether former keys sign nothing of these calls: a person's own keys and stand-ins are for the new one.
+
+        Else who has found the former key puts its own in the place of both while they overlap, and keeps the seat.
+        The root's former key may: nobody else could give the root another one if the new one was mistyped.
+        """
+        return sender != _place(sender)[0] and any(item.contract == Membership.name for item in calls)
 
     @staticmethod
     def policy_key(principal: str) -> bytes:

@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from node.cli.founding import forget_unused, public_key
-from node.cli.options import Directory, directory_option, key_file_name, output_option, passphrase
+from node.cli.options import Directory, directory_option, key_file_name, output_option, passphrase, rotated_file
 from node.cli.output import Output, message
 from node.cli.setup import show_keys
+from node.config import NetworkConfig, load_network
 from node.errors import ConfigError
 from node.keys import (
     KeyInfo,
@@ -60,18 +61,29 @@ def keys_export(file: Path, out: Path, export_file: Path | None, directory: Dire
     type=click.Path(path_type=Path, dir_okay=False),
     help="The new key file (default: where the node of --dir looks for it).",
 )
+@click.option(
+    "--network",
+    "network_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The network's network.toml, where --dir has no node yet: it names the keys that came first.",
+)
 @_export_option
 @directory_option
 @output_option
 def keys_import(
-    file: Path, out: Path | None, export_file: Path | None, directory: Directory, output: Output
+    file: Path,
+    out: Path | None,
+    network_file: Path | None,
+    export_file: Path | None,
+    directory: Directory,
+    output: Output,
 ) -> None:
     """Put an exported key into its place, under the passphrase of the keys there.
 
     The exported file stays where it is: destroy it when the key is known to work.
     """
     info = read_key_info(file)
-    target = out or _place(info, directory)
+    target = out or _place(info, directory, network_file)
     if target.exists():
         raise ConfigError("key_file_exists", f"{target}: exists", path=str(target))
     info, key = read_key_file(file, _export_passphrase(export_file, confirm=False))
@@ -86,8 +98,12 @@ def keys_import(
         message("hansa: here it abstains until the node has caught up with what it may have voted for elsewhere")
 
 
-def _place(info: KeyInfo, directory: Directory) -> Path:
-    """Where the directory's node looks for such a key; raise ConfigError where it is another member's."""
+def _place(info: KeyInfo, directory: Directory, network_file: Path | None) -> Path:
+    """Where the directory's node looks for such a key; raise ConfigError where it is another member's.
+
+    The kind alone is the name of the key which network.toml names; a later one has its first digits in its name.
+    Where no network.toml says which one this is, as of a principal's, whichever is imported first is the first.
+    """
     node = directory.found()
     if node is not None and info.id.partition("/")[0] != node.member:
         raise ConfigError(
@@ -95,7 +111,23 @@ def _place(info: KeyInfo, directory: Directory) -> Path:
             f"it is the {info.kind} key of {info.id}, and the node in {directory.path} is {node.member}",
         )
     keys_dir = node.keys_dir if node else directory.path / "keys"
-    return keys_dir / (key_file_name(info.id) if info.kind == "principal" else f"{info.kind}.key")
+    first = keys_dir / (key_file_name(info.id) if info.kind == "principal" else f"{info.kind}.key")
+    if network_file is None and node is not None and node.network_file.exists():
+        network_file = node.network_file
+    named = None if network_file is None else _named(load_network(network_file), info)
+    if named is not None:
+        is_first = info.public_key == named
+    else:
+        is_first = not first.exists() or read_key_info(first).public_key == info.public_key
+    return first if is_first else rotated_file(keys_dir, info.kind, info.id, info.public_key)
+
+
+def _named(network: NetworkConfig, info: KeyInfo) -> bytes | None:
+    """The member's key of that kind in network.toml; None where it is no member there, or the key a principal's."""
+    member = next((item for item in (*network.members, *network.peers) if item.id == info.id), None)
+    if member is None or info.kind == "principal":
+        return None
+    return member.voting_key if info.kind == "voting" else member.tls_key
 
 
 def _export_passphrase(file: Path | None, *, confirm: bool) -> str:

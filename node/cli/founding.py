@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,7 @@ from node.keys import PUBLIC_KEY_SIZE, KeyInfo, KeyKind, SigningKey, key_made_ms
 NETWORK_FILE = "network.toml"
 API_DEFAULT = "127.0.0.1:7700"
 _UNUSED = "voting.unused"
+Use: TypeAlias = Literal["in_force", "former", "expected", "none"]
 
 
 class PublicKey(msgspec.Struct, frozen=True):
@@ -29,7 +30,8 @@ class PublicKey(msgspec.Struct, frozen=True):
 
     `created_at_ms` (Unix milliseconds) is when the key was made by its own record (`created_from` is `key`); where
     the file is of before that was kept, when the file was last written (`file`): the key is at least as old. What
-    these files hold is `encrypted`, without exception: there is no other form.
+    these files hold is `encrypted`, without exception: there is no other form. `use` is what the ledger does with
+    the key (see node.cli.key_use); None: nobody was asked.
     """
 
     kind: KeyKind
@@ -39,6 +41,7 @@ class PublicKey(msgspec.Struct, frozen=True):
     created_at_ms: int
     created_from: Literal["key", "file"]
     encrypted: bool = True
+    use: Use | None = None
 
 
 class Founded(msgspec.Struct, frozen=True):

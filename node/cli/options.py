@@ -14,7 +14,7 @@ from node.client import Client
 from node.config import NetworkConfig, NodeConfig, load_network, load_node, split_address
 from node.errors import ConfigError
 from node.hardware import TokenAddress, TokenKey
-from node.keys import KeyInfo, SigningKey, find_passphrase, read_key_file, read_key_info
+from node.keys import KeyInfo, KeyKind, SigningKey, find_passphrase, read_key_file, read_key_info
 from node.recovery import load_trusted, trusted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -213,3 +213,9 @@ def key_of(principal: str | None, directory: Directory) -> Path:
 def key_file_name(principal: str) -> str:
     """The name of a principal's key file in a keys directory: `bank-a.treasury.key` for `bank-a/treasury`."""
     return principal.replace("/", ".") + ".key"
+
+
+def rotated_file(keys_dir: Path, kind: KeyKind, owner: str, public_key: bytes) -> Path:
+    """Where a key lies that came in the place of an earlier one, which stays: its first digits tell them apart."""
+    name = key_file_name(owner).removesuffix(".key") if kind == "principal" else kind
+    return keys_dir / f"{name}-{public_key.hex()[:16]}.key"

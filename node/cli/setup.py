@@ -11,24 +11,27 @@ import msgspec
 
 from node.cli.founding import Founded, PublicKey, join_network, list_keys, make_keys, member_tables, public_key
 from node.cli.joining import REQUEST_FILE, join_by_invitation
+from node.cli.key_use import with_uses
 from node.cli.options import (
     NODE_FILE,
     Directory,
+    connect,
     directory_option,
-    key_file_name,
     output_option,
     passphrase,
+    rotated_file,
     token_key,
 )
 from node.cli.output import Output, message
 from node.config import Role
-from node.errors import ConfigError
+from node.errors import ConfigError, HansaError
 from node.hardware import names_device
 from node.keys import KeyKind, SigningKey, find_passphrase, write_key_file
 from node.wording import counted
 
 _MEMBER_ID = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _UNITS: Final = ((86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"))
+_USES: Final = {"in_force": "in force", "former": "former", "expected": "expected", "none": "-"}
 _PRINCIPAL_ID = re.compile(r"[a-z][a-z0-9-]{0,31}(/[a-z][a-z0-9-]{0,31})?")
 
 
@@ -131,9 +134,13 @@ def passphrase_from(directory: Directory, file: Path | None) -> str:
 def show_keys(output: Output, found: Sequence[PublicKey]) -> None:
     """The keys are shown as a table: whose, how old, how kept."""
     now_ms = time.time_ns() // 1_000_000
+    asked = any(key.use is not None for key in found)
     output.table(
-        ["kind", "id", "age", "encrypted", "public key", "file"],
-        [[k.kind, k.id, _age(k, now_ms), k.encrypted, k.public_key, k.file] for k in found],
+        ["kind", "id", "age", "encrypted", *(["use"] if asked else []), "public key", "file"],
+        [
+            [k.kind, k.id, _age(k, now_ms), k.encrypted, *([_USES[k.use]] if k.use else []), k.public_key, k.file]
+            for k in found
+        ],
     )
 
 
@@ -154,12 +161,18 @@ def keys() -> None:
 @directory_option
 @output_option
 def keys_list(directory: Directory, output: Output) -> None:
-    """The key files of a node's directory: whose, how old, how kept."""
+    """The key files of a node's directory: whose, how old, how kept; of a node that runs, which are in force."""
     node = directory.found()
     keys_dir = node.keys_dir if node else directory.path / "keys"
     if not keys_dir.is_dir():
         raise ConfigError("key_file_unreadable", f"{keys_dir}: there is no such directory", path=str(keys_dir))
     found = list_keys(keys_dir)
+    if node is not None:
+        try:
+            with connect((), directory, patience_s=0.0) as client:
+                found = with_uses(client, node.member, found)
+        except HansaError as error:
+            message(f"hansa: which of them are in force is not known: {error}")
     if output.as_json:
         output.document({"keys": found})
     else:
@@ -219,8 +232,7 @@ def keys_rotate(kind: KeyKind, principal: str | None, directory: Directory, outp
         raise ConfigError("invalid_usage", "--principal ID goes with --kind principal: write MEMBER or MEMBER/NAME")
     key = SigningKey.generate()
     owner = (principal or node.member) if kind == "principal" else node.member
-    name = key_file_name(owner).removesuffix(".key") if kind == "principal" else kind
-    file = node.keys_dir / f"{name}-{key.public.hex()[:16]}.key"
+    file = rotated_file(node.keys_dir, kind, owner, key.public)
     write_key_file(file, key, kind=kind, id=owner, passphrase=passphrase(directory))
     made = public_key(file)
     if output.as_json:

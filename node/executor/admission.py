@@ -82,7 +82,7 @@ class Admission:
         return None
 
     def _unsatisfied(self, policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
-        reason = unsatisfied(policy, transaction, time_ms)
+        reason = unsatisfied(self._rules.registry, policy, transaction, time_ms)
         if reason is None and policy is not None and policy.tiers:
             return unapproved(self._rules.registry, Overlay(self._view), transaction, time_ms)
         return reason

@@ -88,6 +88,9 @@ class Registry(Protocol):
     ) -> str | None:
         """Return the name of a tier that the calls ask for and these keys' signatures leave open, or None."""
 
+    def needs_keys_in_force(self, sender: str, calls: Sequence[Call]) -> bool:
+        """Return whether a former key does not sign these calls in its successor's place."""
+
     def only_call(self, principal: str) -> tuple[str, str] | None:
         """Return the one call (contract, method) that such a principal makes; None: it makes any."""
 
@@ -248,7 +251,7 @@ class BlockRun:
     def _unsatisfied(self, sender: Sender, transaction: Transaction) -> str | None:
         registry, overlay = self._rules.registry, self.overlay
         policy = registry.read_policy_at(overlay, sender.policy_key)
-        reason = unsatisfied(policy, transaction, self.time_ms)
+        reason = unsatisfied(registry, policy, transaction, self.time_ms)
         if reason is None and policy is not None and policy.tiers:
             return unapproved(registry, overlay, transaction, self.time_ms)
         return reason
@@ -381,7 +384,7 @@ def taken(used: RequestRecord | None, transaction: Transaction) -> str | None:
     return "already_final" if used.tx_id == transaction.tx_id else "request_conflict"
 
 
-def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
+def unsatisfied(registry: Registry, policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
     """Return why the signatures do not suffice at `time_ms` for the sender's `policy` (None: a stranger).
 
     Its tiers may ask for more: see `unapproved`.
@@ -391,9 +394,11 @@ def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -
     signed = 0
     for signature in transaction.signatures:
         signed += signature.key in policy.keys
-    for item in policy.former:
+    body = transaction.body
+    if policy.former and not registry.needs_keys_in_force(body.sender, body.calls):
         signers = [signature.key for signature in transaction.signatures]
-        signed += time_ms < item.until_ms and item.key in signers and item.successor not in signers
+        for item in policy.former:
+            signed += time_ms < item.until_ms and item.key in signers and item.successor not in signers
     return None if signed >= policy.threshold else "policy_unsatisfied"
 
 

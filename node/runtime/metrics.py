@@ -1,8 +1,7 @@
 """What Prometheus reads of this node. Every number is read when asked for, or counted when it happens."""
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Self
+import math
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -33,16 +32,19 @@ class Metrics:
         """`name` shows what `read` returns at the time of asking."""
         Gauge(name, text, registry=self._registry).set_function(read)
 
-    def with_key_ages(self, made_ms: Mapping[str, int], time_ms: Callable[[], int]) -> Self:
-        """Return these metrics; `hansa_KIND_key_age_seconds` shows from now on how long ago each key was made."""
+    def key_age(self, kind: str, made_ms: Callable[[], int | None], time_ms: Callable[[], int]) -> None:
+        """`hansa_KIND_key_age_seconds` shows how long ago the key was made that is in force when it is asked for.
 
-        def age_s(kind: str) -> float:
-            return max(0, time_ms() - made_ms[kind]) / 1000
+        `made_ms` says when that was (Unix milliseconds); None: no such key is at hand, and nothing (NaN) is shown.
+        """
 
-        for kind in made_ms:
-            text = f"Seconds since this node's {kind} key was made"
-            self.gauge(f"hansa_{kind}_key_age_seconds", text, functools.partial(age_s, kind))
-        return self
+        def age_s() -> float:
+            made = made_ms()
+            return math.nan if made is None else max(0, time_ms() - made) / 1000
+
+        self.gauge(
+            f"hansa_{kind}_key_age_seconds", f"Seconds since this node's {kind} key in force was made", age_s
+        )
 
     def on_applied(self, executed: ExecutedBlock) -> None:
         """A block was applied."""

@@ -36,7 +36,7 @@ from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
 from node import sync
-from node.config import NetworkConfig, NodeConfig
+from node.config import MemberConfig, NetworkConfig, NodeConfig
 from node.errors import ConfigError, HansaError, InvalidBlock, StoreError
 from node.executor import Executor
 from node.gossip import Gossip
@@ -107,7 +107,8 @@ class Node:
         # A recovery is signed while the node is stopped alone. Its block may still come from the others meanwhile;
         # then the next start ends the silence.
         self._owes_recovery = self._store.owed_recovery() is not None
-        self._metrics = Metrics().with_key_ages(outside.keys_made_ms, outside.clock.time_ms)
+        self._metrics = Metrics()
+        self._keys_made_ms = outside.keys_made_ms
         self._disk = DiskSpace(
             config.disk, lambda: outside.disk_free(config.data_dir), self._threads, self._judge_standing
         )
@@ -326,6 +327,14 @@ class Node:
         gauge("hansa_peer_sent_bytes", "Bytes sent to peers since the start", self._sent_bytes)
         gauge("hansa_synced_writes", "Writes that waited for the disk", lambda: self._store.synced_writes)
         gauge("hansa_store_bytes", "About how many bytes the data takes", lambda: self._store.size_bytes())
+        if self._keys_made_ms:
+            made = self._keys_made_ms.get
+            self._metrics.key_age("voting", lambda: made(self._listed().voting_key), self._clock.time_ms)
+            self._metrics.key_age("tls", lambda: made(self._listed().tls_key), self._clock.time_ms)
+
+    def _listed(self) -> MemberConfig:
+        """This member as the ledger has it now."""
+        return next(item for item in self._governing.roster.members if item.id == self._config.member)
 
     def _sent_bytes(self) -> int:
         return sum(peer.sent_bytes for peer in self._peers.peers())

@@ -16,7 +16,7 @@ import structlog
 import uvloop
 
 from node.config import NodeConfig, load_node
-from node.keys import find_passphrase, key_made_ms, read_key_file
+from node.keys import KeyKind, SigningKey, find_passphrase, key_made_ms, read_key_file
 from node.recovery import load_trusted
 from node.runtime.node import Node
 from node.runtime.surroundings import this_machine
@@ -48,19 +48,18 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     network = load_trusted(config)
     _set_up_log(config)
     secret = find_passphrase(os.environ, config.passphrase_file, passphrase)
-    voting_file, tls_file = config.keys_dir / "voting.key", config.keys_dir / "tls.key"
-    voting, voting_key = read_key_file(voting_file, secret, kind="voting", id=config.member)
+    made_ms: dict[bytes, int] = {}
+
+    def opened(path: Path, kind: KeyKind) -> SigningKey:
+        info, key = read_key_file(path, secret, kind=kind, id=config.member)
+        made_ms[key.public] = key_made_ms(path, info)
+        return key
+
+    voting_key = opened(config.keys_dir / "voting.key", "voting")
+    tls_key = opened(config.keys_dir / "tls.key", "tls")
     # To these the member rotated since, or will (docs/governance.md); the ledger says which one signs.
-    further = [
-        read_key_file(path, secret, kind="voting", id=config.member)[1]
-        for path in sorted(config.keys_dir.glob(f"voting-{FURTHER}.key"))
-    ]
-    further_tls = [
-        read_key_file(path, secret, kind="tls", id=config.member)[1]
-        for path in sorted(config.keys_dir.glob(f"tls-{FURTHER}.key"))
-    ]
-    tls, tls_key = read_key_file(tls_file, secret, kind="tls", id=config.member)
-    made_ms = {"voting": key_made_ms(voting_file, voting), "tls": key_made_ms(tls_file, tls)}
+    further = [opened(path, "voting") for path in sorted(config.keys_dir.glob(f"voting-{FURTHER}.key"))]
+    further_tls = [opened(path, "tls") for path in sorted(config.keys_dir.glob(f"tls-{FURTHER}.key"))]
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
 

@@ -51,7 +51,7 @@ class Surroundings:
     `disk_free` tells how many bytes are left for a directory (None: nobody can tell).
     `further_keys` sign with other voting keys of this member, by their public keys: one may come into force.
     `tls_keys` are the public keys of links that are at hand.
-    `keys_made_ms` says of each kind of key when it was made (Unix milliseconds).
+    `keys_made_ms` says of each public key at hand when it was made (Unix milliseconds).
     `instance` tells this process from others with the same key: 16 bytes drawn at its start (empty: nothing does).
     """
 
@@ -67,7 +67,7 @@ class Surroundings:
     cut_snapshot: Cut = cut
     further_keys: Mapping[bytes, Sign] = field(default_factory=dict)
     tls_keys: frozenset[bytes] = frozenset()
-    keys_made_ms: Mapping[str, int] = field(default_factory=dict)
+    keys_made_ms: Mapping[bytes, int] = field(default_factory=dict)
 
 
 def this_machine(

@@ -24,6 +24,7 @@ from scripts.localnet import (
     limits,
     long_chain,
     memory_bench,
+    mixed_code,
     plots,
     processes,
     pruning_bench,
@@ -49,6 +50,7 @@ STUDIES: dict[str, Callable[[Measuring, Console], Coroutine[Any, Any, object]]] 
     "sweep": studies.sweep,
     "overload": studies.overload,
     "greedy": studies.greedy,
+    "mixed-code": mixed_code.measure,
 }
 """They put several loads on one network and compare them; each one's report is one field of the document."""
 
@@ -102,6 +104,7 @@ ABOUT = {
     "sweep": "latency at seven rates from a tenth of the peak to a fifth above it; with --out a plot",
     "overload": "three times the peak: how much still becomes final, and what the refused are told",
     "greedy": "a modest client alone, and beside one that floods all nodes with three times the peak",
+    "mixed-code": "one node of four runs other bytes of a contract: the others' load beside that of equal code",
     "memory": "memory of the nodes over --seconds of a steady load, and its growth; with --out a plot",
     "state-size": "the cost of a transaction with 10,000, 100,000 and a million accounts in the state",
     "kill": "each member's node is killed under load while it is the primary: how long nothing is decided",

@@ -95,6 +95,8 @@ class Measuring:
         self.effort = effort
         self.scratch = scratch
         self.limit_per_s = limit_per_s
+        self.spared = ""
+        """This member's node is sent nothing."""
         self._console = console
         self._traffic: dict[int, Traffic] = {}
         self._claims: ClaimWork | None = None
@@ -192,8 +194,8 @@ class Measuring:
         await asyncio.to_thread(self.nodes.wait_agreement, SETTLE_TIMEOUT_S)
 
     def urls(self) -> list[str]:
-        """The nodes that run."""
-        return [member.api for member in self._running()]
+        """The nodes that run and are sent something."""
+        return [member.api for member in self._running() if member.id != self.spared]
 
     async def _questions(self, case: LoadCase, traffic: Traffic) -> Signed | None:
         if not case.queries_per_s:

@@ -45,10 +45,10 @@ class Nodes:
         self._layout = layout
         self.network: Network = layout.load()
 
-    def start(self, members: Sequence[Member]) -> list[Member]:
+    def start(self, members: Sequence[Member], code: Path = ROOT) -> list[Member]:
         """Each of the members runs, and the proxy of a proxied network; return those that were started just now.
 
-        Raise TestnetError for used ports.
+        Those run what lies in `code`. Raise TestnetError for used ports.
         """
         self._start_proxy()
         stopped = [member for member in members if not processes.is_alive(member.pid, member.started_ticks)]
@@ -58,7 +58,7 @@ class Nodes:
             raise TestnetError(
                 f"in use by another program: {', '.join(used)}; end it, or take another --base-port and --dir"
             )
-        return [self._start(member) for member in stopped]
+        return [self._start(member, code) for member in stopped]
 
     @property
     def wiring(self) -> Wiring | None:
@@ -101,11 +101,11 @@ class Nodes:
         processes.tell(member.pid, member.started_ticks, number)
         return runs
 
-    def _start(self, member: Member) -> Member:
+    def _start(self, member: Member, code: Path) -> Member:
         environment = {
             **os.environ,
             "HANSA_PASSPHRASE_FILE": str(self._layout.passphrase_file),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(code),
         }
         command = [*HANSA, "run", "--dir", str(self._layout.member_dir(member.id))]
         pid, ticks = processes.start(command, environment, self._layout.log_file(member.id))

@@ -1,10 +1,8 @@
 """A fifth member joins four that run, and one of the four leaves: by commands, under load, nobody restarted."""
 
-import itertools
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,42 +11,14 @@ from pathlib import Path
 import pytest
 
 from node.client import Client
-from node.errors import HansaError
 from scripts.localnet.layout import ROOT, Layout
 from tests.e2e.conftest import Bank, Testnet
+from tests.e2e.load import Load, blocks_from, longest_gap_ms
 
 pytestmark = pytest.mark.slow
 
 NEWCOMER = "bank-z"
 WAIT_S = 120.0
-
-
-class Load:
-    """bank-a pays again and again, by whichever of these nodes (all, when none is named) answers, until the end."""
-
-    def __init__(self, bank: Bank, *members: str) -> None:
-        self._bank = bank
-        self._members = members
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._pay)
-        self.paid = 0
-
-    def __enter__(self) -> "Load":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _pay(self) -> None:
-        with self._bank.client(*self._members) as client:
-            while not self._over.is_set():
-                try:
-                    assert client.submit_and_wait(self._bank.payment(f"load-{self.paid}")).ok
-                except HansaError:
-                    continue
-                self.paid += 1
 
 
 @contextmanager
@@ -70,13 +40,6 @@ def until_it_votes(url: str) -> None:
     with Client([url], patience_s=WAIT_S) as client:
         while not client.status().voting:
             assert time.monotonic() < deadline, client.why()
-
-
-def longest_gap_ms(url: str, first: int) -> int:
-    """The longest time from one block after `first` to the next."""
-    with Client([url]) as client:
-        times = [client.block(height).header.time_ms for height in range(first, client.status().height + 1)]
-    return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0)
 
 
 def test_a_fifth_member_joins_and_a_first_one_leaves_under_load(
@@ -121,7 +84,7 @@ def test_a_fifth_member_joins_and_a_first_one_leaves_under_load(
                     assert time.monotonic() < deadline
             with bank.client("bank-a", "bank-b", "insurer-a") as client:
                 assert client.submit_and_wait(bank.payment("without-the-first")).ok
-            gap_ms = longest_gap_ms(url, first)
+            gap_ms = longest_gap_ms(blocks_from(url, first))
     assert load.paid > 0
     with capsys.disabled():
         print(f"\njoined after {joined_s:.1f} s; longest gap between blocks {gap_ms} ms; {load.paid} payments")

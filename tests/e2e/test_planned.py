@@ -1,29 +1,16 @@
 """Four real processes: a primary in its window is stopped and nobody waits for it; two stop one account."""
 
-import itertools
-import time
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from node.client import call
 from tests.e2e.conftest import Bank, Testnet
-from tests.e2e.test_joining import Load
+from tests.e2e.load import Load, blocks_from, longest_gap_ms, until
 
 pytestmark = pytest.mark.slow
 
 WAIT_S = 60.0
 PAID = 40
 """So many payments, one after the other, make as many blocks or so."""
-
-
-def until(condition: Callable[[], bool], told: Callable[[], Any]) -> None:
-    """`condition` holds; fail with what `told` says when it does not in time."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.05)
 
 
 def test_a_primary_stops_within_its_window_and_no_view_changes(
@@ -62,16 +49,14 @@ def test_a_primary_stops_within_its_window_and_no_view_changes(
         until(lambda: client.status().primary == resting, client.status)
         paid(5)
         assert client.query("maintenance.calendar").value == []
-        blocks = [client.block(height) for height in range(first, client.status().height + 1)]
-    views = {block.certificate.view for block in blocks if block.certificate is not None}
+        blocks = blocks_from(bank.urls[rest[0]], first)
+    views = {block.certificate.view for block in blocks}
     assert len(views) == 1, "a view change was needed"
     proposers = [block.header.proposer for block in blocks]
     assert resting not in proposers[2:PAID]
     assert proposers[-1] == resting
-    times = [block.header.time_ms for block in blocks]
-    longest_ms = max(later - earlier for earlier, later in itertools.pairwise(times))
     with capsys.disabled():
-        print(f"\n{len(blocks)} blocks, longest gap between two {longest_ms} ms; {load.paid} payments")
+        print(f"\n{len(blocks)} blocks, longest gap {longest_gap_ms(blocks)} ms; {load.paid} payments")
 
 
 def test_a_brake_by_two_members_stops_one_account_and_ends_by_itself(testnet: Testnet, bank: Bank) -> None:

@@ -61,6 +61,10 @@ class Appointed:
         """The contract's."""
         return Membership.unmet_tier(state, sender, calls, signers, time_ms)
 
+    def needs_keys_in_force(self, sender: str, calls: Sequence[Call]) -> bool:
+        """The contract's."""
+        return Membership.needs_keys_in_force(sender, calls)
+
     def only_call(self, principal: str) -> tuple[str, str] | None:
         """The contract's."""
         return Membership.only_call(principal)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from contracts.membership import Membership
 from contracts.policies import FormerKey, Policy, suffices
 from node.config import NetworkConfig, PrincipalConfig
 from node.errors import RejectedTransaction
@@ -170,7 +171,45 @@ def test_a_persons_signatures_suffice_exactly_where_a_senders_do(
     policy = Policy(threshold, tuple(own), rotated)
     body = Body("n", "bank-a", "r", 10, "atomic", (Call("a", "b", {}),))
     transaction = Transaction.assemble(body, [KeySignature(key, bytes(64)) for key in signers])
-    assert suffices(policy, signers, 5) == (unsatisfied(policy, transaction, 5) is None)
+    assert suffices(policy, signers, 5) == (unsatisfied(Membership, policy, transaction, 5) is None)
+
+
+def test_whoever_finds_a_persons_former_key_cannot_take_the_seat(ledger: Ledger) -> None:
+    """It put a key of its own in the place of both while they overlapped, and the person was out."""
+    anna, old, new, thief = OFFICERS[0], key_of(OFFICERS[0]), key_of("new"), key_of("thief")
+
+    def rotation(former: bytes, key: bytes, overlap_ms: int) -> Call:
+        args = {"principal": anna, "former": former, "key": key, "overlap_ms": overlap_ms}
+        return Call("membership", "rotate_key", args)
+
+    def obstacle(sender: str, signer: bytes, *calls: Call) -> str | None:
+        return ledger.executor.obstacle(ledger.transaction(sender, *calls, keys=[signer]), ledger.now_ms)
+
+    assert codes(ledger.settle(ledger.transaction(anna, rotation(old, new, HOUR_MS), keys=[old]))) == ["ok"]
+    [paying] = pay(ledger, 1)
+    stealing = rotation(new, thief, 0)
+    dora = {"delegate": SPARE[0], "key": key_of(SPARE[0]), "until_ms": ledger.now_ms + HOUR_MS}
+    assert obstacle(anna, old, paying) is None
+    for calls in ([stealing], [paying, stealing], [Call("membership", "stand_in", dora)]):
+        assert obstacle(anna, old, *calls) == "policy_unsatisfied"
+        assert obstacle(anna, new, *calls) is None
+    # The person ends the former key with the new one, whenever that is found out.
+    assert codes(ledger.settle(ledger.transaction(anna, rotation(new, key_of("newer"), 0), keys=[new]))) == ["ok"]
+    assert obstacle(anna, old, paying) == "policy_unsatisfied"
+
+
+def test_the_roots_former_key_can_undo_a_mistyped_one(ledger: Ledger) -> None:
+    """Nobody else could: were it refused, the member would have lost its say with the end of the overlap."""
+    former, *others = keys("bank-a")
+
+    def rotated(old: bytes, new: bytes, signer: bytes) -> str | None:
+        args = {"principal": "bank-a", "former": old, "key": new}
+        signers = [signer, *others]
+        call = Call("membership", "rotate_key", args)
+        return refused(ledger, "bank-a", [call], signers)
+
+    assert rotated(former, key_of("mistyped"), former) is None
+    assert rotated(key_of("mistyped"), key_of("right"), former) is None
 
 
 def approval(number: int, digest: bytes) -> Call:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from node.cli.main import main
-from node.config import NodeConfig
-from node.config.writing import dump_node
+from node.config import MemberConfig, NetworkConfig, NodeConfig, dump_network, dump_node
 from node.keys import SigningKey, read_key_file, read_key_info, write_key_file
 from node.runtime.metrics import Metrics
 
@@ -81,6 +80,15 @@ def test_the_list_says_whose_keys_these_are_how_old_and_how_kept(place: Place) -
     ]
 
 
+def test_the_list_of_a_node_that_does_not_answer_says_that_the_use_is_not_known(place: Place) -> None:
+    place.key("voting.key", "voting", "bank-a")
+    paths = (Path("data"), Path("keys"), Path("network.toml"))
+    (place.path / "node.toml").write_text(dump_node(NodeConfig("bank-a", *paths, "127.0.0.1:1", "127.0.0.1:2")))
+    code, out, err = place.hansa("keys", "list", "--json", "--dir", str(place.path))
+    assert (code, json.loads(out)["keys"][0]["use"]) == (0, None)
+    assert "which of them are in force is not known: node_unreachable" in err
+
+
 def test_an_older_file_tells_at_least_its_own_date(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.key("tls.key", "tls", "bank-a")
     path = place.path / "keys" / "tls.key"
@@ -95,13 +103,64 @@ def test_an_older_file_tells_at_least_its_own_date(place: Place, monkeypatch: py
     assert abs(shown["created_at_ms"] - long_ago_ns // 1_000_000) <= 1
 
 
-def test_a_metric_shows_the_age_of_the_nodes_keys() -> None:
-    now_ms = [10_000]
-    metrics = Metrics().with_key_ages({"voting": 4_000, "tls": 20_000}, lambda: now_ms[0])
+def test_a_metric_shows_the_age_of_the_key_in_force() -> None:
+    """It was that of the first key for ever, however often it was rotated."""
+    now_ms, in_force = [10_000], [b"first"]
+    metrics, made_ms = Metrics(), {b"first": 4_000, b"next": 20_000}
+    metrics.key_age("voting", lambda: made_ms.get(in_force[0]), lambda: now_ms[0])
     assert "hansa_voting_key_age_seconds 6.0" in metrics.text().decode()
     now_ms[0] = 25_000
-    lines = metrics.text().decode().splitlines()
-    assert {"hansa_voting_key_age_seconds 21.0", "hansa_tls_key_age_seconds 5.0"} <= set(lines)
+    assert "hansa_voting_key_age_seconds 21.0" in metrics.text().decode()
+    in_force[0] = b"next"
+    assert "hansa_voting_key_age_seconds 5.0" in metrics.text().decode()
+    in_force[0] = b"not at hand"
+    assert "hansa_voting_key_age_seconds NaN" in metrics.text().decode()
+
+
+def agreed_network(place: Place, path: Path) -> None:
+    """A network.toml that names the voting and the TLS key of `place`."""
+    voting, tls = (read_key_info(place.path / "keys" / f"{kind}.key").public_key for kind in ("voting", "tls"))
+    path.write_text(
+        dump_network(NetworkConfig("pilot", (MemberConfig("bank-a", "validator", "h:1", voting, tls),)))
+    )
+
+
+@pytest.mark.parametrize("kind", ["voting", "tls"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_rotated_key_is_imported_beside_the_one_that_network_toml_names(
+    place: Place, tmp_path: Path, kind: Any, order: int
+) -> None:
+    """It was refused as existing, or took the place of the first one, and the node did not start."""
+    for name in ("voting", "tls"):
+        place.key(f"{name}.key", name, "bank-a")
+    first = read_key_info(place.path / "keys" / f"{kind}.key").public_key
+    later = place.key("later.key", kind, "bank-a").public
+    network, there = tmp_path / "agreed.toml", tmp_path / "there"
+    agreed_network(place, network)
+    for name in (f"{kind}.key", "later.key")[::order]:
+        assert place.exports(name, tmp_path / name)[0] == 0
+        assert place.imports(tmp_path / name, there, "--network", str(network))[0] == 0
+    assert read_key_info(there / "keys" / f"{kind}.key").public_key == first
+    assert read_key_info(there / "keys" / f"{kind}-{later.hex()[:16]}.key").public_key == later
+    # Again is never over what lies there; and a node's own network.toml says the same.
+    assert "key_file_exists" in place.imports(tmp_path / "later.key", there, "--network", str(network))[2]
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "network.toml").write_bytes(network.read_bytes())
+    paths = (made / "data", made / "keys", made / "network.toml")
+    (made / "node.toml").write_text(dump_node(NodeConfig("bank-a", *paths, "127.0.0.1:1", "127.0.0.1:2")))
+    assert place.imports(tmp_path / "later.key", made)[0] == 0
+    assert os.listdir(made / "keys") == [f"{kind}-{later.hex()[:16]}.key"]
+
+
+def test_a_principals_rotated_key_is_imported_beside_its_first_one(place: Place, tmp_path: Path) -> None:
+    place.key("bank-a.treasury.key", "principal", "bank-a/treasury")
+    later = place.key("later.key", "principal", "bank-a/treasury").public
+    for name in ("bank-a.treasury.key", "later.key"):
+        assert place.exports(name, tmp_path / name)[0] == 0
+        assert place.imports(tmp_path / name, tmp_path / "there")[0] == 0
+    names = ["bank-a.treasury.key", f"bank-a.treasury-{later.hex()[:16]}.key"]
+    assert sorted(os.listdir(tmp_path / "there" / "keys")) == sorted(names)
 
 
 def test_a_key_goes_to_another_place_and_keeps_its_age(place: Place, tmp_path: Path) -> None:
