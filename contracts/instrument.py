@@ -19,16 +19,30 @@ _OPERATORS: tuple[tuple[type[ast.operator], str], ...] = (
 )
 
 _Loop = TypeVar("_Loop", ast.For, ast.While)
+_Placed = TypeVar("_Placed", bound=ast.expr | ast.stmt)
 
 
-def compile_contract(source: str, filename: str) -> CodeType:
-    """Return the metered code of `source`. It needs the names of `metering.GUARDS` among its built-ins."""
-    tree = _Instrument().visit(ast.parse(source, filename))
-    return compile(ast.fix_missing_locations(tree), filename, "exec", dont_inherit=True, optimize=0)
+def compile_contract(tree: ast.Module, filename: str) -> CodeType:
+    """Return the metered code of `tree`, which is changed by it.
+
+    The code needs the names of `metering.GUARDS` among its built-ins.
+    """
+    return compile(_Instrument().visit(tree), filename, "exec", dont_inherit=True, optimize=0)
 
 
-def _call(name: str, *args: ast.expr) -> ast.Call:
-    return ast.Call(func=ast.Name(id=name, ctx=ast.Load()), args=list(args), keywords=[])
+def _at(place: ast.expr | ast.stmt, node: _Placed) -> _Placed:
+    """Return `node`, standing where `place` stands in the source.
+
+    ast.fix_missing_locations would do it afterwards, by a walk that takes longer than everything else here.
+    """
+    node.lineno, node.col_offset = place.lineno, place.col_offset
+    node.end_lineno, node.end_col_offset = place.end_lineno, place.end_col_offset
+    return node
+
+
+def _call(place: ast.expr | ast.stmt, name: str, *args: ast.expr) -> ast.Call:
+    called = _at(place, ast.Name(id=name, ctx=ast.Load()))
+    return _at(place, ast.Call(func=called, args=list(args), keywords=[]))
 
 
 def _guard(operator: ast.operator) -> str | None:
@@ -50,24 +64,20 @@ class _Instrument(ast.NodeTransformer):
             and isinstance(first.value.value, str)
         ):
             docstring, body = [first], body[1:]
-        meter = ast.Name(id="__hansa_meter__", ctx=ast.Load())
-        entry = ast.Assign(
-            targets=[ast.Name(id="__hansa_meter__", ctx=ast.Store())], value=_call("__hansa_enter__")
-        )
-        leave = ast.AugAssign(
-            target=ast.Attribute(value=meter, attr="depth", ctx=ast.Store()),
-            op=ast.Sub(),
-            value=ast.Constant(value=1),
-        )
-        guarded = ast.Try(body=body or [ast.Pass()], handlers=[], orelse=[], finalbody=[leave])
+        meter = _at(first, ast.Name(id="__hansa_meter__", ctx=ast.Load()))
+        target = _at(first, ast.Name(id="__hansa_meter__", ctx=ast.Store()))
+        entry = _at(first, ast.Assign(targets=[target], value=_call(first, "__hansa_enter__")))
+        depth = _at(first, ast.Attribute(value=meter, attr="depth", ctx=ast.Store()))
+        one = _at(first, ast.Constant(value=1))
+        leave = _at(first, ast.AugAssign(target=depth, op=ast.Sub(), value=one))
+        rest = body or [_at(first, ast.Pass())]
+        guarded = _at(first, ast.Try(body=rest, handlers=[], orelse=[], finalbody=[leave]))
         node.body = [*docstring, entry, guarded]
-        for statement in (entry, guarded):
-            ast.copy_location(statement, first)
         return node
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         self.generic_visit(node)
-        node.body = ast.BoolOp(op=ast.And(), values=[_call("__hansa_tick__"), node.body])
+        node.body = _at(node, ast.BoolOp(op=ast.And(), values=[_call(node, "__hansa_tick__"), node.body]))
         return node
 
     def visit_For(self, node: ast.For) -> ast.AST:
@@ -78,18 +88,18 @@ class _Instrument(ast.NodeTransformer):
 
     def _loop(self, node: _Loop) -> _Loop:
         self.generic_visit(node)
-        node.body = [ast.copy_location(ast.Expr(value=_call("__hansa_tick__")), node), *node.body]
+        node.body = [_at(node, ast.Expr(value=_call(node, "__hansa_tick__"))), *node.body]
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
         self.generic_visit(node)
-        node.ifs = [_call("__hansa_tick__"), *node.ifs]
+        node.ifs = [_call(node.target, "__hansa_tick__"), *node.ifs]
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
         name = _guard(node.op)
-        return node if name is None else ast.copy_location(_call(name, node.left, node.right), node)
+        return node if name is None else _call(node, name, node.left, node.right)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
         name = _guard(node.op)
@@ -98,22 +108,20 @@ class _Instrument(ast.NodeTransformer):
             return node
         # The purity rules refuse calls inside the target, so reading it a second time has no second effect.
         loaded = ast.parse(ast.unparse(node.target), mode="eval").body
-        changed = _call(name, self.visit(loaded), self.visit(node.value))
-        return ast.copy_location(ast.Assign(targets=[self.visit(node.target)], value=changed), node)
+        changed = _call(node, name, self.visit(loaded), self.visit(node.value))
+        return _at(node, ast.Assign(targets=[self.visit(node.target)], value=changed))
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
         if len(node.ops) != 1 or not isinstance(node.ops[0], ast.In | ast.NotIn):
             return node
-        found: ast.expr = _call("__hansa_contains__", node.left, node.comparators[0])
-        if isinstance(node.ops[0], ast.NotIn):
-            found = ast.UnaryOp(op=ast.Not(), operand=found)
-        return ast.copy_location(found, node)
+        found = _call(node, "__hansa_contains__", node.left, node.comparators[0])
+        return _at(node, ast.UnaryOp(op=ast.Not(), operand=found)) if isinstance(node.ops[0], ast.NotIn) else found
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.slice, ast.Slice) and isinstance(node.ctx, ast.Load):
-            return ast.copy_location(_call("__hansa_sized__", node), node)
+            return _call(node, "__hansa_sized__", node)
         return node
 
     def visit_List(self, node: ast.List) -> ast.AST:
@@ -125,20 +133,20 @@ class _Instrument(ast.NodeTransformer):
     def _display(self, node: ast.expr, items: list[ast.expr], context: ast.expr_context) -> ast.AST:
         self.generic_visit(node)
         if isinstance(context, ast.Load) and any(isinstance(item, ast.Starred) for item in items):
-            return ast.copy_location(_call("__hansa_sized__", node), node)
+            return _call(node, "__hansa_sized__", node)
         return node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
         self.generic_visit(node)
-        return ast.copy_location(_call("__hansa_sized__", node), node)
+        return _call(node, "__hansa_sized__", node)
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
         self.generic_visit(node)
-        node.value = _call("__hansa_text__", node.value)
+        node.value = _call(node, "__hansa_text__", node.value)
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id in GUARDED_CALLS:
-            node.func = ast.copy_location(ast.Name(id=f"__hansa_{node.func.id}__", ctx=ast.Load()), node.func)
+            node.func = _at(node.func, ast.Name(id=f"__hansa_{node.func.id}__", ctx=ast.Load()))
         return node

@@ -5,6 +5,7 @@ stale or planted .pyc must not decide what a member executes), refused when it i
 and run with the few built-ins a contract may use.
 """
 
+import ast
 import builtins
 import hashlib
 import importlib
@@ -18,7 +19,7 @@ from typing import Any
 
 from contracts.instrument import compile_contract
 from contracts.metering import GUARDS
-from contracts.purity import ALLOWED_BUILTINS, MACHINERY, check_purity, importable, imported_contracts
+from contracts.purity import ALLOWED_BUILTINS, MACHINERY, importable, imported_contracts, judge
 
 _DIGEST = "__hansa_digest__"
 _IMPORTS = "__hansa_imports__"
@@ -41,19 +42,22 @@ class ContractLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the metered code of the module's source as it is now; raise ImpureContract otherwise."""
-        text = importlib.util.decode_source(self.get_data(self.path))
-        broken = check_purity(text)
-        if broken:
-            raise ImpureContract(f"{self.path} is no pure contract:\n" + "\n".join(broken))
-        return compile_contract(text, self.path)
+        return compile_contract(self._judged(self.get_data(self.path)), self.path)
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module with a contract's built-ins, and note in it what its source was."""
-        self._source = self.get_data(self.path)  # once: the digest is of exactly what runs
+        source = self.get_data(self.path)  # once: the digest is of exactly what runs
+        tree = self._judged(source)  # once too: every process of a node begins with this
         module.__dict__["__builtins__"] = _contract_builtins()
-        module.__dict__[_IMPORTS] = imported_contracts(importlib.util.decode_source(self._source))
-        module.__dict__[_DIGEST] = hashlib.sha256(self._source).digest()
-        super().exec_module(module)
+        module.__dict__[_IMPORTS] = imported_contracts(tree)
+        module.__dict__[_DIGEST] = hashlib.sha256(source).digest()
+        exec(compile_contract(tree, self.path), module.__dict__)  # noqa: S102 - it is how a module is run
+
+    def _judged(self, source: bytes) -> ast.Module:
+        tree, broken = judge(importlib.util.decode_source(source))
+        if broken:
+            raise ImpureContract(f"{self.path} is no pure contract:\n" + "\n".join(broken))
+        return tree
 
 
 class ContractFinder(MetaPathFinder):
