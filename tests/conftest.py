@@ -1,4 +1,4 @@
-"""Settings of all tests, and the order of their files."""
+"""Settings of all tests, the order of their files, and which slow ones share the machine."""
 
 from pathlib import Path
 
@@ -31,10 +31,41 @@ FIRST = (
 """The files that take longest, and those of few long tests. A file stays with one process: one of these begun at
 the end would be waited for while the others have nothing left to do."""
 
+COMPUTING = (
+    "consensus/",
+    "contracts/",
+    "crash/",
+    "node/test_backup",
+    "node/test_evidence",
+    "node/test_keys",
+    "node/test_log_tail",
+    "node/test_prove_command",
+    "node/test_rehearsal",
+    "node/test_repair",
+    "node/test_replaying",
+    "node/test_restore",
+    "node/test_retention.py",
+    "node/test_snapshot.py",
+    "node/test_snapshot_parts",
+    "node/test_state_tree",
+    "node/test_sync_shown",
+    "node/test_transaction_file",
+    "node/test_verification",
+    "scripts/test_long_chain",
+    "simulation/",
+    "verifier/",
+)
+"""How the paths begin whose slow tests only compute: time that another test takes from them changes nothing. All
+others run networks of their own in real time, each alone on the machine; so does a new file until it is named here."""
+
 TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of `FIRST` come before all others, which stay as they were."""
+    """The files of `FIRST` come before all others, which stay as they were; those of `COMPUTING` are marked."""
     places = {TESTS / name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(FIRST)))
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(COMPUTING):
+            item.add_marker("computing")
