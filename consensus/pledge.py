@@ -155,7 +155,7 @@ class Pledge:
 
     def shown_vote(self, vote: Vote) -> None:
         """Judge a genuine vote with our key: do we remember it?"""
-        if self.me is None or vote.height < self._height or epoch(vote.view) < self._epoch:  # [16.3]
+        if self.me is None or vote.height < self._height or epoch(vote.view) < self._epoch:  # README 16.3
             return
         own = self.votes.get(vote.kind)
         if own is not None and (own.height, own.view) == (vote.height, vote.view):

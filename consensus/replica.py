@@ -379,7 +379,7 @@ class Replica:
     def _on_decided(self, peer: str, certificate: Certificate) -> None:
         """Take a commit certificate: of this height, of the one below (it may open a view), or of one ahead."""
         work = self._work
-        # One of an epoch before our head's says what another history decided [16.1].
+        # One of an epoch before our head's says what another history decided (README 16.1).
         if certificate.height < work.head.height or epoch(certificate.view) < epoch(work.first_view):
             return
         if certificate.height <= work.height:

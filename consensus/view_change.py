@@ -72,7 +72,7 @@ def fault_of_view_change(message: ViewChange, head: Head) -> str:
     ):
         return "its prepared certificate is not of a lower view of this height"
     if prepared is not None and epoch(prepared.view) < epoch(head.first_view):
-        return "its prepared certificate is of another history"  # [16.2]
+        return "its prepared certificate is of another history"  # README 16.2
     decided = message.decided
     if decided is None:
         return "" if height == 1 else "does not prove that the height before is decided"
