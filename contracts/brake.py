@@ -7,6 +7,9 @@ One member asks, a second one confirms within 15 minutes, and from the next bloc
 names, with the code `braked`. Everybody reads in the ask what will be stopped and until when, so both have signed
 for that. It ends by itself; going on beyond that takes another brake, and so two members again.
 
+The state has a bound that the members set by being so many: of each a few brakes that stand, and the last ones that
+have ended. Those that were on are forgotten apart from those that never were: nobody alone pushes out what two did.
+
 Invariants: no brake is on in a block at or after its `until_ms`, whatever else happens; no call has to come for
 that, since a scheduled call may be settled unexecuted. Two different members stand behind each brake that is or was
 on. No brake stops a call by which members have their say (GOVERNING in contracts/sdk.py), nor touches who votes in
@@ -42,12 +45,15 @@ from contracts.sdk import (
     require,
     scheduled,
 )
+from contracts.waking import HOUR_MS, wake_ms, wakes_max
 
-HOUR_MS = 3_600_000
 BRAKE_MS_MAX = 6 * HOUR_MS
 CONFIRM_MS = 900_000
 PULLED_PER_MEMBER = 4
 STANDING_MAX = 256
+KEPT_MAX = 32
+"""So many ended brakes of a member are kept, and so many asks that came to nothing; events stay in the blocks."""
+WAKES_MAX = wakes_max(BRAKE_MS_MAX)
 PAGE_MAX = 100
 ROLES = ("validator", "regulator")
 
@@ -154,10 +160,14 @@ class Brake(Contract):
         Code("too_many_brakes", "A member has asked for at most 4 brakes that are not over, all together for 256."),
         Code("same_member", "Another member than the one who asked confirms a brake."),
         Code(
+            "asker_gone", "Who asked for the brake is no active validator or regulator any more: another asks anew."
+        ),
+        Code(
             "brake_not_asked", "The brake is on already, or was not confirmed within its 15 minutes, or has ended."
         ),
         Code("brake_not_on", "The brake is not on: there is nothing to lift."),
         Code("not_the_asker", "Before it is on, only who asked for a brake takes it back."),
+        Code("not_a_voter", "A brake of others is lifted by active validators, together."),
         Code("lift_unchanged", "The member has asked for the brake's end already."),
         Code("limit_out_of_range", "A page has 1 … 100 rows."),
     )
@@ -166,8 +176,12 @@ class Brake(Contract):
     brakes: Map[int, Pulled] = Map(missing="brake_not_found")
     # Those asked for or on, by number.
     standing: Map[int, Standing] = Map()
-    # Who besides the two asks for a brake's end, and at which height.
-    lifters: Map[tuple[int, MemberId], int] = Map()
+    # Who besides the two asks for a brake's end.
+    lifters: Map[int, tuple[str, ...]] = Map()
+    # What a member asked for and has ended, the oldest first: by whether it ever was on.
+    ended: Map[tuple[MemberId, bool], tuple[int, ...]] = Map()
+    # At which times `tidy` is scheduled, and at which height that was done.
+    wakes: Map[int, int] = Map()
 
     @call
     def ask(self, ctx: Context, what: What, until_ms: TimeMs, reason: Reason) -> None:
@@ -188,20 +202,21 @@ class Brake(Contract):
             scope, subject, reason, ctx.sender, ctx.time_ms, confirm_by_ms, until_ms, "asked"
         )
         self.standing[number] = Standing(scope, subject, ctx.sender, False, confirm_by_ms)
-        ctx.schedule(confirm_by_ms, Brake.tidy)
+        self._wake(ctx)
         ctx.emit(Asked(number, scope, subject, ctx.sender, until_ms, reason))
 
     @call
     def confirm(self, ctx: Context, brake: Number) -> None:
         """The brake is on from the next block on; the sender is another member than the one who asked for it."""
         self._end_overdue(ctx)
-        self._pullers(ctx)
+        rows = self._pullers(ctx)
         found = self.brakes[brake]
         require(found.status == "asked", "brake_not_asked", found.status)
         require(ctx.sender != found.asker, "same_member", ctx.sender)
+        require(found.asker in _pullers_of(rows), "asker_gone", found.asker)
         self.brakes[brake] = replace(found, status="on", confirmer=ctx.sender, on_ms=ctx.time_ms)
         self.standing[brake] = Standing(found.scope, found.subject, found.asker, True, found.until_ms)
-        ctx.schedule(found.until_ms, Brake.tidy)
+        self._wake(ctx)
         ctx.emit(Stopped(brake, found.scope, found.subject, found.asker, ctx.sender, found.until_ms))
 
     @call
@@ -221,22 +236,40 @@ class Brake(Contract):
         if ctx.sender in (found.asker, found.confirmer):
             self._end(ctx, brake, found, "lifted", (ctx.sender,))
             return
-        require((brake, ctx.sender) not in self.lifters, "lift_unchanged", ctx.sender)
-        self.lifters[brake, ctx.sender] = ctx.height
-        by = tuple([voter for voter in voters if (brake, voter) in self.lifters])
+        require(ctx.sender in voters, "not_a_voter", ctx.sender)
+        told = self.lifters.get(brake)
+        before = () if told is None else told
+        # Who has lost its vote since does not count.
+        by = (*[name for name in before if name in voters and name != ctx.sender], ctx.sender)
+        self.lifters[brake] = by
         if len(by) >= quorum_of(len(voters)):
             self._end(ctx, brake, found, "lifted", by)
+        else:
+            # Said again, it counts anew: fewer may suffice since the list has changed.
+            require(ctx.sender not in before, "lift_unchanged", ctx.sender)
 
     @scheduled
     def tidy(self, ctx: Context) -> None:
         """Brakes and asks that are over are told as such: so there is a block by then, on a quiet ledger too."""
+        for at_ms, _ in self.wakes.scan(limit=WAKES_MAX):
+            if at_ms <= ctx.time_ms:
+                del self.wakes[at_ms]
         self._end_overdue(ctx)
+        self._wake(ctx)
+
+    def _wake(self, ctx: Context) -> None:
+        """Let `tidy` be called on the way to the next end; once for each time."""
+        ends = [row.ends_ms for _, row in self.standing.scan(limit=STANDING_MAX)]
+        if ends:
+            at_ms = wake_ms(min(ends), ctx.time_ms)
+            if at_ms not in self.wakes:
+                self.wakes[at_ms] = ctx.height
+                ctx.schedule(at_ms, Brake.tidy)
 
     def _pullers(self, ctx: Context) -> tuple[MemberRow, ...]:
         """All members; revert unless the sender is one that has a hand at the brake."""
         rows = ctx.call(Membership.roster)
-        pullers = [row.id for row in rows if row.standing == "active" and row.role in ROLES]
-        require(ctx.sender in pullers, "not_a_puller", ctx.sender)
+        require(ctx.sender in _pullers_of(rows), "not_a_puller", ctx.sender)
         return rows
 
     def _end_overdue(self, ctx: Context) -> None:
@@ -249,11 +282,17 @@ class Brake(Contract):
         ended_ms = min(ctx.time_ms, found.until_ms)
         self.brakes[number] = replace(found, status=status, ended_ms=ended_ms, ended_by=by)
         del self.standing[number]
+        known = self.ended.get((found.asker, found.status == "on"))
+        kept = (number,) if known is None else (*known, number)
+        for old in kept[:-KEPT_MAX]:
+            del self.brakes[old]
+            del self.lifters[old]
+        self.ended[found.asker, found.status == "on"] = kept[-KEPT_MAX:]
         ctx.emit(Ended(number, found.scope, found.subject, status, by))
 
     @query
     def page(self, ctx: QueryContext, after: int = 0, limit: int = 20) -> tuple[BrakeRow, ...]:
-        """All brakes by number, those that have ended too, after the number `after`."""
+        """The brakes by number after the number `after`, with the last of each member that have ended."""
         require(1 <= limit <= PAGE_MAX, "limit_out_of_range")
         return tuple([self._row(ctx, number) for number, _ in self.brakes.scan(after=after, limit=limit)])
 
@@ -274,7 +313,8 @@ class Brake(Contract):
             found = replace(found, status="over", ended_ms=found.until_ms)
         if found.status == "asked" and found.confirm_by_ms <= ctx.time_ms:
             found = replace(found, status="lapsed", ended_ms=found.confirm_by_ms)
-        return BrakeRow(number, found, tuple([key[1] for key, _ in self.lifters.scan(prefix=(number,))]))
+        lifters = self.lifters.get(number)
+        return BrakeRow(number, found, () if lifters is None else lifters)
 
     @staticmethod
     def read_on(state: State) -> tuple[Standing, ...]:
@@ -308,6 +348,10 @@ class Brake(Contract):
             if found.status in ("asked", "on")
         ]
         return wanted == list(self.standing.scan(limit=None))
+
+
+def _pullers_of(rows: tuple[MemberRow, ...]) -> tuple[str, ...]:
+    return tuple([row.id for row in rows if row.standing == "active" and row.role in ROLES])
 
 
 def stopped_at(standing: tuple[Standing, ...], time_ms: int) -> Brakes:

@@ -5,6 +5,7 @@ The engine is immutable after its construction and may be used by several thread
 More than 500 lines because one call's way, with all that it may reach and leaves, is read from top to bottom.
 """
 
+import functools
 import hashlib
 import re
 import sys
@@ -77,6 +78,8 @@ RESERVED_CODES: Final = (
 SEMANTIC_MODULES: Final = ("engine", "instrument", "loader", "metering", "purity", "sdk", "state_keys", "storage")
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}\Z")
+_emitter = functools.cache(Emitter)
+"""Prepared once a process: a node makes an engine for every list of active versions that it has to do with."""
 
 
 class Scheduled(msgspec.Struct, frozen=True):
@@ -154,7 +157,6 @@ class Engine:
             for method in contract.methods.values()
             if method.kind == "call"
         }
-        self._emitters: dict[tuple[str, type[Event]], Emitter] = {}
         for contract in self.contracts:
             for value in list(vars(sys.modules[contract.__module__]).values()):
                 if isinstance(value, type) and issubclass(value, Event) and value is not Event:
@@ -205,11 +207,7 @@ class Engine:
 
     def emitter(self, contract: type[Contract], event: type[Event]) -> Emitter:
         """Return how `event` becomes a record of `contract`."""
-        key = (contract.name, event)
-        found = self._emitters.get(key)
-        if found is None:
-            found = self._emitters[key] = Emitter(contract.name, event)
-        return found
+        return _emitter(contract.name, event)
 
     def used_method(self, caller: type[Contract], function: Callable[..., Any]) -> tuple[Method, Method]:
         """Return the method that `caller` names by `function`, and that of the version that is active.

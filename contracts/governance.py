@@ -66,6 +66,7 @@ from contracts.sdk import (
     require,
     scheduled,
 )
+from contracts.waking import wake_ms, wakes_max
 
 MemberKind = Literal[
     "remove_member", "suspend_member", "resume_member", "change_role", "rotate_voting_key", "rotate_tls_key"
@@ -120,12 +121,13 @@ OPEN_OTHERS_MAX = 50
 """Who has no vote proposes its own keys alone. All f of 128 validators and all others leave room for proposals."""
 ENDED_MAX = 50
 """So many proposals at most does one call end whose time is over; the next calls end more."""
-MINUTE_MS = 60_000
+WAKES_MAX = wakes_max(PROPOSAL_MS_MAX)
 CONTRACT_SUBJECT = "contract/"
 """What stands before a contract's name, so that no member's id is taken for it."""
 CASTS_MAX = 8
 PAGE_MAX = 100
 HISTORY_MAX = 500
+"""So many lines of history are in an answer; 128 validators that change their votes make more than 1,000."""
 
 
 class KindThreshold(Argument):
@@ -233,7 +235,10 @@ class ReadyRow(Value):
 
 
 class ProposalView(Value):
-    """A proposal with everything that happened to it, and the rules that judge it."""
+    """A proposal with what happened to it, and the rules that judge it.
+
+    Of `history_lines` lines of history `history` has the first ones; `history_page` gives the others.
+    """
 
     number: int
     proposal: Proposal
@@ -241,6 +246,7 @@ class ProposalView(Value):
     no: tuple[str, ...]
     ready: tuple[ReadyRow, ...]
     history: tuple[Step, ...]
+    history_lines: int
     rules: Rules
 
 
@@ -353,7 +359,7 @@ class Governance(Contract):
     proposals: Map[int, Proposal] = Map(missing="proposal_not_found")
     # Those that are open or waiting, by number.
     undecided: Map[int, Undecided] = Map(missing="proposal_not_found")
-    # At which minutes `tidy` is scheduled, and at which height that was done.
+    # At which times `tidy` is scheduled, and at which height that was done.
     wakes: Map[int, int] = Map()
     votes: Map[tuple[int, MemberId], Vote] = Map()
     readiness: Map[tuple[int, MemberId], int] = Map()
@@ -592,21 +598,24 @@ class Governance(Contract):
         ctx.emit(Moved(proposal, found.subject, found.status, found.ended_code))
 
     @scheduled
-    def tidy(self, ctx: Context, minute_ms: int) -> None:
+    def tidy(self, ctx: Context) -> None:
         """End proposals whose time is over; nothing hangs on that, for they take and do nothing any more."""
-        del self.wakes[minute_ms]
+        for at_ms, _ in self.wakes.scan(limit=WAKES_MAX):
+            if at_ms <= ctx.time_ms:
+                del self.wakes[at_ms]
         self._end_overdue(ctx)
-        if any(item.expires_at_ms <= ctx.time_ms for _, item in self.undecided.scan(limit=OPEN_MAX)):
-            self._wake(ctx, ctx.time_ms + 1)
+        self._wake(ctx)
 
     # --- steps ---
 
-    def _wake(self, ctx: Context, at_ms: int) -> None:
-        """Let `tidy` be called at the next full minute: once, however many proposals end then."""
-        minute_ms = (at_ms + MINUTE_MS - 1) // MINUTE_MS * MINUTE_MS
-        if minute_ms not in self.wakes:
-            self.wakes[minute_ms] = ctx.height
-            ctx.schedule(minute_ms, Governance.tidy, minute_ms=minute_ms)
+    def _wake(self, ctx: Context) -> None:
+        """Let `tidy` be called on the way to the next end; once for each time."""
+        ends = [item.expires_at_ms for _, item in self.undecided.scan(limit=OPEN_MAX)]
+        if ends:
+            at_ms = wake_ms(max(min(ends), ctx.time_ms + 1), ctx.time_ms)
+            if at_ms not in self.wakes:
+                self.wakes[at_ms] = ctx.height
+                ctx.schedule(at_ms, Governance.tidy)
 
     def _is_over(self, ctx: Context, number: int) -> bool:
         """End proposals whose time is over; return whether this one has just been among them."""
@@ -667,7 +676,7 @@ class Governance(Contract):
         self.last.set(number)
         self.undecided[number] = Undecided(ctx.sender, member, expires_at_ms)
         self.proposals[number] = proposal
-        self._wake(ctx, expires_at_ms)
+        self._wake(ctx)
         self._note(ctx, number, ctx.sender, "proposed")
         ctx.emit(Proposed(number, ctx.sender, kind, member))
         if votes:
@@ -872,10 +881,11 @@ class Governance(Contract):
         return tuple([self._row(number, proposal) for number, proposal in found])
 
     @query
-    def pending(self, limit: int = 20) -> tuple[ProposalRow, ...]:
-        """Proposals that are voted on or wait for readiness, the oldest first."""
+    def pending(self, after: int = 0, limit: int = 20) -> tuple[ProposalRow, ...]:
+        """Proposals that are voted on or wait for readiness by number, those after the number `after`."""
         require(1 <= limit <= PAGE_MAX, "limit_out_of_range")
-        return tuple([self._row(key, self.proposals[key]) for key, _ in self.undecided.scan(limit=limit)])
+        found = self.undecided.scan(after=after, limit=limit)
+        return tuple([self._row(number, self.proposals[number]) for number, _ in found])
 
     @query
     def current_rules(self) -> Rules:
@@ -889,7 +899,27 @@ class Governance(Contract):
         ready = [ReadyRow(key[1], height) for key, height in self.readiness.scan(prefix=(proposal,))]
         steps = [step for _, step in self.history.scan(prefix=(proposal,), limit=HISTORY_MAX)]
         rules = self.rules.read()
-        return ProposalView(proposal, row.proposal, row.yes, row.no, tuple(ready), tuple(steps), rules)
+        lines = self.lines.get(proposal)
+        return ProposalView(
+            proposal,
+            row.proposal,
+            row.yes,
+            row.no,
+            tuple(ready),
+            tuple(steps),
+            0 if lines is None else lines,
+            rules,
+        )
+
+    @query
+    def history_page(
+        self, proposal: Number, after: Annotated[int, Meta(ge=0)] = 0, limit: int = PAGE_MAX
+    ) -> tuple[Step, ...]:
+        """What happened to a proposal, in its order: the lines after the first `after` ones."""
+        require(1 <= limit <= PAGE_MAX, "limit_out_of_range")
+        require(proposal in self.proposals, "proposal_not_found")
+        last = (proposal, after - 1) if after else None
+        return tuple([step for _, step in self.history.scan(prefix=(proposal,), after=last, limit=limit)])
 
     def _row(self, number: int, proposal: Proposal) -> ProposalRow:
         cast = [(key[1], vote.yes) for key, vote in self.votes.scan(prefix=(number,))]

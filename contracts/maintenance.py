@@ -35,26 +35,31 @@ from contracts.sdk import (
     require,
     scheduled,
 )
+from contracts.waking import HOUR_MS, wake_ms, wakes_max
 
-HOUR_MS = 3_600_000
 WINDOW_MS_MAX = 24 * HOUR_MS
 AHEAD_MS_MAX = 90 * 24 * HOUR_MS
 WINDOWS_PER_MEMBER = 4
 WINDOWS_MAX = 512
 """4 for each of 128 validators."""
+WAKES_MAX = wakes_max(AHEAD_MS_MAX + WINDOW_MS_MAX)
 
 Number = Annotated[int, Meta(ge=1, le=9_007_199_254_740_991, description="the window's number")]
 Reason = Annotated[str, Meta(max_length=200)]
 
 
 class Window(Value):
-    """In blocks whose parent's time is from_ms <= time < until_ms, the member's turn as primary is skipped."""
+    """In blocks whose parent's time is from_ms <= time < until_ms, the member's turn as primary is skipped.
+
+    `told`: an event has said that it has begun.
+    """
 
     member: str
     from_ms: int
     until_ms: int
     reason: str
     booked_height: int
+    told: bool = False
 
 
 class WindowRow(Value):
@@ -120,12 +125,14 @@ class Maintenance(Contract):
     last: Item[int] = Item()
     # Those that are not over, by number.
     windows: Map[int, Window] = Map(missing="window_not_found")
+    # At which times `tidy` is scheduled, and at which height that was done.
+    wakes: Map[int, int] = Map()
 
     @call
     def book(self, ctx: Context, from_ms: TimeMs, until_ms: TimeMs, reason: Reason = "") -> None:
         """Book a window for the sender's own member; one whose beginning has passed begins now."""
         number = (self.last.get() or 0) + 1
-        self._clear(ctx)
+        self._keep_up(ctx)
         every = [row for _, row in self.windows.scan(limit=WINDOWS_MAX)]
         own = [row for row in every if row.member == ctx.sender]
         # So that no scan ever misses one.
@@ -140,8 +147,8 @@ class Maintenance(Contract):
         begun = found.from_ms <= ctx.time_ms
         require(not begun or from_ms == found.from_ms, "window_begun", f"it began at {found.from_ms}")
         start = found.from_ms if begun else max(from_ms, ctx.time_ms)
-        self._clear(ctx)
-        self._enter(ctx, window, replace(found, from_ms=start, until_ms=until_ms))
+        self._keep_up(ctx)
+        self._enter(ctx, window, replace(self.windows[window], from_ms=start, until_ms=until_ms))
 
     @call
     def cancel(self, ctx: Context, window: Number) -> None:
@@ -149,16 +156,23 @@ class Maintenance(Contract):
         self._end(ctx, window, self._own(ctx, window), cancelled=True)
 
     @scheduled
-    def begin(self, ctx: Context, window: int, from_ms: int) -> None:
-        """Tell that the window begins: so there is a block by then, on a quiet ledger too."""
-        found = self.windows.get(window)
-        if found is not None and found.from_ms == from_ms and ctx.time_ms < found.until_ms:
-            ctx.emit(Began(window, found.member, found.until_ms))
+    def tidy(self, ctx: Context) -> None:
+        """Tell that windows begin or are over: so there is a block by then, on a quiet ledger too."""
+        for at_ms, _ in self.wakes.scan(limit=WAKES_MAX):
+            if at_ms <= ctx.time_ms:
+                del self.wakes[at_ms]
+        self._keep_up(ctx)
+        self._wake(ctx)
 
-    @scheduled
-    def end(self, ctx: Context) -> None:
-        """Take windows that are over out of the calendar: so there is a block by then, on a quiet ledger too."""
-        self._clear(ctx)
+    def _wake(self, ctx: Context) -> None:
+        """Let `tidy` be called on the way to the next beginning or end; once for each time."""
+        rows = self.windows.scan(limit=WINDOWS_MAX)
+        moments = [row.until_ms if row.told else row.from_ms for _, row in rows]
+        if moments:
+            at_ms = wake_ms(min(moments), ctx.time_ms)
+            if at_ms not in self.wakes:
+                self.wakes[at_ms] = ctx.height
+                ctx.schedule(at_ms, Maintenance.tidy)
 
     def _own(self, ctx: Context, number: int) -> Window:
         found = self.windows[number]
@@ -166,10 +180,14 @@ class Maintenance(Contract):
         require(ctx.time_ms < found.until_ms, "window_over", f"it ended at {found.until_ms}")
         return found
 
-    def _clear(self, ctx: Context) -> None:
+    def _keep_up(self, ctx: Context) -> None:
+        """Tell of windows that have begun, and take those that are over out of the calendar."""
         for number, found in self.windows.scan(limit=WINDOWS_MAX):
             if found.until_ms <= ctx.time_ms:
                 self._end(ctx, number, found, cancelled=False)
+            elif found.from_ms <= ctx.time_ms and not found.told:
+                self.windows[number] = replace(found, told=True)
+                ctx.emit(Began(number, found.member, found.until_ms))
 
     def _end(self, ctx: Context, number: int, found: Window, cancelled: bool) -> None:
         del self.windows[number]
@@ -190,10 +208,9 @@ class Maintenance(Contract):
         require(all(row.member != wanted.member for row in beside), "windows_overlap")
         require_quorum(wanted, tuple([row for row in beside if row.member in voters]), len(voters))
         self.windows[number] = wanted
-        if ctx.time_ms <= wanted.from_ms:
-            ctx.schedule(wanted.from_ms, Maintenance.begin, window=number, from_ms=wanted.from_ms)
-        ctx.schedule(wanted.until_ms, Maintenance.end)
         ctx.emit(Booked(number, wanted.member, wanted.from_ms, wanted.until_ms, wanted.reason))
+        self._keep_up(ctx)
+        self._wake(ctx)
 
     @query
     def calendar(self, ctx: QueryContext) -> tuple[WindowRow, ...]:

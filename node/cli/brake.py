@@ -10,12 +10,12 @@ import click
 from node.cli.acting import act, as_option, event_data, exit_code, key_option
 from node.cli.options import Directory, Duration, connect, node_option, output_option
 from node.cli.output import Output
+from node.cli.paging import numbered_rows
 from node.client import Client
 from node.diagnosis.wording import moment
 from node.errors import ConfigError
 
 SCOPES = ("account", "currency", "method", "member")
-PAGE = 100
 
 
 @click.group()
@@ -128,7 +128,7 @@ def _decide(
 def brakes(every: bool, nodes: Sequence[str], directory: Directory, output: Output) -> None:
     """The brakes that are on and those asked for, with who stands behind them."""
     with connect(nodes, directory) as client:
-        rows = _pages(client) if every else client.query("brake.pulled").value
+        rows = numbered_rows(client, "brake.page") if every else client.query("brake.pulled").value
     if output.as_json:
         output.document({"brakes": rows})
         return
@@ -148,16 +148,6 @@ def brakes(every: bool, nodes: Sequence[str], directory: Directory, output: Outp
             for row in rows
         ],
     )
-
-
-def _pages(client: Client) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    while True:
-        after = rows[-1]["number"] if rows else 0
-        page = client.query("brake.page", {"after": after, "limit": PAGE}).value
-        rows.extend(page)
-        if len(page) < PAGE:
-            return rows
 
 
 def _show(output: Output, row: dict[str, Any]) -> None:

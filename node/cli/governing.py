@@ -13,10 +13,9 @@ from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
 from node.cli.joining import Request, read_request
 from node.cli.options import Directory, Duration, connect, node_option, output_option
 from node.cli.output import Output, message
+from node.cli.paging import numbered_rows, proposal_view
 from node.client import Client, Fate
 from node.errors import ConfigError, NotFinal, RejectedTransaction
-
-PAGE = 100
 
 anyway_option = click.option(
     "--anyway", is_flag=True, help="Also where the members that run now would not be a quorum after it."
@@ -142,7 +141,7 @@ def vote(
 ) -> int:
     """Vote on proposal NUMBER; until it is decided the vote may be changed."""
     with connect(nodes, directory) as client:
-        view = client.query("governance.proposal", {"proposal": number}).value
+        view = proposal_view(client, number)
         expected = _forecast_of(client, view["proposal"])
         if not output.as_json:
             _show_proposal(output, view)
@@ -175,7 +174,7 @@ def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: 
     """Proposals that are voted on or wait; with NUMBER one of them, with before and after and its history."""
     with connect(nodes, directory) as client:
         if number is not None:
-            view = client.query("governance.proposal", {"proposal": number}).value
+            view = proposal_view(client, number)
             expected = None
             if view["proposal"]["status"] in ("open", "waiting"):
                 expected = _forecast_of(client, view["proposal"])
@@ -186,7 +185,7 @@ def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: 
             if expected is not None:
                 _show_forecast(output, expected)
             return
-        rows = _pages(client) if every else client.query("governance.pending", {"limit": PAGE}).value
+        rows = numbered_rows(client, "governance.page" if every else "governance.pending")
     if output.as_json:
         output.document({"proposals": rows})
         return
@@ -214,16 +213,6 @@ def _require_fitting(kind: str, request: Path | None, value: int | None, of_cont
         raise ConfigError("invalid_usage", "change_parameter, and nothing else, goes with --value NUMBER")
     if kind not in versions.KINDS and any(item is not None for item in of_contract):
         raise ConfigError("invalid_usage", "--version and --at-height go with a change of a contract")
-
-
-def _pages(client: Client) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    while True:
-        after = rows[-1]["number"] if rows else 0
-        page = client.query("governance.page", {"after": after, "limit": PAGE}).value
-        rows.extend(page)
-        if len(page) < PAGE:
-            return rows
 
 
 def _forecast(client: Client, kind: str, member: str, role: str | None) -> Forecast:

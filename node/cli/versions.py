@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from node.cli.output import Output
+from node.cli.paging import numbered_rows
 from node.client import Client
 from node.client.answers import ContractAnswer
 from node.errors import ConfigError, NotFound
@@ -15,7 +16,6 @@ KINDS = ("activate_contract", "deactivate_contract", "upgrade_contract")
 HEIGHTS_AHEAD = 3
 """A change that names no height may happen so soon: it has to be proposed in a block, and carried out in one."""
 DIGITS = 16
-PENDING_MAX = 100
 
 
 def contract_arguments(
@@ -70,7 +70,7 @@ def readiness(client: Client) -> Waiting:
     """Return of each contract whose change waits: the proposal, what it waits for, and whose nodes have it."""
     found: Waiting = {}
     try:
-        rows = client.query("governance.pending", {"limit": PENDING_MAX}).value
+        rows = numbered_rows(client, "governance.pending")
     except NotFound:
         return found  # without governance nothing is decided
     for row in rows:

@@ -4,14 +4,25 @@ from typing import Any
 
 import pytest
 
-from contracts.brake import BRAKE_MS_MAX, CONFIRM_MS, HOUR_MS, PULLED_PER_MEMBER, Brake
+from contracts.brake import (
+    BRAKE_MS_MAX,
+    CONFIRM_MS,
+    KEPT_MAX,
+    PULLED_PER_MEMBER,
+    STANDING_MAX,
+    WAKES_MAX,
+    Brake,
+    Pulled,
+)
+from contracts.brake import Standing as Pending
 from contracts.claims import Claims
 from contracts.governance import Governance
 from contracts.maintenance import Maintenance
 from contracts.membership import Membership
 from contracts.sdk import GOVERNING, Context, Contract, Map, Revert, call, scheduled
 from contracts.settlement import AFTER_BRAKE_MS, Settlement
-from contracts.testkit import START_MS, World, reverts
+from contracts.testkit import OPERATIONS_MAX, START_MS, World, reverts
+from contracts.waking import HOUR_MS
 from tests.contracts.test_governance import decided, key, propose, vote, world_of
 
 UETR = "00000000-0000-4000-8000-00000000000"
@@ -182,10 +193,7 @@ def test_who_lost_its_vote_does_not_count_among_those_who_lift(world: World) -> 
     number = pull(world, "account/A", ms=BRAKE_MS_MAX)
     for by in ("bank-a", "bank-b", "bank-e", "bank-f"):
         world.as_(by).call(Brake.lift, brake=number)
-    proposal = decided(world, "suspend_member", "bank-f")
-    for name in ("bank-a", "bank-b", "bank-c", "bank-d", "bank-e"):
-        if world.query(Governance.proposal, proposal=proposal)["proposal"]["status"] == "waiting":
-            world.as_(f"{name}/node").call(Governance.ready, proposal=proposal)
+    suspend(world, "bank-f")
     # Six are left, of whom a quorum is four: a, b, e and the next one.
     assert status(world, number) == "on"
     with reverts("not_a_puller"):
@@ -235,6 +243,86 @@ def test_asks_are_bounded_and_over_ones_make_room(world: World) -> None:
     world.time_ms += CONFIRM_MS
     ask(world, "account/A")
     assert {status(world, number) for number in numbers} == {"lapsed"}
+
+
+def suspend(world: World, member: str) -> None:
+    """The members decide so, and the list without it runs."""
+    proposal = decided(world, "suspend_member", member)
+    for name, _ in Membership.read_validators(world.state):
+        if (
+            name != member
+            and world.query(Governance.proposal, proposal=proposal)["proposal"]["status"] == "waiting"
+        ):
+            world.as_(f"{name}/node").call(Governance.ready, proposal=proposal)
+
+
+def test_what_a_member_asked_for_that_is_none_any_more_is_not_confirmed(world: World) -> None:
+    number = ask(world, "account/A", "bank-c")
+    suspend(world, "bank-c")
+    with reverts("asker_gone"):
+        world.as_("bank-d").call(Brake.confirm, brake=number)
+    pay(world)
+    world.as_("bank-a").call(Brake.confirm, brake=ask(world, "account/A", "bank-d"))
+
+
+def test_a_lift_counts_anew_where_fewer_suffice_since(world: World) -> None:
+    world = world_of(7, contracts=(Settlement, Brake))
+    number = pull(world, "account/A", ms=BRAKE_MS_MAX)
+    for by in ("bank-a", "bank-b", "bank-e", "bank-f"):
+        world.as_(by).call(Brake.lift, brake=number)
+    suspend(world, "bank-g")
+    assert status(world, number) == "on"
+    world.as_("bank-a").call(Brake.lift, brake=number)
+    assert status(world, number) == "lifted"
+
+
+def test_asking_and_taking_back_leaves_no_more_than_a_few_rows_and_calls(world: World) -> None:
+    """It left a row and a scheduled call each time, for ever and for up to six hours."""
+    pulled = pull(world, "account/A")
+    world.as_("bank-c").call(Brake.lift, brake=pulled)
+    before = len(world.state.data)
+    for _ in range(2 * KEPT_MAX):
+        number = ask(world, "account/A", "bank-c", ms=CONFIRM_MS)
+        world.as_("bank-c").call(Brake.lift, brake=number)
+        world.time_ms += 1_001
+    rows = world.query(Brake.page, limit=100)
+    assert [row["number"] for row in rows] == [pulled, *range(number - KEPT_MAX + 1, number + 1)]
+    assert len(world.due) == len({at_ms for at_ms, _, _ in world.due}) < WAKES_MAX
+    # Those that are kept, the list of them, and the times of calls that wait.
+    assert len(world.state.data) <= before + KEPT_MAX + 1 + len(world.due)
+    world.advance(HOUR_MS)
+    assert world.due == []
+
+
+def test_what_was_on_is_forgotten_with_who_asked_for_its_end(world: World) -> None:
+    for _ in range(KEPT_MAX + 2):
+        number = pull(world, "account/A")
+        world.as_("bank-a").call(Brake.lift, brake=number)
+        world.as_("bank-c").call(Brake.lift, brake=number)
+    rows = world.query(Brake.page, limit=100)
+    assert [(row["number"], row["lifters"]) for row in rows] == [
+        (kept, ["bank-a"]) for kept in range(3, KEPT_MAX + 3)
+    ]
+    with reverts("brake_not_found"):
+        world.as_("bank-a").call(Brake.lift, brake=2)
+    assert len(list(Brake.lifters.scan_from(world.state, 100))) == KEPT_MAX
+
+
+def test_all_that_can_be_over_at_once_ends_within_a_calls_operations(world: World) -> None:
+    """Also where each of them pushes out another one that a quorum has nearly lifted."""
+    names = tuple(f"member-with-a-long-name-{place:03}" for place in range(85))
+    for place in range(STANDING_MAX):
+        asker = f"m{place // PULLED_PER_MEMBER}"
+        row = Pulled("account", "A", "x" * 500, asker, START_MS, START_MS + 1, START_MS + 1, "on", "bank-b")
+        number = 1_000 + place
+        world.state.put(Brake.brakes.key(number), row)
+        world.state.put(Brake.standing.key(number), Pending("account", "A", asker, True, START_MS + 1))
+        world.state.put(Brake.lifters.key(number), names)
+        world.state.put(Brake.ended.key((asker, True)), tuple(range(KEPT_MAX)))
+    arguments = {"what": "account/A", "until_ms": world.time_ms + HOUR_MS, "reason": "fraud"}
+    outcome = world.execute("bank-c", Brake.ask, arguments)
+    assert (outcome.code, len(outcome.events)) == ("ok", STANDING_MAX + 1)
+    assert outcome.operations < OPERATIONS_MAX // 2, outcome.operations
 
 
 def test_the_history_stays(world: World) -> None:

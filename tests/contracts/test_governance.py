@@ -15,8 +15,8 @@ from contracts.testkit import START_MS, World, reverts
 
 DAY_MS = 86_400_000
 END_MS = START_MS + DAY_MS
-TIDY_MS = DAY_MS + 60_000
-"""What ends at END_MS is tidied up at the next full minute."""
+TIDY_MS = DAY_MS + 1_000
+"""What ends at END_MS is tidied up at the next full second."""
 
 
 def key(number: int) -> bytes:

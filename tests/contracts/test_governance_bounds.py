@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from contracts.governance import ENDED_MAX, OPEN_MAX, Governance, Rules, lasting_blocks
+from contracts.governance import ENDED_MAX, HISTORY_MAX, OPEN_MAX, PAGE_MAX, Governance, Rules, Step, lasting_blocks
 from contracts.membership import Membership
 from contracts.metering import SCAN_ROW_COST
 from contracts.testkit import World, reverts
@@ -95,11 +95,13 @@ def test_a_newcomer_that_did_not_come_in_time_has_no_part_in_it(world: World) ->
     assert Membership.read_policy(world.state, "bank-n/node") is None
 
 
-def test_what_has_ended_leaves_one_scheduled_call_a_minute_at_most(world: World) -> None:
-    for _ in range(50):
-        number = propose(world, "remove_member", "bank-e")
+def test_what_has_ended_leaves_few_scheduled_calls(world: World) -> None:
+    """Each proposal that ended at another minute left one, for up to 90 days."""
+    for place in range(1, 91):
+        number = propose(world, "remove_member", "bank-e", expires_at_ms=world.time_ms + 1 + place * 600_000)
         world.as_("bank-a").call(Governance.withdraw, proposal=number)
-    assert len(world.due) == 1
+    # One for each hour of what is left of the day, and those on the way to the first end.
+    assert len(world.due) == len({at_ms for at_ms, _, _ in world.due}) < 30
 
 
 def test_however_many_end_at_once_no_call_costs_too_much(world: World) -> None:
@@ -115,15 +117,36 @@ def test_however_many_end_at_once_no_call_costs_too_much(world: World) -> None:
     assert each * ENDED_MAX + OPEN_MAX * SCAN_ROW_COST * 4 < OPERATIONS_MAX // 2, outcome.operations
 
 
-def test_an_end_that_is_tidied_up_in_parts_goes_on_in_the_next_minute(
+def test_an_end_that_is_tidied_up_in_parts_goes_on_in_the_next_second(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("contracts.governance.ENDED_MAX", 3)
     numbers = [propose(world, "remove_member", "bank-e") for _ in range(8)]
     world.advance(TIDY_MS)
     for _ in range(3):
-        world.advance(60_000)
+        world.advance(1_000)
     assert {status(world, number) for number in numbers} == {"expired"}
+
+
+def test_a_history_that_is_longer_than_an_answer_says_so_and_is_read_on(world: World) -> None:
+    """It was cut at 500 lines, and nothing told that there were more."""
+    number = propose(world, "remove_member", "bank-e")
+    lines = HISTORY_MAX + PAGE_MAX + 20
+    for place in range(2, lines):
+        world.state.put(Governance.history.key((number, place)), Step(7, place, "bank-b", "no"))
+    world.state.put(Governance.lines.key(number), lines)
+    other = propose(world, "suspend_member", "bank-e")
+    view = world.query(Governance.proposal, proposal=number)
+    assert (len(view["history"]), view["history_lines"]) == (HISTORY_MAX, lines)
+    rows = view["history"]
+    for size in (PAGE_MAX, 20, 0):
+        page = world.query(Governance.history_page, proposal=number, after=len(rows))
+        assert len(page) == size
+        rows += page
+    assert [row["what"] for row in rows[:2]] == ["proposed", "yes"]
+    assert [row["time_ms"] for row in rows[2:]] == list(range(2, lines))
+    assert [row["what"] for row in world.query(Governance.history_page, proposal=other)] == ["proposed", "yes"]
+    assert [row["number"] for row in world.query(Governance.pending, after=number)] == [other]
 
 
 def test_who_has_no_vote_has_a_small_share_of_the_room(world: World) -> None:

@@ -1,12 +1,16 @@
 """A window is booked only where a quorum stays without one, and it is a plan for one member's turns alone."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from contracts.engine import EventRecord, Scheduled
 from contracts.maintenance import (
     AHEAD_MS_MAX,
-    HOUR_MS,
+    WAKES_MAX,
     WINDOW_MS_MAX,
     WINDOWS_MAX,
     Maintenance,
@@ -15,7 +19,8 @@ from contracts.maintenance import (
 )
 from contracts.membership import Membership
 from contracts.sdk import Revert
-from contracts.testkit import START_MS, CallFailed, World, reverts
+from contracts.testkit import OPERATIONS_MAX, START_MS, CallFailed, World, reverts
+from contracts.waking import DAY_MS, HOUR_MS, wake_ms, wakes_max
 from tests.contracts.test_governance import decided, ready, voters, world_of
 
 
@@ -143,6 +148,72 @@ def test_a_beginning_that_has_passed_is_now(world: World) -> None:
     assert resting(world) == ("bank-b",)
     [row] = world.query(Maintenance.calendar)
     assert row["from_ms"] == world.time_ms
+
+
+def test_moving_a_window_again_and_again_leaves_few_scheduled_calls_and_it_still_begins_in_time(
+    world: World,
+) -> None:
+    """Each move left two, for up to 90 days."""
+    number = book(world, "bank-b", 1, 2)
+    for place in range(300):
+        # Over all days, hours, minutes and seconds that a window may begin at.
+        ahead_ms = (2_000, 100_000, HOUR_MS, AHEAD_MS_MAX)[place % 4] * (place + 1) // 300
+        from_ms = world.time_ms + 1 + ahead_ms
+        args = {"window": number, "from_ms": from_ms, "until_ms": from_ms + HOUR_MS + place}
+        world.as_("bank-b").call(Maintenance.move, **args)
+    assert len(world.due) == len({at_ms for at_ms, _, _ in world.due}) <= WAKES_MAX
+    args = {"window": number, "from_ms": at(50) + 1, "until_ms": at(51) + 1}
+    world.as_("bank-b").call(Maintenance.move, **args)
+    told = [(world.time_ms, event.name) for event in runs_by_itself(world)]
+    # At the moments themselves, rounded up to a second.
+    assert told == [(at(50) + 1_000, "Began"), (at(51) + 1_000, "Ended")]
+    assert (world.due, calendar(world)) == ([], [])
+
+
+def runs_by_itself(world: World) -> Iterator[EventRecord]:
+    """Blocks for scheduled calls alone, as on a quiet ledger, until none is left; what they tell."""
+    while world.due:
+        outcomes = world.advance(max(1, min(at_ms for at_ms, _, _ in world.due) - world.time_ms))
+        yield from [event for outcome in outcomes for event in outcome.events]
+
+
+def test_a_call_that_did_not_come_is_made_up_for_by_the_next(world: World) -> None:
+    book(world, "bank-b", 30, 31)
+    world.due.clear()  # as if it was settled unexecuted
+    world.advance(29 * HOUR_MS)
+    book(world, "bank-c", 32, 33)
+    assert [event.name for event in runs_by_itself(world)] == ["Began", "Ended"] * 2
+    assert list(Maintenance.wakes.scan_from(world.state, 9)) == []
+
+
+@given(st.integers(0, 2**50), st.integers(1, AHEAD_MS_MAX))
+def test_who_is_called_on_the_way_comes_in_time_after_four_calls_at_most(now_ms: int, ahead_ms: int) -> None:
+    moment_ms, calls = now_ms + ahead_ms, 0
+    while now_ms < moment_ms:
+        calls, before_ms, now_ms = calls + 1, now_ms, wake_ms(moment_ms, now_ms)
+        assert before_ms < now_ms < moment_ms + 1_000
+    assert calls <= 4
+
+
+def test_calls_that_wait_are_as_few_as_is_said() -> None:
+    start_ms = START_MS // DAY_MS * DAY_MS
+    waiting: set[int] = set()
+    for now_ms in range(start_ms, start_ms + DAY_MS, 3_590_001):
+        waiting = {at_ms for at_ms in waiting if at_ms > now_ms}
+        for ahead_ms in (*range(1, HOUR_MS, 999), *range(HOUR_MS, AHEAD_MS_MAX, HOUR_MS)):
+            waiting.add(wake_ms(now_ms + ahead_ms, now_ms))
+        assert len(waiting) <= wakes_max(AHEAD_MS_MAX)
+
+
+def test_a_calendar_that_is_over_at_once_is_cleared_within_a_calls_operations(world: World) -> None:
+    for number in range(WINDOWS_MAX):
+        row = Window(f"x{number}", START_MS + 1, at(1), "r" * 200, 1)
+        world.state.put(Maintenance.windows.key(1_000 + number), row)
+    for passed_ms, name in ((10, "Began"), (2 * HOUR_MS, "Ended")):
+        world.due = [(world.time_ms, 0, Scheduled(world.time_ms, "maintenance", "tidy", {}))]
+        [outcome] = world.advance(passed_ms)
+        assert [event.name for event in outcome.events] == [name] * WINDOWS_MAX
+        assert outcome.operations < OPERATIONS_MAX // 2, outcome.operations
 
 
 @pytest.mark.parametrize(

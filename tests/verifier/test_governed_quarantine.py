@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from contracts.governance import MINUTE_MS, Governance
+from contracts.governance import Governance
 from contracts.membership import Membership
+from contracts.waking import MINUTE_MS
 from node.executor.run import SCHEDULE
 from node.ledger import Call, sha256
 from node.state import Overlay
