@@ -323,6 +323,9 @@ class Membership(Contract):
         Code("limit_out_of_range", "A page has 1 … 500 rows."),
         Code("tier_not_found", "The member has no tier of that name."),
         Code("tier_names_nothing", "No call of the contract is one that the tier looks at: check the names."),
+        Code(
+            "tier_on_approvals", "No tier asks for more before `approvals`: by it tiers are satisfied, and changed."
+        ),
         Code("too_many_tiers", "A member has at most 16 tiers, with 96 seats together."),
         Code("groups_out_of_range", "A tier has 1 to 4 groups."),
         Code("nobody_to_spare", "A group has one person more than it asks for: else one lost key closes the tier."),
@@ -483,12 +486,14 @@ class Membership(Contract):
         place = self._managed(ctx, principal)
         require(place in self.policies, "principal_not_found", principal)
         tier = _tier(name, principal, (contract, method), (argument, over), (where, equals), groups)
+        # A transaction holds fewer signatures than a tier may ask for: beyond that, requests are the only way.
+        require(f"@{contract}" != APPROVALS, "tier_on_approvals")
         _require_known(tier, ctx.calls_of(contract))
-        keys: list[bytes] = []
+        keys: dict[bytes, str] = {}
         for person in seats_of(tier):
             for key in circle(self.policies[_place(person)], ctx.time_ms):
                 require(key not in keys, "persons_not_distinct", person)
-                keys.append(key)
+                keys[key] = person
         self._put_tiers(place[0], name, (tier,))
         ctx.emit(TierChanged(place[0], name, principal, seats_of(tier)))
 
