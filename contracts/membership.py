@@ -45,6 +45,7 @@ from contracts.policies import (
     suffices,
 )
 from contracts.sdk import (
+    TIME_MS_MAX,
     Argument,
     Code,
     Context,
@@ -813,17 +814,25 @@ class Membership(Contract):
     @staticmethod
     def unmet_tier(
         state: State, sender: str, calls: Sequence[PlannedCall], signers: Sequence[bytes], time_ms: int
-    ) -> str | None:
-        """Return the first tier that calls of the sender ask for and signatures of `signers` leave open, or None.
+    ) -> tuple[str | None, int]:
+        """Return the first tier that calls of the sender ask for and signatures of `signers` leave open, or None;
+        and up to which time that stays so, where no policy and no stand-in changes (`decides_tiers`).
 
         Who has spoken is whose own policy they satisfy.
         """
+        moments = [TIME_MS_MAX]
 
         def policy_of(principal: str) -> Policy | None:
-            return Membership.policies.read_from(state, _place(principal))
+            found = Membership.policies.read_from(state, _place(principal))
+            for item in () if found is None else found.former:
+                moments.append(item.until_ms)
+            return found
 
         def stand_in_of(person: str) -> StandIn | None:
-            return Membership.stand_ins.read_from(state, _place(person))
+            found = Membership.stand_ins.read_from(state, _place(person))
+            for moment in () if found is None else (found.from_ms, found.until_ms):
+                moments.append(moment)
+            return found
 
         policy = policy_of(sender)
         for tier in () if policy is None else demanded(policy.tiers, sender, calls):
@@ -831,8 +840,13 @@ class Membership(Contract):
             delegates = [item.delegate for item in [stand_in_of(person) for person in seats] if item is not None]
             spoken = [person for person in (*seats, *delegates) if suffices(policy_of(person), signers, time_ms)]
             if not count(tier, policy_of, stand_in_of, spoken, time_ms).met:
-                return tier.name
-        return None
+                return tier.name, min([moment for moment in moments if moment > time_ms])
+        return None, min([moment for moment in moments if moment > time_ms])
+
+    @staticmethod
+    def decides_tiers(key: bytes) -> bool:
+        """Whether the value under the state key may decide what `unmet_tier` says."""
+        return key.startswith((Membership.policies.prefix, Membership.stand_ins.prefix))
 
     @staticmethod
     def read_policy(state: State, principal: str) -> Policy | None:

@@ -85,8 +85,14 @@ class Registry(Protocol):
 
     def unmet_tier(
         self, state: Overlay, sender: str, calls: Sequence[Call], signers: Sequence[bytes], time_ms: int
-    ) -> str | None:
-        """Return the name of a tier that the calls ask for and these keys' signatures leave open, or None."""
+    ) -> tuple[str | None, int]:
+        """Return the name of a tier that the calls ask for and these keys' signatures leave open, or None.
+
+        And the time of blocks up to which that is so, as long as nothing is written that `decides_tiers`.
+        """
+
+    def decides_tiers(self, key: bytes) -> bool:
+        """Whether the value under the state key may decide what `unmet_tier` says."""
 
     def only_call(self, principal: str) -> tuple[str, str] | None:
         """Return the one call (contract, method) that such a principal makes; None: it makes any."""
@@ -399,11 +405,13 @@ def unsatisfied(policy: Policy | None, transaction: Transaction, time_ms: int) -
 
 def unapproved(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
     """Return why the signatures do not suffice for the tiers that the transaction's calls ask for, or None."""
-    return None if open_tier(registry, state, transaction, time_ms) is None else "approval_required"
+    return None if open_tier(registry, state, transaction, time_ms)[0] is None else "approval_required"
 
 
-def open_tier(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
-    """Return the tier that the transaction's calls ask for and its signatures leave open at `time_ms`, or None."""
+def open_tier(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> tuple[str | None, int]:
+    """Return the tier that the transaction's calls ask for and its signatures leave open at `time_ms`, or None;
+    and until when that is so (`Registry.unmet_tier`).
+    """
     body = transaction.body
     signers = [signature.key for signature in transaction.signatures]
     return registry.unmet_tier(state, body.sender, body.calls, signers, time_ms)

@@ -435,6 +435,19 @@ def test_nobody_silences_another_person_by_taking_its_public_key(world: World) -
     assert approve(world, number, "anna", "ben", "ria")[-1] == "Ended"
 
 
+def test_two_stand_ins_with_one_key_speak_for_one_person(world: World) -> None:
+    root = world.as_("bank-a")
+    root.call(Membership.add_principal, principal="bank-a/emil", threshold=1, keys=[key(23)])
+    for person, delegate in (("anna", "dora"), ("ben", "emil")):
+        named = {"delegate": f"bank-a/{delegate}", "key": key(23), "until_ms": in_a_day(world)}
+        world.as_(f"bank-a/{person}").call(Membership.stand_in, **named)
+    number = request(world, payment(LIMIT + 1))
+    approve(world, number, "ria", "dora")
+    with reverts("not_entitled"):
+        approve(world, number, "emil")
+    assert approve(world, number, "cleo")[-1] == "Ended"
+
+
 def test_the_root_gets_no_seat_by_a_former_key_of_the_stand_in(world: World) -> None:
     """It rotated the delegate's key to its own and back, and signed for her by the overlap."""
     root, anna = world.as_("bank-a"), world.as_("bank-a/anna")
