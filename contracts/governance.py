@@ -899,7 +899,7 @@ class Governance(Contract):
         ready = [ReadyRow(key[1], height) for key, height in self.readiness.scan(prefix=(proposal,))]
         steps = [step for _, step in self.history.scan(prefix=(proposal,), limit=HISTORY_MAX)]
         rules = self.rules.read()
-        lines = self.lines.get(proposal)
+        lines = self.lines[proposal]
         return ProposalView(
             proposal,
             row.proposal,
@@ -907,7 +907,7 @@ class Governance(Contract):
             row.no,
             tuple(ready),
             tuple(steps),
-            0 if lines is None else lines,
+            lines,
             rules,
         )
 

@@ -45,6 +45,7 @@ from contracts.policies import (
     suffices,
 )
 from contracts.sdk import (
+    TIME_MS_MAX,
     Argument,
     Code,
     Context,
@@ -323,6 +324,9 @@ class Membership(Contract):
         Code("limit_out_of_range", "A page has 1 … 500 rows."),
         Code("tier_not_found", "The member has no tier of that name."),
         Code("tier_names_nothing", "No call of the contract is one that the tier looks at: check the names."),
+        Code(
+            "tier_on_approvals", "No tier asks for more before `approvals`: by it tiers are satisfied, and changed."
+        ),
         Code("too_many_tiers", "A member has at most 16 tiers, with 96 seats together."),
         Code("groups_out_of_range", "A tier has 1 to 4 groups."),
         Code("nobody_to_spare", "A group has one person more than it asks for: else one lost key closes the tier."),
@@ -484,12 +488,14 @@ class Membership(Contract):
         place = self._managed(ctx, principal)
         require(place in self.policies, "principal_not_found", principal)
         tier = _tier(name, principal, (contract, method), (argument, over), (where, equals), groups)
+        # A transaction holds fewer signatures than a tier may ask for: beyond that, requests are the only way.
+        require(f"@{contract}" != APPROVALS, "tier_on_approvals")
         _require_known(tier, ctx.calls_of(contract))
-        keys: list[bytes] = []
+        keys: dict[bytes, str] = {}
         for person in seats_of(tier):
             for key in circle(self.policies[_place(person)], ctx.time_ms):
                 require(key not in keys, "persons_not_distinct", person)
-                keys.append(key)
+                keys[key] = person
         self._put_tiers(place[0], name, (tier,))
         ctx.emit(TierChanged(place[0], name, principal, seats_of(tier)))
 
@@ -809,17 +815,25 @@ class Membership(Contract):
     @staticmethod
     def unmet_tier(
         state: State, sender: str, calls: Sequence[PlannedCall], signers: Sequence[bytes], time_ms: int
-    ) -> str | None:
-        """Return the first tier that calls of the sender ask for and signatures of `signers` leave open, or None.
+    ) -> tuple[str | None, int]:
+        """Return the first tier that calls of the sender ask for and signatures of `signers` leave open, or None;
+        and up to which time that stays so, where no policy and no stand-in changes (`decides_tiers`).
 
         Who has spoken is whose own policy they satisfy.
         """
+        moments = [TIME_MS_MAX]
 
         def policy_of(principal: str) -> Policy | None:
-            return Membership.policies.read_from(state, _place(principal))
+            found = Membership.policies.read_from(state, _place(principal))
+            for item in () if found is None else found.former:
+                moments.append(item.until_ms)
+            return found
 
         def stand_in_of(person: str) -> StandIn | None:
-            return Membership.stand_ins.read_from(state, _place(person))
+            found = Membership.stand_ins.read_from(state, _place(person))
+            for moment in () if found is None else (found.from_ms, found.until_ms):
+                moments.append(moment)
+            return found
 
         policy = policy_of(sender)
         for tier in () if policy is None else demanded(policy.tiers, sender, calls):
@@ -827,8 +841,13 @@ class Membership(Contract):
             delegates = [item.delegate for item in [stand_in_of(person) for person in seats] if item is not None]
             spoken = [person for person in (*seats, *delegates) if suffices(policy_of(person), signers, time_ms)]
             if not count(tier, policy_of, stand_in_of, spoken, time_ms).met:
-                return tier.name
-        return None
+                return tier.name, min([moment for moment in moments if moment > time_ms])
+        return None, min([moment for moment in moments if moment > time_ms])
+
+    @staticmethod
+    def decides_tiers(key: bytes) -> bool:
+        """Whether the value under the state key may decide what `unmet_tier` says."""
+        return key.startswith((Membership.policies.prefix, Membership.stand_ins.prefix))
 
     @staticmethod
     def read_policy(state: State, principal: str) -> Policy | None:

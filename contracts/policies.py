@@ -224,7 +224,7 @@ def count(
 ) -> TierStanding:
     """Return how far the tier is when these principals have spoken. No person, and no key, counts twice in it."""
     seats = seats_of(tier)
-    taken: tuple[bytes, ...] = ()
+    taken: dict[bytes, str] = {}
     groups: list[GroupStanding] = []
     for group in tier.groups:
         row: list[Seat] = []
@@ -234,8 +234,8 @@ def count(
             keys = () if policy is None else circle(policy, time_ms)
             if any(key in taken for key in keys):
                 by = ""
-            if by:
-                taken = (*taken, *keys)
+            for key in keys if by else ():
+                taken[key] = person
             row.append(Seat(person, by))
         groups.append(GroupStanding(group.threshold, tuple(row)))
     met = all(len([seat for seat in item.seats if seat.by]) >= item.threshold for item in groups)

@@ -13,13 +13,12 @@ from node.executor.run import (
     Rules,
     misplaced,
     next_due_ms,
-    open_tier,
     request_of,
     request_prefix,
     taken,
-    unapproved,
     unsatisfied,
 )
+from node.executor.tier_verdicts import TierVerdicts
 from node.ledger import RequestRecord, Transaction
 from node.state import LedgerView, Overlay
 
@@ -30,9 +29,10 @@ SENDERS_MAX = 10_000
 class Admission:
     """Judges (verified) transactions on one head. May be asked in several threads."""
 
-    def __init__(self, rules: Rules, view: LedgerView) -> None:
-        """`view` is the head's state."""
+    def __init__(self, rules: Rules, view: LedgerView, tiers: TierVerdicts) -> None:
+        """`view` is the head's state; `tiers` hold on it."""
         self._rules = rules
+        self._tiers = tiers
         self._view = view
         self._earliest_ms = view.head.time_ms + 1
         self._senders: dict[str, tuple[bytes, Policy | None]] = {}
@@ -75,7 +75,7 @@ class Admission:
             or self._unsatisfied(policy, transaction, time_ms)
         )
         if reason == "approval_required":
-            tier = open_tier(self._rules.registry, Overlay(self._view), transaction, time_ms)
+            tier = self._tiers.open_tier(Overlay(self._view), transaction, time_ms)
             raise RejectedTransaction(reason, f"{body.sender}'s tier {tier!r} asks for more signatures", tier=tier)
         if reason is not None:
             raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")
@@ -84,7 +84,8 @@ class Admission:
     def _unsatisfied(self, policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
         reason = unsatisfied(self._rules.registry, policy, transaction, time_ms)
         if reason is None and policy is not None and policy.tiers:
-            return unapproved(self._rules.registry, Overlay(self._view), transaction, time_ms)
+            tier = self._tiers.open_tier(Overlay(self._view), transaction, time_ms)
+            return None if tier is None else "approval_required"
         return reason
 
     def _read(self, transaction: Transaction) -> tuple[RequestRecord | None, Policy | None]:

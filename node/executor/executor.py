@@ -22,6 +22,7 @@ from node.executor.difference import RECEIPT_SIZE_MAX, Claim, Difference, Traced
 from node.executor.empty_view import EmptyView
 from node.executor.queries import Queries
 from node.executor.run import BlockRun, Registry, Rules
+from node.executor.tier_verdicts import TierVerdicts
 from node.ledger import (
     BlockBody,
     Header,
@@ -62,6 +63,7 @@ class Executor:
         self._code = ActiveCode((), engine)
         self.queries = Queries(network.network_id, engine)
         self._cache = ValueCache()
+        self._tiers = TierVerdicts(registry)
         # What was forgotten before lies there as graves, over which LevelDB would walk at every block.
         self._requests_from_ms = 0
         self._tree: StateTree | None = None
@@ -89,7 +91,8 @@ class Executor:
         # Read through the attribute: the same tree goes on over later views.
         self._view = view
         self._take_rules(view)
-        self._admission = Admission(self._rules, view)
+        self._tiers = TierVerdicts(self._registry)
+        self._admission = Admission(self._rules, view, self._tiers)
         self._requests_from_ms = 0
         self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
         self._cache = ValueCache(lacks=self._tree.lacks)
@@ -109,6 +112,7 @@ class Executor:
         self._opened_tree().commit(executed.tree)
         self._view = view
         self._take_rules(view)
+        self._tiers = self._tiers.after(executed.writes)
         if shown:
             self.show(view)
         self._cache = cache
@@ -136,7 +140,7 @@ class Executor:
 
     def show(self, view: LedgerView) -> None:
         """Transactions are admitted and tried on `view`: that of the head, or of a block before it."""
-        self._admission = Admission(self._rules, view)
+        self._admission = Admission(self._rules, view, self._tiers)
 
     def settle(self, view: LedgerView) -> None:
         """Stand on `view`, which shows the present head from elsewhere; ValueError when it shows another one."""
@@ -221,7 +225,13 @@ class Executor:
                 break
             if not fits(run, transaction, parameters.block_calls_max, parameters.block_bytes_max, halvings):
                 continue
-            if run.obstacle(transaction) is not None:
+            if self._tiers.leaves_open(transaction, run.time_ms):
+                continue
+            reason = run.obstacle(transaction)
+            if reason is not None:
+                if reason == "approval_required":
+                    # Not judged again for the next block, unless by then it may have become another.
+                    self._tiers.open_tier(Overlay(self._opened_view()), transaction, run.time_ms)
                 continue
             if allow_quarantine and transaction.wire_id in suspects:
                 run.accept(transaction, run.quarantine(transaction))

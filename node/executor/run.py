@@ -85,8 +85,14 @@ class Registry(Protocol):
 
     def unmet_tier(
         self, state: Overlay, sender: str, calls: Sequence[Call], signers: Sequence[bytes], time_ms: int
-    ) -> str | None:
-        """Return the name of a tier that the calls ask for and these keys' signatures leave open, or None."""
+    ) -> tuple[str | None, int]:
+        """Return the name of a tier that the calls ask for and these keys' signatures leave open, or None.
+
+        And the time of blocks up to which that is so, as long as nothing is written that `decides_tiers`.
+        """
+
+    def decides_tiers(self, key: bytes) -> bool:
+        """Whether the value under the state key may decide what `unmet_tier` says."""
 
     def needs_keys_in_force(self, sender: str, calls: Sequence[Call]) -> bool:
         """Return whether a former key does not sign these calls in its successor's place."""
@@ -404,11 +410,13 @@ def unsatisfied(registry: Registry, policy: Policy | None, transaction: Transact
 
 def unapproved(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
     """Return why the signatures do not suffice for the tiers that the transaction's calls ask for, or None."""
-    return None if open_tier(registry, state, transaction, time_ms) is None else "approval_required"
+    return None if open_tier(registry, state, transaction, time_ms)[0] is None else "approval_required"
 
 
-def open_tier(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> str | None:
-    """Return the tier that the transaction's calls ask for and its signatures leave open at `time_ms`, or None."""
+def open_tier(registry: Registry, state: Overlay, transaction: Transaction, time_ms: int) -> tuple[str | None, int]:
+    """Return the tier that the transaction's calls ask for and its signatures leave open at `time_ms`, or None;
+    and until when that is so (`Registry.unmet_tier`).
+    """
     body = transaction.body
     signers = [signature.key for signature in transaction.signatures]
     return registry.unmet_tier(state, body.sender, body.calls, signers, time_ms)

@@ -1,17 +1,19 @@
 """Calls above a tier's limit wait on the ledger for the tier's persons, and run with the requester's authority."""
 
+import hashlib
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from contracts import CONTRACTS
-from contracts.approvals import EXPIRY_MS_MAX, PENDING_PER_PRINCIPAL_MAX, Approvals
-from contracts.membership import Membership
-from contracts.policies import Planned, Tier, demanded
+from contracts.approvals import EXPIRY_MS_MAX, PENDING_PER_PRINCIPAL_MAX, Approvals, Word
+from contracts.membership import KEYS_MAX, Membership
+from contracts.policies import FormerKey, Mandate, Planned, Policy, Tier, circle, demanded
 from contracts.sdk import Context, Contract, Item, call
 from contracts.settlement import Settlement
-from contracts.testkit import World, reverts
+from contracts.testkit import OPERATIONS_MAX, START_MS, World, reverts
+from node.ledger import SIGNATURES_MAX
 
 HOUR_MS = 3_600_000
 LIMIT = 1_000_000
@@ -27,6 +29,10 @@ TIER: dict[str, Any] = {
     "over": LIMIT,
     "groups": GROUPS,
 }
+
+
+def sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def key(number: int) -> bytes:
@@ -391,6 +397,8 @@ def test_nobody_passes_a_place_on_or_has_two(world: World) -> None:
         ({"argument": ""}, "tier_names_nothing"),
         ({"where": "curency", "equals": "EUR"}, "tier_names_nothing"),
         ({"equals": "EUR"}, "tier_names_nothing"),
+        # By requests alone a tier is met that asks for more signatures than a transaction holds: it stays open.
+        ({"principal": "bank-a", "contract": "approvals", "argument": "", "over": 0}, "tier_on_approvals"),
         ({"principal": "bank-b"}, "not_authorized"),
         ({"principal": "bank-a/nobody"}, "principal_not_found"),
     ],
@@ -425,6 +433,19 @@ def test_nobody_silences_another_person_by_taking_its_public_key(world: World) -
     anna.call(Membership.rotate_key, principal="bank-a/anna", former=key(20), key=key(90))
     number = request(world, payment(LIMIT + 1))
     assert approve(world, number, "anna", "ben", "ria")[-1] == "Ended"
+
+
+def test_two_stand_ins_with_one_key_speak_for_one_person(world: World) -> None:
+    root = world.as_("bank-a")
+    root.call(Membership.add_principal, principal="bank-a/emil", threshold=1, keys=[key(23)])
+    for person, delegate in (("anna", "dora"), ("ben", "emil")):
+        named = {"delegate": f"bank-a/{delegate}", "key": key(23), "until_ms": in_a_day(world)}
+        world.as_(f"bank-a/{person}").call(Membership.stand_in, **named)
+    number = request(world, payment(LIMIT + 1))
+    approve(world, number, "ria", "dora")
+    with reverts("not_entitled"):
+        approve(world, number, "emil")
+    assert approve(world, number, "cleo")[-1] == "Ended"
 
 
 def test_the_root_gets_no_seat_by_a_former_key_of_the_stand_in(world: World) -> None:
@@ -464,6 +485,60 @@ def test_a_member_has_sixteen_tiers(world: World) -> None:
     with reverts("too_many_tiers"):
         root.call(Membership.set_tier, **{**TIER, "name": "one-more"})
     assert len(world.query(Membership.tiers, member="bank-a")) == 16
+
+
+@pytest.mark.parametrize(("tiers", "groups", "size"), [(1, 4, 12), (2, 4, 12), (16, 1, 6)])
+def test_the_largest_tiers_that_can_be_set_are_met_on_the_ledger(tiers: int, groups: int, size: int) -> None:
+    """With the longest names and the most keys that persons may have, each of them in an overlap besides.
+
+    They ask for far more signatures than the 16 of a transaction; the last approval cost three times a call's
+    operations, and so the tier was closed.
+    """
+    given, persons = genesis(), [f"bank-a/p{place:02}{'x' * 29}" for place in range(tiers * groups * size)]
+    given["membership"]["principals"] += [
+        {"id": name, "keys": [key(100)], "threshold": 1} for name in (*persons, "bank-a/desk")
+    ]
+    world = World((Membership, Settlement, Approvals), given)
+    everybody = ["bank-a", "bank-a/desk", *persons]
+    for name in everybody:
+        keys = [tuple(sorted(sha256(f"{name} {when} {number}") for number in range(16))) for when in "fn"]
+        former = tuple(FormerKey(old, new, START_MS + 90 * 24 * HOUR_MS) for old, new in zip(*keys, strict=True))
+        member, slash, rest = name.partition("/")
+        world.state.put(Membership.policies.key((member, slash + rest)), Policy(16, keys[1], former))
+    root = world.as_("bank-a")
+    for place in range(tiers):
+        rows = [persons[(place * groups + row) * size :][:size] for row in range(groups)]
+        long: dict[str, Any] = {"principal": "bank-a/desk", "contract": "settlement", "method": "transfer"}
+        tier = {"argument": "amount", "over": 1, "where": "debtor", "equals": "A" * 34, **long}
+        seats = [{"threshold": size - 1, "persons": row} for row in rows]
+        root.call(Membership.set_tier, name=f"t{place:02}{'y' * 29}", groups=seats, **tier)
+    assert tiers * groups * (size - 1) > SIGNATURES_MAX
+    args = {"debtor": "A" * 34, "creditor": "B-1", "amount": 2}
+    paying = request(world, *[{**payment(2), "args": args}] * 16, sender="bank-a/desk")
+    changing = request(world, administration("remove_tier", name=f"t00{'y' * 29}"), sender="bank-a")
+    for number, seats_needed in ((paying, persons), (changing, persons[: groups * size])):
+        missing = [name for place, name in enumerate(seats_needed) if place % size]
+        # As if all but two had approved: what the last ones cost is asked for.
+        for name in missing[2:]:
+            policy = Membership.read_policy(world.state, name)
+            assert policy is not None
+            word = Word(Mandate(name, 16, circle(policy, world.time_ms)), 1, world.time_ms)
+            world.state.put(Approvals.words.key((number, name)), word)
+        digest = world.query(Approvals.show, request=number)["digest"]
+        outcomes = [
+            world.execute(name, Approvals.approve, {"request": number, "digest": digest}) for name in missing[:2]
+        ]
+        assert [outcome.code for outcome in outcomes] == ["ok", "ok"]
+        assert status(world, number) == ("executed" if number == changing else "failed")
+        assert outcomes[-1].operations < OPERATIONS_MAX // 2, outcomes[-1].operations
+        if number == paying:
+            # They were run: what they found is not there.
+            assert world.query(Approvals.show, request=number)["ending"]["code"] == "account_not_found"
+
+
+def test_every_policy_can_be_satisfied_by_the_signatures_of_one_transaction() -> None:
+    """So that each person of a tier can approve alone."""
+    assert KEYS_MAX <= SIGNATURES_MAX
 
 
 def test_a_tier_looks_only_where_it_is_told_to(world: World) -> None:

@@ -57,13 +57,17 @@ class Appointed:
 
     def unmet_tier(
         self, state: Overlay, sender: str, calls: Sequence[Call], signers: Sequence[bytes], time_ms: int
-    ) -> str | None:
+    ) -> tuple[str | None, int]:
         """The contract's."""
         return Membership.unmet_tier(state, sender, calls, signers, time_ms)
 
     def needs_keys_in_force(self, sender: str, calls: Sequence[Call]) -> bool:
         """The contract's."""
         return Membership.needs_keys_in_force(sender, calls)
+
+    def decides_tiers(self, key: bytes) -> bool:
+        """The contract's."""
+        return Membership.decides_tiers(key)
 
     def only_call(self, principal: str) -> tuple[str, str] | None:
         """The contract's."""

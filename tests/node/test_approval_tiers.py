@@ -22,6 +22,8 @@ from node.config import NetworkConfig, PrincipalConfig
 from node.errors import RejectedTransaction
 from node.executor.run import unsatisfied
 from node.ledger import Body, Call, KeySignature, Receipt, Transaction
+from node.mempool import Mempool
+from node.state import Overlay
 from tests.node.ledger_world import HOUR_MS, Ledger, key_of, network, transfer
 
 TREASURY = "bank-a/treasury"
@@ -152,6 +154,80 @@ def test_every_node_comes_to_the_same_block(ledger: Ledger, tmp_path: Path) -> N
     assert other.executor.head.state_root == ledger.executor.head.state_root
     assert other.balance("B") == LIMIT + 2
     other.close()
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of whom it was judged whether a tier is open, each time that it was."""
+    found: list[str] = []
+    judge = Membership.unmet_tier
+
+    def counting(state: Overlay, sender: str, *rest: Any) -> tuple[str | None, int]:
+        found.append(sender)
+        return judge(state, sender, *rest)
+
+    monkeypatch.setattr(Membership, "unmet_tier", staticmethod(counting))
+    return found
+
+
+def waiting(ledger: Ledger, count: int, *signers: str) -> tuple[Mempool, list[Transaction]]:
+    """A pool with payments above the limit, which ask for more than these signatures."""
+    pool, made = Mempool(1_000, 10**7), []
+    for _ in range(count):
+        made.append(ledger.transaction(TREASURY, *pay(ledger, LIMIT + 1), keys=keys(TREASURY, *signers)))
+        pool.add(made[-1], ledger.now_ms)
+    return pool, made
+
+
+def next_block(ledger: Ledger, pool: Mempool) -> list[Transaction]:
+    """As a primary: looks for work, builds of the candidates and of a transaction of bank-b, and applies it."""
+    pool.work(lambda item: ledger.executor.obstacle(item, ledger.now_ms) is None)
+    sent = ledger.transaction("bank-b")
+    executed = ledger.build(sent, *pool.candidates(100), allow_empty=True)
+    assert executed is not None
+    ledger.decide(executed)
+    pool.applied(executed.height, executed.header.time_ms, executed.transactions, 100, 10**6)
+    return [item for item in executed.transactions if item is not sent]
+
+
+def test_what_leaves_a_tier_open_is_judged_once_and_not_each_block(ledger: Ledger, judged: list[str]) -> None:
+    """With each block it was judged of 64 that wait, with all of their calls, for as long as they waited."""
+    pool, made = waiting(ledger, 10)
+    for _ in range(20):
+        assert next_block(ledger, pool) == []
+    assert len(judged) == len(made)
+    # Nor does a look at what waits cost more, however often somebody looks.
+    for _ in range(20):
+        for item in made:
+            assert ledger.executor.obstacle(item, ledger.now_ms) == "approval_required"
+    assert len(judged) == len(made)
+
+
+def test_a_builder_judges_once_what_was_not_looked_at_before(ledger: Ledger, judged: list[str]) -> None:
+    _, made = waiting(ledger, 10)
+    for _ in range(5):
+        executed = ledger.build(ledger.transaction("bank-b"), *made)
+        assert executed is not None
+        assert len(executed.transactions) == 1
+        ledger.decide(executed)
+    # In the block in the making, and then on the head, where it stays true.
+    assert len(judged) == 2 * len(made)
+
+
+def test_it_is_judged_anew_when_a_policy_or_a_stand_in_has_changed(ledger: Ledger, judged: list[str]) -> None:
+    pool, made = waiting(ledger, 1, "bank-a/anna", "bank-a/ben", "bank-a/dora")
+    assert [next_block(ledger, pool) for _ in range(3)] == [[], [], []]
+    assert len(judged) == 1
+    begin_ms = ledger.now_ms + 60_000
+    named = {"delegate": "bank-a/dora", "key": key_of("bank-a/dora"), "until_ms": begin_ms + HOUR_MS}
+    standing = Call("membership", "stand_in", {**named, "from_ms": begin_ms})
+    ledger.settle(ledger.transaction("bank-a/ria", standing, keys=keys("bank-a/ria")))
+    assert [next_block(ledger, pool) for _ in range(3)] == [[], [], []]
+    # By time alone: nothing is written when she begins to stand in.
+    ledger.now_ms = begin_ms
+    assert next_block(ledger, pool) == made
+    # Once for each state and time, and once more in the block that has it.
+    assert len(judged) == 4
 
 
 KEYS = st.sampled_from([bytes([number]) * 32 for number in range(6)])
