@@ -56,7 +56,8 @@ COMPUTING = (
     "verifier/",
 )
 """How the paths begin whose slow tests only compute: time that another test takes from them changes nothing. All
-others run networks of their own in real time, alone on the machine; so does a new file until it stands here."""
+others run networks of their own in real time and have the machine to themselves, as any new file has until it is
+named here."""
 
 TESTS = Path(__file__).parent
 

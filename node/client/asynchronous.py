@@ -36,6 +36,7 @@ from node.client.failover import (
     answer_failure,
     node_urls,
     timeout,
+    trusted,
     unreachable,
 )
 from node.client.operations import Operation
@@ -71,7 +72,7 @@ class AsyncClient:
         self._patience_s = patience_s
         self._preferred = 0
         # The environment's proxies are not for a ledger's own node.
-        self._http = httpx.AsyncClient(trust_env=False)
+        self._http = httpx.AsyncClient(trust_env=False, verify=trusted(self._urls))
 
     async def __aenter__(self) -> Self:
         return self

@@ -35,6 +35,7 @@ from node.client.failover import (
     answer_failure,
     node_urls,
     timeout,
+    trusted,
     unreachable,
 )
 from node.client.operations import Operation
@@ -70,7 +71,7 @@ class Client:
         self._patience_s = patience_s
         self._preferred = 0
         # The environment's proxies are not for a ledger's own node.
-        self._http = httpx.Client(trust_env=False)
+        self._http = httpx.Client(trust_env=False, verify=trusted(self._urls))
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ wherever it is submitted.
 """
 
 import random
+import ssl
 import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -52,6 +53,17 @@ def node_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
     if not given:
         raise ConfigError("invalid_usage", "no URL of a node is given")
     return tuple(url.rstrip("/") for url in given)
+
+
+def trusted(urls: Sequence[str]) -> ssl.SSLContext | bool:
+    """Return httpx's `verify` for clients of these URLs: the public authorities when one is of https, else nobody.
+
+    To load the authorities takes 40 ms of processor time, longer than most commands. Where no URL needs them, a
+    connection by TLS would be refused and not left unverified.
+    """
+    if any(urlsplit(url).scheme == "https" for url in urls):
+        return True
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Attempts:

@@ -52,7 +52,7 @@ async def server(node: MemoryNode) -> AsyncIterator[ApiServer]:
 
 @pytest.fixture
 async def http(server: ApiServer) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
         yield client
 
 
@@ -66,7 +66,10 @@ class Refusing(NamedTuple):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def refusing() -> AsyncIterator[Refusing]:
     node = MemoryNode(capacity=50)
-    async with serving(node) as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with (
+        serving(node) as server,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+    ):
         yield Refusing(node, client)
 
 

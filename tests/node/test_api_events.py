@@ -78,7 +78,7 @@ async def test_stopping_ends_open_streams(node: MemoryNode) -> None:
     server = ApiServer(node, "127.0.0.1", 0)
     await server.start()
     async with (
-        httpx.AsyncClient(base_url=server.url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as http,
         http.stream("GET", "/v1/events", headers={"accept": "text/event-stream"}) as response,
     ):
         reading = asyncio.create_task(lines_until(response, "never"))

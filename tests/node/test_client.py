@@ -1,6 +1,7 @@
 """The Python client against the real server: what it makes, what it raises, and how it outlives a node."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ import pytest
 from node.api import ApiServer
 from node.api.failures import failure_bytes, status_of
 from node.client import AsyncClient, Client, Fate, Submission, call, countersign
-from node.client.failover import Attempts, EventLines, answer_failure
+from node.client.failover import Attempts, EventLines, answer_failure, trusted
 from node.errors import CATALOGUE, ConfigError, HansaError, NotFound, RejectedTransaction, Unavailable
 from node.keys import SigningKey
 from tests.node.memory_node import MemoryNode
@@ -237,3 +238,10 @@ def test_every_refusal_for_now_is_tried_again_or_elsewhere() -> None:
         if entry.retryable and status_of(Unavailable(code, "")) == 429:
             response = httpx.Response(429, content=failure_bytes(Unavailable(code, "")))
             assert answer_failure(response)[1], code
+
+
+def test_only_https_needs_the_public_authorities_and_nothing_goes_unverified() -> None:
+    assert trusted(("http://127.0.0.1:7600", "HTTPS://node.bank-a.example")) is True
+    plain = trusted(("http://127.0.0.1:7600", "http://https.example"))
+    assert isinstance(plain, ssl.SSLContext)
+    assert (plain.verify_mode, plain.check_hostname, plain.get_ca_certs()) == (ssl.CERT_REQUIRED, True, [])
