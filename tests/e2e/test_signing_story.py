@@ -1,4 +1,4 @@
-"""A member of one runs its node, away from which a maker and a checker sign; it rotates a key; the ledger judges."""
+"""A member of one runs its node; a maker and a checker sign away from it; it rotates a key; the ledger judges."""
 
 import contextlib
 import io
