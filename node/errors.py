@@ -569,7 +569,8 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "ledger_not_here": ErrorEntry(
         "The data directory is in order, but its ledger has yet to be fetched from the other members.",
-        "Start the node (`hansa run`), wait for `hansa sync`, stop it, and run the command again.",
+        "Start the node (`hansa run`), wait for `hansa sync` (or until it has stopped at a recovery), stop it, and"
+        " run the command again.",
     ),
     "data_dir_unusable": ErrorEntry(
         "The data directory cannot be created or opened.",

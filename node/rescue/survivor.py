@@ -39,9 +39,14 @@ from node.store.database import holds_database
 
 
 def open_ledger(node: NodeConfig, network: NetworkConfig) -> Store:
-    """Return the store of the stopped node; raise ConfigError where there is none, or a running node holds it."""
+    """Return the store of the stopped node.
+
+    Raise ConfigError where there is none yet (`ledger_not_here`), or a running node holds it.
+    """
     if not holds_database(node.data_dir):
-        raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
+        raise ConfigError(
+            "ledger_not_here", f"{node.data_dir} is empty: start the node once and stop it, then do this"
+        )
     return Store(node.data_dir, network.network_id, network.genesis_hash, node.retention.history_blocks)
 
 

@@ -69,6 +69,15 @@ def test_all_survivors_come_to_the_same_bytes(world: RecoveryWorld) -> None:
     assert world.draft("bank-a", AB).digest != world.draft("bank-a", AB, reason="another").digest
 
 
+def test_a_node_on_an_empty_disk_is_told_to_run_once_before_it_applies(world: RecoveryWorld) -> None:
+    """It was told to look at the path and its permissions."""
+    file = world.complete(*AB)
+    shutil.rmtree(world.node("bank-d").data_dir)
+    with pytest.raises(ConfigError, match=r"ledger_not_here: .* start the node once and stop it") as refused:
+        world.apply(file, "bank-d")
+    assert "hansa run" in refused.value.entry.action
+
+
 def test_nothing_is_applied_that_not_every_survivor_has_signed(world: RecoveryWorld) -> None:
     file = world.sign("bank-a", world.draft("bank-a", AB))
     assert file.missing == ("bank-b",)
