@@ -134,7 +134,10 @@ def diagnose(facts: Facts) -> Diagnosis:
             for item in judged.findings
         ),
         next=next_event,
-        operator=tuple(dict.fromkeys(action(group, facts.member) for group in groups)) or ("Nothing: wait.",),
+        operator=tuple(
+            dict.fromkeys([action(group, facts.member) for group in groups] + _last_resort(facts, judged))
+        )
+        or ("Nothing: wait.",),
         height=status.height,
         view=status.view,
         phase=status.phase.value,
@@ -156,6 +159,15 @@ def diagnose(facts: Facts) -> Diagnosis:
             "waiting_transactions": facts.waiting,
         },
     )
+
+
+def _last_resort(facts: Facts, judged: Judgement) -> list[str]:
+    """What there is where those who are not heard never come back, and the others are too few without them."""
+    heard = [name for name in facts.validators if judged.members[name].heard]
+    cut_off = any(item.cause in ("isolated", "network_split") for item in judged.findings)
+    if not judged.blocked or judged.unknown or cut_off or len(heard) >= facts.status.quorum:
+        return []
+    return ["Only if machines or disks are lost for good, so that no quorum comes back: docs/recovery.md."]
 
 
 def _told(group: Sequence[Finding], me: str) -> list[str]:

@@ -40,7 +40,8 @@ _CAUSES: dict[str, Cause] = {
     ),
     "suspended": Cause(
         "{who} {is} suspended and {has} no vote",
-        "{who} follows the network. An active member's `hansa propose resume_member` proposes that it votes again.",
+        "Let the node of {who} run and follow; an active member's `hansa propose resume_member` and the others'"
+        " votes bring its vote back (docs/recovery.md, step 9, where a recovery suspended it).",
         silences=True,
     ),
     "not_admitted": Cause(

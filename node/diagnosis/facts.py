@@ -59,6 +59,7 @@ class Facts(msgspec.Struct, frozen=True):
     how long work has waited since then (0: none waits); `step_ms`: for how long the replica has been in this phase.
     `no_block`: the ledger holds none yet. `up_ms`: since this node's start (None: long ago).
     `former_hashes`: what `contracts_hash` was under versions of contracts that were active before.
+    `suspended`: whom the ledger's list names so.
     `conditions` are the facts that other parts of this node set (code: detail); `failure` says why it stops.
     """
 
@@ -84,6 +85,7 @@ class Facts(msgspec.Struct, frozen=True):
     no_block: bool = False
     up_ms: int | None = None
     former_hashes: tuple[bytes, ...] = ()
+    suspended: tuple[str, ...] = ()
 
     def code_of(self, report: Report) -> bytes:
         """The contracts hash that the member tells; this node's own for a member that runs, or ran, the same code.

@@ -102,7 +102,13 @@ def _standing(facts: Facts, member: str, clock_off_ms: int | None) -> Standing:
             absence = _absence(facts, member)
             planned = member in facts.status.resting and absence.cause != "link_cut"
             # Where too many rest nobody is skipped, and then an absence is as bad as any.
-            found.append(msgspec.structs.replace(absence, cause="in_window") if planned else absence)
+            if member in facts.suspended and absence.cause != "link_cut":
+                # Its vote would not count if it ran: to start it is no remedy for anything.
+                found.append(Finding(member, "suspended", f"its node is not heard: {absence.detail}"))
+            else:
+                found.append(msgspec.structs.replace(absence, cause="in_window") if planned else absence)
+        if member in facts.suspended and all(finding.cause != "suspended" for finding in found):
+            found.append(Finding(member, "suspended"))
     if clock_off_ms is not None and abs(clock_off_ms) > facts.drift_ms // 2:
         found.append(Finding(member, "clock_off", _off(facts, member, clock_off_ms)))
     # One cause is told once, and what explains a withheld vote is told instead of it.

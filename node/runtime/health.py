@@ -60,6 +60,7 @@ class Health:
         self._member = member
         self._roles: dict[str, str] = {item.id: item.role for item in network.members}
         self._validators = tuple(validator.id for validator in network.validators)
+        self._suspended: tuple[str, ...] = ()
         self._version = version
         self._code_hashes = code_hashes
         self._transport = transport
@@ -110,6 +111,7 @@ class Health:
         present = [*roster.present, *(item for item in roster.members if item.id == self._member)]
         self._roles = {item.id: item.role for item in present}
         self._validators = roster.validators
+        self._suspended = tuple(name for name, standing in roster.standings.items() if standing == "suspended")
         standing = roster.standings.get(self._member, "active")
         said = {"removed": "by the members' vote", "suspended": "by the members' vote, or by a recovery without it"}
         for code, by_whom in said.items():
@@ -264,6 +266,7 @@ class Health:
             waiting=self._waiting(),
             waiting_max=self._waiting_max,
             disk_free_bytes=self._disk_free(),
+            suspended=self._suspended,
             conditions=dict(self._conditions),
             failure=self._failure,
             pause=pause,

@@ -77,7 +77,7 @@ def test_two_of_four_are_down() -> None:
     )
     assert not answer.moving
     assert answer.missing == ("member-2", "member-3")
-    assert answer.operator == ("Start member-2 and member-3.",)
+    assert answer.operator[0] == "Start member-2 and member-3."
     assert answer.next.what == "blocks go on as soon as 1 of member-2 and member-3 votes again"
     assert judge(known).reasons == (answer.headline,)
 
@@ -464,6 +464,27 @@ def test_a_newcomer_that_waits_for_votes_tells_nobody_to_start_the_others() -> N
     linked = facts(validators=NAMES[1:], conditions=waits)
     assert "is about to join" in judge(linked).reasons[0]
     assert diagnose(linked).moving
+
+
+def test_who_is_suspended_and_away_is_called_suspended_and_nobody_is_told_to_start_it() -> None:
+    """After a recovery the members that were left out were called down, with "Start insurer-a and insurer-b"."""
+    known = msgspec.structs.replace(
+        without("member-2", "member-3"), validators=NAMES[:2], suspended=("member-2", "member-3")
+    )
+    answer = diagnose(replica(known, quorum=2))
+    assert "member-2 and member-3 are suspended and have no vote" in answer.headline
+    assert {item.cause for item in answer.culprits} == {"suspended"}
+    assert not any("Start" in text for text in answer.operator)
+    assert "resume_member" in answer.operator[0]
+    # One whose node runs is told of by the ledger too, whatever it says itself.
+    assert culprits(facts(validators=NAMES[:3], suspended=("member-3",))) == [("member-3", "suspended")]
+
+
+def test_a_lost_quorum_is_told_of_the_way_out_and_a_cut_or_a_single_loss_is_not() -> None:
+    assert "docs/recovery.md" in diagnose(without("member-2", "member-3")).operator[-1]
+    assert "docs/recovery.md" not in " ".join(diagnose(without("member-3")).operator)
+    split = diagnose(without("member-2", "member-3", error="silent: 10.0.0.9:1: nothing came for 10 s"))
+    assert "docs/recovery.md" not in " ".join(split.operator)
 
 
 def test_a_suspended_member_is_not_ready_and_says_so() -> None:
