@@ -16,7 +16,7 @@ class MethodDescription(msgspec.Struct, frozen=True):
 
 
 class ContractDescription(msgspec.Struct, frozen=True):
-    """One contract for people and programs."""
+    """One contract for people and programs; `uses` are the names of the contracts that it calls."""
 
     name: str
     version: int
@@ -24,9 +24,12 @@ class ContractDescription(msgspec.Struct, frozen=True):
     calls: tuple[MethodDescription, ...]
     queries: tuple[MethodDescription, ...]
     codes: tuple[Code, ...]
+    uses: tuple[str, ...] = ()
 
 
-def describe_contract(contract: type[Contract], *, callable_too: bool) -> ContractDescription:
+def describe_contract(
+    contract: type[Contract], *, callable_too: bool, uses: tuple[str, ...] = ()
+) -> ContractDescription:
     """Return the contract with its queries, and with its calls where they can be called."""
     return ContractDescription(
         name=contract.name,
@@ -35,6 +38,7 @@ def describe_contract(contract: type[Contract], *, callable_too: bool) -> Contra
         calls=_describe(contract, "call") if callable_too else (),
         queries=_describe(contract, "query"),
         codes=(*SDK_CODES, *contract.codes),
+        uses=uses,
     )
 
 

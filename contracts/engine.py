@@ -306,8 +306,16 @@ class Engine:
         """Return every contract with its methods and the JSON Schemas of their arguments; a dormant one's
         queries.
         """
-        active = [describe_contract(contract, callable_too=True) for contract in self.contracts]
-        return [*active, *(describe_contract(contract, callable_too=False) for contract in self.dormant)]
+        return [
+            describe_contract(contract, callable_too=callable_too, uses=self._used_by(contract))
+            for known, callable_too in ((self.contracts, True), (self.dormant, False))
+            for contract in known
+        ]
+
+    def _used_by(self, contract: type[Contract]) -> tuple[str, ...]:
+        """The names of the contracts that it calls."""
+        methods = [self._by_function.get(function) for function in contract.uses]
+        return tuple(dict.fromkeys([method.contract.name for method in methods if method is not None]))
 
     def contracts_hash(self) -> bytes:
         """Return the digest of all that decides outcomes; members with the same one execute alike."""

@@ -349,6 +349,7 @@ class Governance(Contract):
             "height_passed", "The height is over: name a later one, for the block after the next at the earliest."
         ),
         Code("not_ready_yet", "A quorum of the validators' nodes has not said yet that they have this version."),
+        Code("use_not_active", "A contract that would be active uses another one that would not: see its history."),
         Code("migration_failed", "The new version could not take over the state: nothing was changed."),
         Code("rules_out_of_range", "validators_min is 1 … 256, ready_blocks 20 … 100,000, and a kind stands once."),
         Code("limit_out_of_range", "A page has 1 … 100 rows."),
@@ -567,9 +568,9 @@ class Governance(Contract):
             self._take_effect(ctx, proposal, found)
 
     @scheduled
-    def carry_out(self, ctx: Context, proposal: Number, failed: str = "") -> None:
+    def carry_out(self, ctx: Context, proposal: Number, failed: str = "", unmet: str = "") -> None:
         """Change the contract's version; the executor calls this at the end of a block, and with `failed` instead,
-        an outcome's code, where the version could not begin.
+        an outcome's code, where the version could not begin, or with `unmet`, what uses what would not be active.
         """
         found = self.proposals[proposal]
         require(found.status == "waiting" and found.code is not None, "proposal_not_waiting", found.status)
@@ -578,10 +579,10 @@ class Governance(Contract):
             self._expire(ctx, proposal)
             return
         rows = ctx.call(Membership.roster)
-        obstacle = "migration_failed" if failed else self._obstacle(ctx, rows, found)
+        obstacle = "migration_failed" if failed else "use_not_active" if unmet else self._obstacle(ctx, rows, found)
         if obstacle != "":
-            if failed:
-                self._note(ctx, proposal, "", failed)
+            if failed or unmet:
+                self._note(ctx, proposal, "", failed or unmet)
             self._let_go(ctx, proposal, found)
             self._end(ctx, proposal, found, "void", obstacle)
             return

@@ -14,6 +14,7 @@ from node.client import Client, Fate
 from node.client import call as make_call
 from node.diagnosis.wording import moment
 from node.errors import NotFinal
+from node.ledger import Transaction
 
 WAIT_S = 30.0
 FAILED = 1
@@ -40,12 +41,8 @@ def act(
 
     A receipt has the code of a refusal alone, so the call is tried at the node before it is sent.
     """
-    who, signers = signing_keys(client, keys, sender, directory)
-    transaction = client.transaction([make_call(method, args)], sender=who, signers=signers)
-    tried = client.dry_run(transaction)
-    if any(receipt.code != "ok" for receipt in tried.receipts):
-        for receipt, detail in zip(tried.receipts, tried.details, strict=False):
-            _tell(client, receipt.code, detail)
+    transaction = _signed(client, method, args, sender, keys, directory)
+    if _refusal(client, transaction):
         return None
     fate = client.submit_and_wait(transaction, WAIT_S)
     if fate.status == "pending":
@@ -54,6 +51,18 @@ def act(
         if outcome.code != "ok":
             _tell(client, outcome.code, "")
     return fate
+
+
+def tried(
+    client: Client,
+    method: str,
+    args: dict[str, Any],
+    sender: str | None,
+    keys: Sequence[Path],
+    directory: Directory,
+) -> str:
+    """The code by which the ledger would refuse the call, told to people; empty: it would not. Sends nothing."""
+    return _refusal(client, _signed(client, method, args, sender, keys, directory))
 
 
 def send(
@@ -65,9 +74,7 @@ def send(
     directory: Directory,
 ) -> Fate:
     """The call's fate, once it is final or WAIT_S are over."""
-    who, signers = signing_keys(client, keys, sender, directory)
-    transaction = client.transaction([make_call(method, args)], sender=who, signers=signers)
-    return client.submit_and_wait(transaction, WAIT_S)
+    return client.submit_and_wait(_signed(client, method, args, sender, keys, directory), WAIT_S)
 
 
 def exit_code(fate: Fate | None) -> int:
@@ -78,6 +85,28 @@ def exit_code(fate: Fate | None) -> int:
 def event_data(fate: Fate, name: str) -> dict[str, Any]:
     """The data of the event `name` that the call emitted; empty where it emitted none."""
     return next((item.data for receipt in fate.receipts for item in receipt.events if item.name == name), {})
+
+
+def _signed(
+    client: Client,
+    method: str,
+    args: dict[str, Any],
+    sender: str | None,
+    keys: Sequence[Path],
+    directory: Directory,
+) -> Transaction:
+    who, signers = signing_keys(client, keys, sender, directory)
+    return client.transaction([make_call(method, args)], sender=who, signers=signers)
+
+
+def _refusal(client: Client, transaction: Transaction) -> str:
+    """The code by which the ledger would refuse the call, with all that the node says of it told; empty: none."""
+    result = client.dry_run(transaction)
+    code = next((receipt.code for receipt in result.receipts if receipt.code != "ok"), "")
+    if code:
+        for receipt, detail in zip(result.receipts, result.details, strict=False):
+            _tell(client, receipt.code, detail)
+    return code
 
 
 def _tell(client: Client, code: str, detail: str) -> None:

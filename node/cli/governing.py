@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from node.cli import versions
-from node.cli.acting import FAILED, WAIT_S, as_option, key_option, send
+from node.cli.acting import FAILED, WAIT_S, act, as_option, event_data, exit_code, key_option, send, tried
 from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
 from node.cli.joining import Request, read_request
 from node.cli.options import Directory, Duration, connect, node_option, output_option
@@ -100,25 +100,26 @@ def propose(
             args.update(more)
         else:
             changes = _changes(client, kind, args)
-        if dry_run:
-            if output.as_json:
-                output.document({"changes": changes, "forecast": expected, "refusal": expected.refusal})
-            else:
-                output.facts([(name, f"{before} -> {after}") for name, before, after in changes])
-                _show_forecast(output, expected)
-            return FAILED if expected.refusal else 0
-        _require_quorum(expected, anyway)
-        fate = send(client, f"governance.{method}", args, sender, keys, directory)
-        if output.as_json:
-            output.document(fate)
-        else:
+        if not output.as_json:
+            _show_change(output, kind, member, changes, reason)
             _show_forecast(output, expected)
-            for receipt in fate.receipts:
-                for event in receipt.events:
-                    if event.name == "Proposed":
-                        number = event.data["proposal"]
-                        output.text(f"Proposal {number}. The others vote: hansa vote {number} yes")
-        return _result(client, fate)
+        _warn_of_users(client, kind, member)
+        call = (client, f"governance.{method}", args, sender, keys, directory)
+        if dry_run:
+            # Who has no key at hand is told of a change that is refused here already.
+            refused = "" if expected.refusal and not anyway else tried(*call)
+            if output.as_json:
+                told = expected.refusal or refused
+                output.document({"changes": changes, "forecast": expected, "refusal": told})
+            return FAILED if expected.refusal or refused else 0
+        _require_quorum(expected, anyway)
+        fate = act(*call)
+        if fate is not None and output.as_json:
+            output.document(fate)
+        elif fate is not None and fate.ok:
+            number = event_data(fate, "Proposed")["proposal"]
+            output.text(f"Proposal {number}. The others vote: hansa vote {number} yes")
+        return exit_code(fate)
 
 
 @click.command()
@@ -146,6 +147,8 @@ def vote(
         if not output.as_json:
             _show_proposal(output, view)
             _show_forecast(output, expected)
+        found = view["proposal"]
+        _warn_of_users(client, found["kind"], found["subject"].removeprefix(versions.CONTRACT_SUBJECT))
         if choice == "yes":
             _require_quorum(expected, anyway)
         fate = send(
@@ -254,6 +257,21 @@ def _changes(client: Client, kind: str, args: dict[str, Any]) -> list[tuple[str,
 
 def _text(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _show_change(
+    output: Output, kind: str, subject: str, changes: Sequence[tuple[str, str, str]], reason: str
+) -> None:
+    """What is proposed, before anybody is asked for it."""
+    told = [(name, f"{before} -> {after}") for name, before, after in changes]
+    output.facts([("change", f"{kind} {subject}"), *told, *([("reason", reason)] if reason else [])])
+
+
+def _warn_of_users(client: Client, kind: str, contract: str) -> None:
+    """On stderr, why the change of a contract could not take effect as things are now."""
+    against = versions.stands_against(client.contracts(), kind, contract) if kind in versions.KINDS else ""
+    if against:
+        message(f"hansa: {against}: as things are, this change would end as void (use_not_active).")
 
 
 def _require_quorum(expected: Forecast, anyway: bool) -> None:

@@ -7,6 +7,7 @@ from node.cli.output import Output
 from node.cli.paging import numbered_rows
 from node.client import Client
 from node.client.answers import ContractAnswer
+from node.diagnosis.wording import names
 from node.errors import ConfigError, NotFound
 
 Waiting: TypeAlias = dict[str, tuple[int, str, tuple[str, ...]]]
@@ -57,6 +58,26 @@ def contract_arguments(
     return args, changes
 
 
+def stands_against(contracts: Sequence[ContractAnswer], kind: str, contract: str) -> str:
+    """Return who would use what is not active if the change were made now; empty: nobody.
+
+    By the versions that are active, or were last: what a later version uses, its own node says when it begins.
+    """
+    active = {item.name: item for item in contracts if item.active}
+    if kind == "deactivate_contract":
+        users = [name for name, item in active.items() if contract in item.uses and name != contract]
+        return f"{names(users)} {'uses' if len(users) == 1 else 'use'} {contract}" if users else ""
+    if kind != "activate_contract":
+        return ""
+    used = next((item.uses for item in contracts if item.name == contract), ())
+    lacking = [name for name in used if name not in active]
+    return (
+        f"{contract} uses {names(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not active"
+        if lacking
+        else ""
+    )
+
+
 def show_code(subject: str, code: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Return what a proposal says of a contract's version, as rows of facts."""
     name = subject.removeprefix(CONTRACT_SUBJECT)
@@ -77,9 +98,9 @@ def readiness(client: Client) -> Waiting:
         proposal, number = row["proposal"], row["number"]
         if proposal["kind"] in KINDS and proposal["status"] == "waiting":
             view = client.query("governance.proposal", {"proposal": number}).value
-            names = tuple(item["member"] for item in view["ready"])
+            members = tuple(item["member"] for item in view["ready"])
             what = f"{proposal['kind'].partition('_')[0]} to {proposal['code']['version']}"
-            found[proposal["subject"].removeprefix(CONTRACT_SUBJECT)] = (number, what, names)
+            found[proposal["subject"].removeprefix(CONTRACT_SUBJECT)] = (number, what, members)
     return found
 
 

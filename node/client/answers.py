@@ -446,6 +446,7 @@ class ContractAnswer(_Answer, frozen=True):
 
     `version` executes, or did last where the contract is not `active`, from height `since` on; `source` is the
     digest of its sources at the asked node (empty: it is not there), and `shipped` all versions that the node has.
+    `uses` are the contracts that it calls.
     """
 
     name: str
@@ -458,6 +459,7 @@ class ContractAnswer(_Answer, frozen=True):
     active: bool = True
     since: int = 1
     shipped: tuple[ShippedVersion, ...] = ()
+    uses: tuple[str, ...] = ()
 
 
 class Culprit(_Answer, frozen=True):

@@ -111,10 +111,10 @@ def carry_out(
         if outcome.code != "ok":
             continue
         if after != before:
-            failed = _begin(engine, state, env, plan, before, operations[1], decided)
-            if failed:
+            why_not = _begin(engine, state, env, plan, before, operations[1], decided)
+            if why_not:
                 state.rollback(savepoint)
-                arguments = {"proposal": plan.proposal, "failed": failed}
+                arguments = {"proposal": plan.proposal, **why_not}
                 outcome = session.execute(env, GOVERNANCE, CARRY_OUT, arguments, operations[0])
         return outcome.scheduled
     return ()
@@ -128,8 +128,8 @@ def _begin(
     before: Sequence[Version],
     operations_max: int,
     decided: bool,
-) -> str:
-    """The state is that of the new version; or return the code by which that failed."""
+) -> dict[str, Any]:
+    """The state is that of the new version; or return why not, as `governance.carry_out` takes it."""
     name, version = plan.contract, plan.target.version
     rows = Lifecycle.read_versions(state)
     row = next(row for row in rows if row.contract == name)
@@ -141,12 +141,13 @@ def _begin(
                 "contract_not_here", f"block {env.height} makes {name} {version} active, which is {how}"
             )
     now = _engine_of(engine, rows)
-    if now.unmet_uses():
-        return "unknown_contract"
+    if unmet := now.unmet_uses():
+        return {"unmet": unmet[0]}
     known = next((item.version for item in before if item.contract == name), 0)
     if not row.active or known == version:
-        return ""
-    return _start(now, state, env, name, known, operations_max).code.removeprefix("ok")
+        return {}
+    code = _start(now, state, env, name, known, operations_max).code
+    return {} if code == "ok" else {"failed": code}
 
 
 def _start(engine: Engine, state: Overlay, env: Environment, name: str, known: int, operations_max: int) -> Outcome:

@@ -44,6 +44,7 @@ def _answer(
         active=known is not None if row is None else row.active,
         since=0 if row is None else row.since,
         shipped=tuple(here),
+        uses=() if known is None else known.uses,
     )
 
 

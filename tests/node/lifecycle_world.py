@@ -123,13 +123,15 @@ class Versions(Ledger):
         """The outcome of counting once more."""
         return self.run(adding(name))
 
-    def propose(self, kind: str, version: int, at_height: int, source: bytes | None = None) -> list[str]:
-        """The outcome of bank-a's proposal about `tally`."""
+    def propose(
+        self, kind: str, version: int, at_height: int, source: bytes | None = None, contract: str = "tally"
+    ) -> list[str]:
+        """The outcome of bank-a's proposal about `contract`."""
         args = {
             "kind": kind,
-            "contract": "tally",
+            "contract": contract,
             "version": version,
-            "source": source or self.engine.source_digest("tally", version) or bytes(32),
+            "source": source or self.engine.source_digest(contract, version) or bytes(32),
             "at_height": at_height,
             "expires_at_ms": self.now_ms + HOUR_MS,
         }
@@ -145,9 +147,11 @@ class Versions(Ledger):
         call = Call("governance", "ready", {"proposal": number})
         return self.run(*[(f"{bank}/node", call) for bank in banks])
 
-    def decide_change(self, kind: str, version: int, at_height: int, number: int = 1) -> None:
+    def decide_change(
+        self, kind: str, version: int, at_height: int, number: int = 1, contract: str = "tally"
+    ) -> None:
         """The change is decided and three of four nodes are ready."""
-        assert self.propose(kind, version, at_height) == ["ok"]
+        assert self.propose(kind, version, at_height, contract=contract) == ["ok"]
         assert self.vote(number) == ["ok", "ok"]
         assert self.ready(*BANKS[:3], number=number) == ["ok"] * 3
 

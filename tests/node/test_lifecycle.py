@@ -10,10 +10,12 @@ from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.lifecycle import Lifecycle, Version
 from contracts.sdk import Contract
+from node.cli.versions import stands_against
 from node.config import Recoveries, Recovery
 from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction
 from node.executor import Executor
 from node.ledger import Call
+from node.runtime.describing import describe
 from node.state import Overlay
 from tests.node.ledger_world import BANKS, HOUR_MS, Ledger, decoded, network
 from tests.node.lifecycle_world import OTHER_2, SECOND, TALLY_1, TALLY_2, Versions, adding, tally
@@ -123,6 +125,34 @@ def test_a_deactivated_contract_takes_no_calls_and_answers_queries(ledger: Versi
     assert ledger.status(2) == ("effective", "")
     assert ledger.add() == ["ok"]
     assert ledger.count() == count + 2
+
+
+def test_a_change_that_leaves_a_used_contract_inactive_is_void_by_that_name(ledger: Versions) -> None:
+    """It was `migration_failed`, though no migration was tried."""
+    ledger.decide_change("deactivate_contract", 1, 6, contract="settlement")
+    ledger.grow(6)
+    assert ledger.status() == ("void", "use_not_active")
+    ledger.decide_change("deactivate_contract", 1, ledger.height + 5, number=2, contract="claims")
+    ledger.grow(ledger.height + 3)
+    assert ledger.status(2) == ("effective", "")
+    ledger.decide_change("deactivate_contract", 1, ledger.height + 5, number=3, contract="settlement")
+    ledger.grow(ledger.height + 3)
+    assert ledger.status(3) == ("effective", "")
+    ledger.decide_change("activate_contract", 1, ledger.height + 5, number=4, contract="claims")
+    ledger.grow(ledger.height + 3)
+    assert ledger.status(4) == ("void", "use_not_active")
+    view = ledger.executor.queries.answer(ledger.store.snapshot(), "governance", "proposal", {"proposal": 4})
+    assert "claims uses Settlement.transfer" in [step["what"] for step in view["history"]]
+
+
+def test_the_commands_know_what_a_change_of_a_contract_would_leave_without(ledger: Versions) -> None:
+    shown = describe(ledger.engine, Lifecycle.read_versions(Overlay(ledger.executor.view)))
+    assert stands_against(shown, "deactivate_contract", "settlement") == "claims uses settlement"
+    assert stands_against(shown, "deactivate_contract", "claims") == ""
+    assert stands_against(shown, "activate_contract", "claims") == ""
+    without = [msgspec.structs.replace(item, active=item.name not in ("claims", "settlement")) for item in shown]
+    assert stands_against(without, "activate_contract", "claims") == "claims uses settlement, which is not active"
+    assert stands_against(without, "deactivate_contract", "settlement") == ""
 
 
 def test_the_next_block_tells_of_it(ledger: Versions) -> None:

@@ -95,6 +95,12 @@ async def test_a_contract_is_upgraded_stopped_and_activated_by_commands(
             capsys.readouterr()
             assert await live.act("bank-a", "propose", kind, contract, "--anyway") == 1
             assert code in capsys.readouterr().err
+        # Tried at the node first: a refusal that is shown and not sent, and a warning.
+        tried = ("--dry-run", "--anyway")
+        assert await live.act("bank-a", "propose", "deactivate_contract", "governance", *tried) == 1
+        assert "core_contract" in capsys.readouterr().err
+        assert await live.act("bank-a", "propose", "deactivate_contract", "settlement", *tried) == 0
+        assert "claims uses settlement" in capsys.readouterr().err
         late = ("--at-height", "1", "--anyway")
         assert await live.act("bank-a", "propose", "upgrade_contract", "drifting", *late) == 1
         assert "height_passed" in capsys.readouterr().err
