@@ -9,6 +9,7 @@ from typing import Any, TextIO, cast
 
 import msgspec
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -19,6 +20,9 @@ from node.client.answers import ErrorAnswer
 from node.errors import HansaError
 
 _PIPE_WIDTH = 240
+_WORD_MAX = 72
+"""A word of so many signs, such as a public key, is never folded: people copy it."""
+_GAP = 3
 
 
 class OutputFailed(OSError):
@@ -95,20 +99,50 @@ class Output:
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in rows:
-            table.add_row(Text(name), Text(shown(value)))
-        self._console.print(table)
+        texts = [(name, shown(value)) for name, value in rows]
+        for name, text in texts:
+            table.add_row(Text(name), Text(text))
+        longest = max([cell_len(name) for name, _ in texts], default=0)
+        self._print(table, longest + _longest_word([text for _, text in texts]) + _GAP)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table; columns that hold only integers stand to the right."""
         cells = [list(row) for row in rows]
+        texts = [[shown(cell) for cell in row] for row in cells]
+        widths = _widths([list(column) for column in zip(columns, *texts, strict=True)], self._console.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for place, column in enumerate(columns):
             number = bool(cells) and all(type(row[place]) in (int, type(None)) for row in cells)
-            table.add_column(column, justify="right" if number else "left", overflow="fold")
-        for row in cells:
-            table.add_row(*(Text(shown(cell)) for cell in row))
-        self._console.print(table)
+            table.add_column(column, justify="right" if number else "left", overflow="fold", width=widths[place])
+        for row in texts:
+            table.add_row(*(Text(text) for text in row))
+        self._print(table, sum(widths) + _GAP * len(widths))
+
+    def _print(self, table: Table, width: int) -> None:
+        """Print the table, which is so wide at least: a narrower terminal breaks the lines itself."""
+        wide = Console(width=max(self._console.width, width), height=self._console.height, highlight=False)
+        wide.print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The width of each column of texts: as wide as its longest word at least, and as its longest text if there is
+    room for that in a line of `room` signs.
+    """
+    whole = [max(cell_len(line) for text in column for line in text.splitlines() or [""]) for column in columns]
+    widths = [_longest_word(column) for column in columns]
+    left = room - sum(widths) - _GAP * len(widths)
+    while left > 0 and widths != whole:
+        # The column that lacks least gets all of it first: short ones then stand on one line.
+        lacking = [(text - width, place) for place, (text, width) in enumerate(zip(whole, widths, strict=True))]
+        lack, place = min(item for item in lacking if item[0] > 0)
+        widths[place] += min(lack, left)
+        left -= min(lack, left)
+    return widths
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    """How wide a column of these texts is at least."""
+    return min(max([cell_len(word) for text in texts for word in text.split()], default=0), _WORD_MAX)
 
 
 def shown(value: object) -> str:
