@@ -22,6 +22,7 @@ from contracts.loader import source_digests
 from contracts.metering import CALL_COST, CURRENT, UNLIMITED, LimitExceeded, Meter
 from contracts.sdk import (
     GOVERNING,
+    SDK_CODES,
     SEMANTICS_VERSION,
     TIME_MS_MAX,
     CallError,
@@ -316,6 +317,13 @@ class Engine:
         """The names of the contracts that it calls."""
         methods = [self._by_function.get(function) for function in contract.uses]
         return tuple(dict.fromkeys([method.contract.name for method in methods if method is not None]))
+
+    def meaning_of(self, contract: str, code: str) -> str:
+        """Return the sentence that the contract has for its code; empty where it has none."""
+        codes = [
+            item for known in (*self.contracts, *self.dormant) if known.name == contract for item in known.codes
+        ]
+        return next((item.meaning for item in (*codes, *SDK_CODES) if item.code == code), "")
 
     def contracts_hash(self) -> bytes:
         """Return the digest of all that decides outcomes; members with the same one execute alike."""

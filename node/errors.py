@@ -414,8 +414,9 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Install it beside this command: pip install ./verifier",
     ),
     "query_refused": ErrorEntry(
-        "The contract refused the query; its reason stands in details.",
-        "Read the contract's documentation for that reason: `hansa contracts`.",
+        "The contract refused the query, for the reason that is named; `reason` in details is its code.",
+        "Ask for what there is: `hansa brake list`, `approvals list`, `maintenance list` and `proposals` have the"
+        " numbers; `hansa contracts CONTRACT` has all reasons.",
     ),
     "not_ready": ErrorEntry(
         "The node runs, but it does not follow the network or no blocks can be made.",

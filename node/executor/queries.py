@@ -69,7 +69,9 @@ class Queries:
         try:
             return self._engine_at(view).query(state, events, env, contract, name, args, operations_max)
         except Revert as revert:
-            raise RejectedTransaction("query_refused", str(revert), reason=revert.code) from revert
+            meaning = self._engine_at(view).meaning_of(contract, revert.code)
+            text = " ".join(part for part in (f"{revert.code}.", meaning, revert.detail) if part)
+            raise RejectedTransaction("query_refused", text, reason=revert.code) from revert
 
     def _engine_at(self, view: LedgerView) -> Engine:
         """The contracts that are active after the view's block."""

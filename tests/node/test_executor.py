@@ -352,6 +352,9 @@ def test_queries_answer_for_the_head_and_for_past_heights(ledger: Ledger) -> Non
         ledger.balance("A", at=0)
     assert missing.value.code == "query_refused"
     assert missing.value.details["reason"]
+    # The contract's own sentence for the reason, as a refused call has it: it was the code alone.
+    with pytest.raises(RejectedTransaction, match=r"brake_not_found\. [A-Z].+\."):
+        ledger.executor.queries.answer(ledger.store.snapshot(), "brake", "brake", {"brake": 99})
 
 
 @pytest.mark.parametrize(
