@@ -12,7 +12,7 @@ from node.cli.options import Directory, Duration, connect, node_option, output_o
 from node.cli.output import Output
 from node.cli.paging import numbered_rows
 from node.client import Client
-from node.diagnosis.wording import moment
+from node.diagnosis.wording import moment, names
 from node.errors import ConfigError
 
 SCOPES = ("account", "currency", "method", "member")
@@ -29,7 +29,14 @@ def brake() -> None:
 @brake.command()
 @click.argument("scope", type=click.Choice(SCOPES))
 @click.argument("subject")
-@click.option("--for", "for_ms", type=Duration(), default="1h", show_default=True, help="At most 6h, from now on.")
+@click.option(
+    "--for",
+    "for_ms",
+    type=Duration(unit_required=True),
+    default="1h",
+    show_default=True,
+    help="At most 6h, from now on.",
+)
 @click.option("--reason", required=True, help="For the other members, on the ledger.")
 @as_option
 @key_option
@@ -116,7 +123,8 @@ def _decide(
             output.document(fate)
         elif fate is not None and fate.ok:
             now = client.query("brake.brake", {"brake": number}).value
-            lifters = f" ({', '.join(now['lifters'])} ask for its end)" if now["lifters"] else ""
+            asking = now["lifters"]
+            lifters = f" ({names(asking)} {'asks' if len(asking) == 1 else 'ask'} for its end)" if asking else ""
             output.text(f"Brake {number} is {now['brake']['status']}{lifters}.")
     return exit_code(fate)
 

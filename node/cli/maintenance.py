@@ -14,8 +14,12 @@ from node.diagnosis.wording import moment
 from node.errors import ConfigError
 
 at_option = click.option("--at", metavar="TIME", help="When it begins, as 2026-11-23T22:00Z.")
-in_option = click.option("--in", "in_ms", type=Duration(), help="In how long it begins (default: now).")
-for_option = click.option("--for", "for_ms", type=Duration(), required=True, help="How long it lasts, at most 24h.")
+in_option = click.option(
+    "--in", "in_ms", type=Duration(unit_required=True), help="In how long it begins (default: now)."
+)
+for_option = click.option(
+    "--for", "for_ms", type=Duration(unit_required=True), required=True, help="How long it lasts, at most 24h."
+)
 
 
 @click.group()

@@ -26,9 +26,15 @@ _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class Duration(click.ParamType[int]):
-    """A time like 500ms, 30s, 10m, 2h; a number alone means seconds. The value is milliseconds."""
+    """A time like 500ms, 30s, 10m, 2h; the value is milliseconds.
+
+    A number alone means seconds, or is refused where the unit is required: of what stops others "5" may mean hours.
+    """
 
     name = "duration"
+
+    def __init__(self, *, unit_required: bool = False) -> None:
+        self._unit_required = unit_required
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
@@ -36,6 +42,8 @@ class Duration(click.ParamType[int]):
         found = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h|d)?", str(value))
         if not found:
             self.fail(f"{value!r} is no duration: write 30s, 10m or 2h", param, ctx)
+        if self._unit_required and not found[2]:
+            self.fail(f"{value!r} names no unit: write {value}s, {value}m or {value}h", param, ctx)
         return int(found[1]) * _UNITS_MS[found[2] or "s"]
 
 

@@ -28,6 +28,17 @@ def test_a_brake_without_a_reason_or_on_anything_else_is_wrong_use(capsys: pytes
     assert main(["brake", "ask", "everything", "A", "--reason", "x"]) == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("brake", "ask", "account", "A", "--reason", "x", "--for", "5"), ("maintenance", "book", "--for", "2")],
+)
+def test_a_time_without_a_unit_is_not_taken_for_seconds(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--node", "http://127.0.0.1:1"]) == 2
+    assert "names no unit" in capsys.readouterr().err
+
+
 def test_what_is_planned_and_stopped_is_told_in_sentences() -> None:
     until_ms = 1_700_000_000_000
     resting = [RestAnswer(member="bank-b", until_ms=until_ms, skipped=skipped) for skipped in (True, False)]
