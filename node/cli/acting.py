@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from node.cli.options import Directory, signing_keys
+from node.cli.key_use import signing_keys
+from node.cli.options import Directory
 from node.cli.output import message
 from node.client import Client, Fate
 from node.client import call as make_call
@@ -39,7 +40,7 @@ def act(
 
     A receipt has the code of a refusal alone, so the call is tried at the node before it is sent.
     """
-    who, signers = signing_keys(keys, sender, directory)
+    who, signers = signing_keys(client, keys, sender, directory)
     transaction = client.transaction([make_call(method, args)], sender=who, signers=signers)
     tried = client.dry_run(transaction)
     if any(receipt.code != "ok" for receipt in tried.receipts):
@@ -64,7 +65,7 @@ def send(
     directory: Directory,
 ) -> Fate:
     """The call's fate, once it is final or WAIT_S are over."""
-    who, signers = signing_keys(keys, sender, directory)
+    who, signers = signing_keys(client, keys, sender, directory)
     transaction = client.transaction([make_call(method, args)], sender=who, signers=signers)
     return client.submit_and_wait(transaction, WAIT_S)
 

@@ -1,5 +1,6 @@
 """Options that many commands share, and what they stand for: a client, a directory, keys, durations."""
 
+import glob
 import os
 import re
 import sys
@@ -14,12 +15,13 @@ from node.client import Client
 from node.config import NetworkConfig, NodeConfig, load_network, load_node, split_address
 from node.errors import ConfigError
 from node.hardware import TokenAddress, TokenKey
-from node.keys import KeyInfo, KeyKind, SigningKey, find_passphrase, read_key_file, read_key_info
+from node.keys import KeyInfo, KeyKind, find_passphrase, read_key_info
 from node.recovery import load_trusted, trusted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 NODE_FILE = "node.toml"
+_ROTATED_DIGITS = 16
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -167,18 +169,6 @@ def passphrase(directory: Directory, *, confirm: bool = False) -> str:
     return find_passphrase(os.environ, node.passphrase_file if node else None, prompt)
 
 
-def signing_keys(
-    files: Sequence[Path], principal: str | None, directory: Directory
-) -> tuple[str, list[SigningKey]]:
-    """Who signs, and the opened keys. Without key files, the directory's key of the principal is taken."""
-    if not files:
-        files = [key_of(principal, directory)]
-    infos = [principal_key_info(path) for path in files]
-    who = principal or infos[0].id
-    phrase = passphrase(directory)
-    return who, [read_key_file(path, phrase, kind="principal")[1] for path in files]
-
-
 def principal_key_info(path: Path) -> KeyInfo:
     """What the key file says of itself; raise ConfigError (`wrong_key`) for one that signs no transactions."""
     info = read_key_info(path)
@@ -202,12 +192,25 @@ def token_key(uri: str) -> TokenKey:
     return TokenKey(address, pin)
 
 
-def key_of(principal: str | None, directory: Directory) -> Path:
-    """Where the directory's node keeps the key of the principal (None: of its member)."""
+def key_files(principal: str | None, directory: Directory) -> list[Path]:
+    """The files with keys of the principal (None: of its member) at the directory's node, the plain name first.
+
+    Those that came in the place of an earlier one follow. Never empty: where none lies, the plain name is given.
+    """
     node = directory.node()
     if node is None:
         raise ConfigError("invalid_usage", "no key is named: use --key FILE, or --dir with a node's directory")
-    return node.keys_dir / key_file_name(principal or node.member)
+    owner = principal or node.member
+    first = node.keys_dir / key_file_name(owner)
+    rotated = sorted(node.keys_dir.glob(f"{glob.escape(first.stem)}-{'[0-9a-f]' * _ROTATED_DIGITS}.key"))
+    found = [path for path in rotated if _holds_key_of(owner, path)]
+    return [first, *found] if first.exists() or not found else found
+
+
+def _holds_key_of(principal: str, path: Path) -> bool:
+    """Its content decides: a member may be called `bank-a-0123456789abcdef`."""
+    info = read_key_info(path)
+    return (info.kind, info.id) == ("principal", principal)
 
 
 def key_file_name(principal: str) -> str:
@@ -218,4 +221,4 @@ def key_file_name(principal: str) -> str:
 def rotated_file(keys_dir: Path, kind: KeyKind, owner: str, public_key: bytes) -> Path:
     """Where a key lies that came in the place of an earlier one, which stays: its first digits tell them apart."""
     name = key_file_name(owner).removesuffix(".key") if kind == "principal" else kind
-    return keys_dir / f"{name}-{public_key.hex()[:16]}.key"
+    return keys_dir / f"{name}-{public_key.hex()[:_ROTATED_DIGITS]}.key"

@@ -19,7 +19,7 @@ from node.cli.options import (
     calls_options,
     connect,
     directory_option,
-    key_of,
+    key_files,
     node_option,
     output_option,
     passphrase,
@@ -126,7 +126,7 @@ def sign(
         click.echo(line, err=output.as_json)
     _require_network(found, network_file)
     _require_time(found)
-    public, signer = _signer(key, found.body.sender, directory)
+    public, signer = _signer(key, found, directory)
     # Said before anybody is asked for a passphrase or a PIN.
     found.require_wanted(public)
     if not yes:
@@ -147,14 +147,20 @@ def _as_it_is_now(file: Path, found: TransactionFile) -> TransactionFile:
     return latest
 
 
-def _signer(key: str | None, sender: str, directory: Directory) -> tuple[bytes, Callable[[], Signer]]:
-    """The public key of who signs, and what opens the key and asks for its passphrase (a device: as it signs)."""
+def _signer(key: str | None, found: TransactionFile, directory: Directory) -> tuple[bytes, Callable[[], Signer]]:
+    """The public key of who signs, and what opens the key and asks for its passphrase (a device: as it signs).
+
+    Of several key files of the sender the first whose key the file's policy names: no node is asked here.
+    """
     if key is not None and names_device(key):
         device = token_key(key)
         return device.public, lambda: device
-    path = Path(key) if key is not None else key_of(sender, directory)
-    public = principal_key_info(path).public_key
-    return public, lambda: read_key_file(path, passphrase(directory), kind="principal")[1]
+    files = [Path(key)] if key is not None else key_files(found.body.sender, directory)
+    keys = [principal_key_info(path).public_key for path in files]
+    place = next((index for index, public in enumerate(keys) if found.policy.key(public)), 0)
+    if len(files) > 1:
+        message(f"hansa: of {len(files)} keys of {found.body.sender} here, {files[place]} is taken")
+    return keys[place], lambda: read_key_file(files[place], passphrase(directory), kind="principal")[1]
 
 
 def _require_network(found: TransactionFile, network_file: Path | None) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import click
 
 from node.cli.files import write_new
-from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option, signing_keys
+from node.cli.key_use import signing_keys
+from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option
 from node.cli.output import Output, message, show_failure
 from node.cli.reading import named
 from node.cli.tiers import request_command, required
@@ -92,7 +93,7 @@ def submit(
         else:
             found = None
             calls, contracts = calls_of(client, method, arguments, calls_file)
-            who, signers = signing_keys(keys, sender, directory)
+            who, signers = signing_keys(client, keys, sender, directory)
             transaction = client.transaction(
                 calls, sender=who, signers=signers, request_id=request_id, expires_in_ms=expires, mode=mode
             )

@@ -254,7 +254,7 @@ class DivergenceAnswer(_Answer, frozen=True):
     method: str | None = None
     our_code: str | None = None
     their_code: str | None = None
-    key: tuple[str | int, ...] = ()
+    key: tuple[str | int | bool, ...] = ()
     our_value_hash: str | None = None
     their_value_hash: str | None = None
     differing_keys: int = 0
@@ -550,7 +550,7 @@ class EvidenceItem(_Answer, frozen=True):
 class ChangedValue(_Answer, frozen=True):
     """A state key that a dry run would change. `before` and `after` are plain values; None: absent."""
 
-    key: tuple[str | int, ...]
+    key: tuple[str | int | bool, ...]
     before: Any
     after: Any
 

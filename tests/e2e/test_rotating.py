@@ -175,12 +175,15 @@ def test_keys_rotate_under_load_and_a_restart_within_the_overlap_goes_well(
         until(links.up)
         assert [links.shown_to(key) for key in tls] == [tls.key.public] * 2
         paid = "settlement.transfer", "debtor=T-1", "creditor=T-2", "amount=1"
-        says.refused("policy_unsatisfied", "bank-a", "tx", "submit", *paid)
+        former_file = str(key_file(Layout(testnet.directory), "bank-a"))
+        says.refused("policy_unsatisfied", "bank-a", "tx", "submit", *paid, "--key", former_file)
+        # The command line takes the key in force, whose file was made second.
+        says.done("bank-a", "tx", "submit", *paid)
         wanted = load.paid + PAID
         until(lambda: load.paid >= wanted)
     seconds = time.monotonic() - began
     testnet.wait(agreed)
-    assert {bank.balance("T-2", name) for name in members} == {load.paid}
+    assert {bank.balance("T-2", name) for name in members} == {load.paid + 1}
     blocks = blocks_from(bank.urls[member], first)
     assert len({block.certificate.view for block in blocks}) == 1, "somebody waited for a time-out"
     rotated_at = height_of_the_change(blocks)

@@ -1,7 +1,10 @@
-"""A member of one runs its node; a maker and a checker sign away from it, and the ledger judges."""
+"""A member of one runs its node; a maker and a checker sign away from it; it rotates a key; the ledger judges."""
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,16 +29,16 @@ RUN = "import sys; from node.cli.main import main; sys.exit(main())"
 class Bank:
     """The directory of bank-a, the commands there, and its running node."""
 
-    def __init__(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._capsys = capsys
         self.api = f"127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def hansa(self, *arguments: str) -> tuple[int, Any, str]:
-        code = main([*arguments, "--json"])
-        captured = self._capsys.readouterr()
-        return code, json.loads(captured.out or "null"), captured.err
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([*arguments, "--json"])
+        return code, json.loads(out.getvalue() or "null"), err.getvalue()
 
     def done(self, *arguments: str) -> Any:
         code, document, err = self.hansa(*arguments)
@@ -97,22 +100,26 @@ class Bank:
             assert self._process.wait(START_S) == 0
 
 
-@pytest.fixture
-def bank(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bank]:
-    for name in ("HANSA_NODE", "HANSA_DIR", "HANSA_PASSPHRASE_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HANSA_PASSPHRASE", "correct horse")
-    monkeypatch.chdir(tmp_path)
-    found = Bank(tmp_path, capsys)
-    found.found()
-    found.start()
-    yield found
-    found.stop()
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    path = tmp_path_factory.mktemp("bank")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HANSA_NODE", "HANSA_DIR", "HANSA_PASSPHRASE_FILE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HANSA_PASSPHRASE", "correct horse")
+        patch.setattr("nacl.pwhash.argon2id.OPSLIMIT_INTERACTIVE", 1)
+        patch.setattr("nacl.pwhash.argon2id.MEMLIMIT_INTERACTIVE", 8_192)
+        patch.chdir(path)
+        found = Bank(path)
+        found.found()
+        found.start()
+        yield found
+        found.stop()
 
 
 def test_maker_and_checker_on_a_real_ledger(bank: Bank) -> None:
     node, file = ("--node", f"http://{bank.api}"), str(bank.path / "pay.json")
-    call = ("settlement.open_account", "account=A-1", "owner=bank-a/treasury", "currency=USD")
+    call = ("settlement.open_account", "account=T-1", "owner=bank-a/treasury", "currency=USD")
     made = bank.done("tx", "build", *call, "--as", "bank-a/treasury", "--out", file, *node)
     assert (made["missing"], len(made["signers"])) == (2, 3)
     assert {signer["name"] for signer in made["signers"]} == {"bank-a/anna", None}
@@ -137,3 +144,78 @@ def test_maker_and_checker_on_a_real_ledger(bank: Bank) -> None:
     lines = dict(line.split() for line in bank.get("/metrics").splitlines() if line.startswith("hansa_"))
     for kind in ("voting", "tls"):
         assert 0 < float(lines[f"hansa_{kind}_key_age_seconds"]) < 600
+
+
+def test_the_key_in_force_signs_without_being_named(bank: Bank) -> None:
+    """After a rotation the former key's file was taken, and once its overlap was over everything was refused."""
+    here, keys_dir = ("--dir", str(bank.path)), bank.path / "keys"
+    submit = ("tx", "submit", *here)
+    plain = keys_dir / "bank-a.key"
+    former = bank.done("keys", "show", str(plain))["public_key"]
+
+    def opened(account: str, *more: str) -> tuple[str, str, str]:
+        """The outcome of a call; if it is final, who signed it; what people are told."""
+        call = ("settlement.open_account", f"account={account}", "owner=bank-a", "currency=USD")
+        code, document, err = bank.hansa(*submit, *call, *more)
+        if code:
+            return document["error"]["code"], "", err
+        [signer] = bank.done("tx", "show", document["tx_id"], *here)["content"]["keys"]
+        return document["receipts"][0]["code"], signer, err
+
+    def rotated(before: str, after: str) -> None:
+        rotation = ("principal=bank-a", f"former={before}", f"key={after}", "overlap_ms=86400000")
+        bank.done(*submit, "membership.rotate_key", *rotation)
+
+    second, third = (bank.done("keys", "rotate", "--kind", "principal", *here) for _ in range(2))
+    new, newest, file = second["public_key"], third["public_key"], Path(third["file"])
+    # The ledger does not know them yet.
+    assert opened("A-1") == ("ok", former, "")
+    rotated(former, new)
+    assert opened("A-2") == ("ok", new, "")
+    assert opened("A-3", "--key", str(plain)) == ("ok", former, "")
+    # What was replaced twice ends at once.
+    rotated(new, newest)
+    assert opened("A-4") == ("ok", newest, "")
+    assert opened("A-5", "--key", str(plain))[:2] == ("policy_unsatisfied", "")
+    uses = {key["public_key"]: key["use"] for key in bank.done("keys", "list", *here)["keys"]}
+    assert (uses[former], uses[new], uses[newest]) == ("none", "former", "in_force")
+
+    # Offline, the policy in the transaction's file decides.
+    pay = str(bank.path / "rotated.json")
+    call = ("settlement.open_account", "account=A-6", "owner=bank-a", "currency=USD")
+    bank.done("tx", "build", *call, "--as", "bank-a", "--out", pay, *here)
+    sign = ("tx", "sign", pay, "--network", str(bank.path / "agreed.toml"), "--yes", *here)
+    code, document, err = bank.hansa(*sign)
+    assert (code, document["signed_by"]) == (0, [newest])
+    assert f"of 3 keys of bank-a here, {file} is taken" in err
+    bank.done("tx", "submit", "--signed", pay, *here)
+
+    # Where the key in force lies elsewhere, one that serves yet is taken, and that is told.
+    elsewhere = [bank.path / name for name in ("first", "second", "third")]
+    file.rename(elsewhere[2])
+    told = f"hansa: no key of bank-a here is in force; {second['file']} signs, while its overlap lasts\n"
+    assert opened("A-7") == ("ok", new, told)
+    # A single file is taken as it is, whatever its name.
+    elsewhere[2].rename(file)
+    plain.rename(elsewhere[0])
+    Path(second["file"]).rename(elsewhere[1])
+    assert opened("A-8") == ("ok", newest, "")
+    elsewhere[0].rename(plain)
+
+
+def test_a_second_signature_is_never_given_unasked(bank: Bank) -> None:
+    """Two keys of a policy of two in one directory are two people's decisions, and each is named."""
+    here, keys_dir = ("--dir", str(bank.path)), bank.path / "keys"
+    files = [keys_dir / "bank-a.treasury.key", keys_dir / f"bank-a.treasury-{'0' * 16}.key"]
+    for name, file in zip(("anna", "carla"), files, strict=True):
+        shutil.copy(bank.path / f"{name}.key", file)
+    call = ("settlement.open_account", "account=T-2", "owner=bank-a/treasury", "currency=USD")
+    submit = ("tx", "submit", *call, "--as", "bank-a/treasury", *here)
+    code, document, _ = bank.hansa(*submit)
+    assert (code, document["error"]["code"]) == (1, "policy_unsatisfied")
+    assert bank.done(*submit, "--key", str(files[0]), "--key", str(files[1]))["receipts"][0]["code"] == "ok"
+    # A principal that the ledger does not know yet leaves the use of all others known.
+    bank.done("keys", "new", "--principal", "bank-a/nobody", "--file", str(keys_dir / "bank-a.nobody.key"))
+    uses = {(key["kind"], key["id"]): key["use"] for key in bank.done("keys", "list", *here)["keys"]}
+    assert uses["principal", "bank-a/nobody"] == "none"
+    assert uses["principal", "bank-a/treasury"] == uses["voting", "bank-a"] == "in_force"

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 import httpx
+import msgspec
 import pytest
 
 from node.api import ApiServer
 from node.api.failures import failure_bytes, status_of
 from node.client import AsyncClient, Client, Fate, Submission, call, countersign
+from node.client.answers import DryRun
 from node.client.failover import Attempts, EventLines, answer_failure, trusted
 from node.errors import CATALOGUE, ConfigError, HansaError, NotFound, RejectedTransaction, Unavailable
 from node.keys import SigningKey
@@ -50,6 +52,13 @@ async def test_a_call_is_made_signed_submitted_and_final(client: AsyncClient, no
     assert (answer.value, answer.height) == (5, 1)
     assert (await client.fate(fate.tx_id)).content is not None
     assert (await client.block()).transactions[0].tx_id == fate.tx_id
+
+
+def test_a_state_key_may_have_a_truth_value_in_it() -> None:
+    """A contract may declare such keys; the client refused the whole answer of a dry run."""
+    key = ["brake", "ended", "bank-a", True]
+    sent = {"tx_id": "", "height": 1, "receipts": [], "changes": [{"key": key, "before": None, "after": [1]}]}
+    assert msgspec.json.decode(msgspec.json.encode(sent), type=DryRun).changes[0].key == tuple(key)
 
 
 async def test_a_failed_call_is_a_fate_and_not_an_exception(client: AsyncClient) -> None:
