@@ -269,7 +269,7 @@ class Chain:
         """The decided block is durable: Applied; or what catch-up made of the height meanwhile.
 
         What the survivors of a trusted recovery have decided is decided by nobody else: the node begins anew below
-        it, and the recovery comes with the start. Raise ConfigError, which ends the node, if it decides nonetheless.
+        it, and the recovery comes with the start. Raise ConfigError, which ends the node, if it does decide it.
         """
         recovery = self._recoveries.at(effect.height)
         if recovery is not None:
