@@ -72,11 +72,16 @@ class ValueDifference(msgspec.Struct, frozen=True):
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
-    """What came of it. `begun` is the outcome of the version's beginning; unless "ok" no block was executed."""
+    """What came of it. `begun` is the outcome of the version's beginning; unless "ok" no block was executed.
+
+    `asked` of the ledger's blocks were wanted, fewer than the command names where the chain has no more; those from
+    `first` to `last` are fewer still where this copy cannot take so many back.
+    """
 
     contract: str
     before: int
     version: int
+    asked: int
     first: int
     last: int
     transactions: int
@@ -85,6 +90,11 @@ class Rehearsal(msgspec.Struct, frozen=True):
     begun_operations: int
     receipts: tuple[ReceiptDifference, ...]
     values: tuple[ValueDifference, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all blocks that were asked for could be taken back."""
+        return self.last - self.first + 1 == self.asked
 
     @property
     def same(self) -> bool:
@@ -145,6 +155,7 @@ class _Rehearsing:
             contract=self._contract.name,
             before=before,
             version=self._contract.version,
+            asked=min(last_blocks, last),
             first=first,
             last=last,
             transactions=transactions,

@@ -16,6 +16,7 @@ from node.config import NodeConfig, dump_network, dump_node
 from node.errors import ConfigError
 from node.ledger import Call
 from node.verification.rehearsal import Rehearsal, rehearse_directory
+from tests.node.backup_world import World
 from tests.node.ledger_world import HOUR_MS
 from tests.node.lifecycle_world import FIRST, SECOND, TALLY_1, TALLY_2, Versions, tally
 from tests.node.recovery_world import RecoveryWorld
@@ -84,6 +85,25 @@ def test_a_recovery_block_does_what_it_did(tmp_path: Path) -> None:
     [settlement] = [item for item in CONTRACTS if item.name == "settlement"]
     found = rehearse_directory(world.node("bank-a"), settlement, 2)
     assert (found.same, found.first) == (True, height)
+
+
+def test_a_restored_copy_says_how_few_blocks_it_can_take_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path)
+    world.backup(snapshot=True)
+    world.node.grow(2)
+    world.backup()
+    world.restore()
+    world.node.ledger.close()
+    assert main(["rehearse", "settlement@1", "--last", "1000", "--dir", str(world.restored)]) == 1
+    assert "only 2 of the 5 blocks asked for can be taken back" in capsys.readouterr().err
+    assert main(["rehearse", "settlement@1", "--last", "2", "--dir", str(world.restored), "--json"]) == 0
+    said = capsys.readouterr()
+    assert (json.loads(said.out)["asked"], said.err) == (2, "")
+    # The whole chain is no short answer, however many were asked for.
+    assert main(["rehearse", "settlement@1", "--last", "1000", "--dir", str(world.node.directory)]) == 0
+    assert "only" not in capsys.readouterr().err
 
 
 def test_every_value_and_every_receipt_that_differs_is_named(ledger: Rehearsed) -> None:
