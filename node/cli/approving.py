@@ -266,7 +266,7 @@ def _open_request(client: Client, number: int) -> Shown:
 
 
 def _require_new_word(client: Client, found: Shown, who: str) -> None:
-    """Raise RejectedTransaction (`approved_already`) where the sender's word counts and no rotation takes it away."""
+    """Raise RejectedTransaction (`approved_already`) where the word of `who` counts and no rotation ends that."""
     progress = _progress(client, found) or {"tiers": []}
     seats = [seat for tier in progress["tiers"] for group in tier["groups"] for seat in group["seats"]]
     given = [word["mandate"] for word in found.view["approvals"] if word["mandate"]["principal"] == who]

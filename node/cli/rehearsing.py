@@ -31,9 +31,9 @@ def rehearse(module: str, last: int, directory: Directory, output: Output) -> in
     """Execute the last N blocks of a stopped node's ledger with MODULE active, and show every outcome that differs.
 
     MODULE is a contract's source file, or a version that this release ships: claims@2. The data is not touched. For
-    a node that is to run, stop it, copy its directory, start it again, and name the copy: a restored backup has only
-    the blocks after its snapshot. Exits with 1 when a receipt or a state value differs, the version cannot begin, or
-    fewer of the ledger's blocks can be taken back than were asked for.
+    a node that is to run, stop it, copy its directory, start it again, and name the copy: a restored backup has no
+    more than the blocks after its snapshot. Exits with 1 when a receipt or value differs, the version cannot
+    begin, or fewer of the ledger's blocks can be taken back than were asked for.
     """
     # Imported here: it loads the contracts, which takes longer than most commands.
     from node.verification.rehearsal import rehearse_directory
