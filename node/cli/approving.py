@@ -341,7 +341,7 @@ def _confirm(output: Output, client: Client, found: Shown, yes: bool, question: 
 
 
 def _result(client: Client, fate: Fate) -> int:
-    explain_refusals(fate, client.contracts())
+    explain_refusals(client, fate, client.contracts())
     return exit_code(fate, round(WAIT_S * 1_000))
 
 

@@ -171,3 +171,19 @@ async def test_a_large_payment_is_requested_and_approved(
     await live.sign(file, "bank-a/ria")
     assert await live.run("bank-a", "tx", "submit", "--signed", str(file)) == 0
     assert await received(live) == 2_000_002
+
+    # What a brake stops is told with the brake, also where the call was an approved one.
+    await live.done_as(TREASURY, "approvals", "request", *PAYMENT)
+    for name in ("anna", "cleo"):
+        await live.done_as(f"bank-a/{name}", "approvals", "approve", "5", "--yes")
+    await live.done_as("bank-a", "brake", "ask", "method", "settlement.transfer", "--reason", "case 4711")
+    await live.done_as("bank-b", "brake", "confirm", "1")
+    capsys.readouterr()
+    for who, words in (
+        (TREASURY, ("tx", "submit", *PAYMENT[:-1], "amount=1")),
+        ("bank-a/ria", ("approvals", "approve", "5", "--yes")),
+    ):
+        assert await live.act_as(who, *words) == 1
+        told = capsys.readouterr().err
+        assert "brake 1 stops method settlement.transfer until 20" in told
+        assert "case 4711" in told
