@@ -17,7 +17,7 @@ def epoch(view: int) -> int:
 
 
 def next_epoch(view: int) -> int:
-    """The first view of the epoch after that of `view`: no member has been in it or above."""
+    """The first view of the epoch after that of `view`: no time-out leads a member there."""
     return (epoch(view) + 1) * EPOCH_VIEWS
 
 

@@ -10,7 +10,8 @@ requester's authority, and the request ends: `executed`, or `failed` with the co
 Invariants: what runs is exactly what was requested, and who approves says which (`digest`); it runs at most once,
 never in a block at or after `expires_at_ms`, and only if at that moment the policies in force say yes: the tiers as
 they are then, each person with the keys it has then, the requester too. What somebody said with keys that were
-taken from it since counts no more. No other contract acts for principals, and this one only in `approve`.
+taken from it since counts no more; and no former key asks for a person's calls to `membership`, as none sends them.
+No other contract acts for principals, and this one only in `approve`.
 """
 
 from typing import Annotated, Any, Literal
@@ -172,7 +173,9 @@ class Approvals(Contract):
         Code("request_not_found", "There is no such request, or it ended long ago."),
         Code("request_ended", "The request was executed, rejected or withdrawn, or has expired."),
         Code(
-            "request_lapsed", "The requester's keys were changed since: what they signed counts no more. Ask anew."
+            "request_lapsed",
+            "The requester's keys were changed since: what they signed counts no more. Ask anew; calls of a person"
+            " to `membership` when no former key of it is valid any more.",
         ),
         Code(
             "nothing_to_approve", "No tier asks for more than the sender's signatures: send the calls themselves."
@@ -210,6 +213,7 @@ class Approvals(Contract):
         mandate = ctx.call(Membership.mandate, ctx.sender)
         standing = ctx.call(Membership.standing, mandate, calls, ())
         require(any(not tier.met for tier in standing.tiers), "nothing_to_approve")
+        require(standing.speaks, "request_lapsed")
         member = _member(ctx.sender)
         self._make_room(ctx, member)
         number = (self.last_number.get() or 0) + 1

@@ -42,7 +42,11 @@ class ContractLoader(SourceFileLoader):
         return super().get_data(path) if self._source is None else self._source
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the metered code of the module, once it runs that which runs; raise ImpureContract otherwise."""
+        """Return the module's metered code.
+
+        Of a module that has been run: the code that was run, whatever its file holds by now. Of any other: its
+        source as it is now, compiled; raise ImpureContract where that is no pure contract.
+        """
         return self._code or compile_contract(self._judged(self.get_data(self.path)), self.path)
 
     def exec_module(self, module: ModuleType) -> None:

@@ -593,6 +593,9 @@ class Membership(Contract):
     ) -> Progress:
         policy = self._policy_of(requester.principal)
         tiers: tuple[Tier, ...] = () if policy is None else policy.tiers
+        if policy is not None and self.needs_keys_in_force(requester.principal, calls):
+            # A mandate names all that may have signed: with a former key among them, it says nothing here.
+            policy = replace(policy, former=())
         given = [item.principal for item in spoken if holds(item, self._policy_of(item.principal), time_ms)]
         rows = [
             count(tier, self._policy_of, self._stand_in_of, given, time_ms)
@@ -866,6 +869,7 @@ class Membership(Contract):
     def needs_keys_in_force(sender: str, calls: Sequence[PlannedCall]) -> bool:
         """Whether former keys sign nothing of these calls: a person's own keys and stand-ins are for the new one.
 
+        So it is of calls that are sent, and of those that are requested for `approvals` to perform later.
         Else who has found the former key puts its own in the place of both while they overlap, and keeps the seat.
         The root's former key may: nobody else could give the root another one if the new one was mistyped.
         """

@@ -534,8 +534,8 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "recovery_signed_other": ErrorEntry(
         "This member has signed another recovery. If both came to be complete there were two histories.",
-        "Go on with the one that is signed. Only if it can never be complete, sign this one with --instead-of and"
-        " the number of the other one.",
+        "Go on with the one that is signed. Only if it can never be complete, draft anew at a node that has signed"
+        " it (or with --replaces and its file), and sign that draft with --instead-of and the other one's number.",
     ),
     "recovery_incomplete": ErrorEntry(
         "Not every survivor has signed the recovery file.",

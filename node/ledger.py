@@ -223,6 +223,11 @@ class HeadRecord(_Item, frozen=True):
     validators: tuple[Validator, ...]
 
     @property
+    def first_view(self) -> int:
+        """The view of its certificate, in which the next height begins: nobody who has this head votes below."""
+        return 0 if self.certificate is None else self.certificate.view
+
+    @property
     def members(self) -> Members:
         """The members that decide the next height."""
         return Members(self.validators)

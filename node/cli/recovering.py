@@ -53,6 +53,12 @@ def recovery() -> None:
 )
 @click.option("--accept-unseen", is_flag=True, help="Give up blocks that the lost members alone may have decided.")
 @click.option("--accept-few", is_flag=True, help="Go on with fewer members than genesis lets any vote leave.")
+@click.option(
+    "--replaces",
+    multiple=True,
+    type=FILE,
+    help="The file of a recovery that a survivor has signed and that will never be complete. Again for others.",
+)
 @click.option("--out", required=True, type=FILE, help="The new recovery file.")
 @directory_option
 @output_option
@@ -62,6 +68,7 @@ def draft(
     without_memory: Sequence[str],
     accept_unseen: bool,
     accept_few: bool,
+    replaces: Sequence[Path],
     out: Path,
     directory: Directory,
     output: Output,
@@ -77,7 +84,15 @@ def draft(
         raise ConfigError("invalid_usage", "--reason is one line of 1 to 400 printable ASCII characters")
     node = directory.required()
     with Survivor.opened(node, load_trusted(node)) as survivor:
-        terms = Terms(tuple(survivors), reason, _now_ms(), tuple(without_memory), accept_unseen, accept_few)
+        terms = Terms(
+            tuple(survivors),
+            reason,
+            _now_ms(),
+            tuple(without_memory),
+            accept_unseen,
+            accept_few,
+            tuple(map(read_recovery_file, replaces)),
+        )
         made = survivor.draft(terms)
     write_new(out, made.encode(), "recovery_not_written")
     _show(output, out, made, "next: hansa recovery compare, with the drafts of all survivors")

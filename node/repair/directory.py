@@ -16,7 +16,7 @@ from node.config import NetworkConfig, NodeConfig
 from node.errors import ConfigError, HansaError, StoreError, Unavailable
 from node.ledger import HeadRecord
 from node.repair.ledger_rows import LedgerRows
-from node.repair.own_rows import forget_votes, mend_own
+from node.repair.own_rows import give_up_votes, mend_own
 from node.repair.replacing import drop_stale, finish_replacing, replace
 from node.repair.report import Journal, Outcome, RepairReport, unproven
 from node.repair.sources import BlockSource
@@ -126,7 +126,7 @@ class Repair:
             rows = LedgerRows(database, self._network, self._sources, self._journal, self._told("blocks"))
             head = rows.mend(height, first)
             if rows.head_was_damaged:
-                forget_votes(database, self._journal, "the record of the last block was damaged")
+                give_up_votes(database, self._journal, "the record of the last block was damaged")
             parent = self._node.data_dir.parent
             state = StateRows(database, self._network, self._journal, parent, self._told("executing"))
             state.mend(head, first, self._node.snapshots_dir)
@@ -156,7 +156,7 @@ class Repair:
         database = LevelDatabase(copy)
         self._journal.say(f"files of the database were damaged ({lost.message}): what can be read was kept")
         # Rows may be missing without a trace, votes among them.
-        forget_votes(database, self._journal, "consensus records may be among what was lost")
+        give_up_votes(database, self._journal, "consensus records may be among what was lost")
         return database
 
     def _claim(self, database: Database) -> None:
@@ -186,7 +186,7 @@ class Repair:
             self._require_near(marked, highest)
         elif marked is None or marked < highest:
             self._journal.say(f"the height of the head was damaged: it is {highest}, the last head record")
-            forget_votes(database, self._journal, "the height of the head was damaged")
+            give_up_votes(database, self._journal, "the height of the head was damaged")
             marked = highest
         if marked == 0 and (damaged or self._salvaged):
             # Whatever was damaged so, the votes are given up by now.
@@ -227,7 +227,7 @@ class Repair:
             marker = encode((self._network.network_id, self._network.genesis_hash))
             database.write([(META_FORMAT, FORMAT), (META_NETWORK, marker), *own])
             if not readable:
-                forget_votes(database, self._journal, "consensus records could not be read")
+                give_up_votes(database, self._journal, "consensus records could not be read")
             elif not self._journal.abstains:
                 self._say_what_is_kept(database)
         self._journal.abstains = True

@@ -8,14 +8,13 @@ that: never to sign again with a key that was seen in two places.
 
 import itertools
 
-from consensus.amnesia import HEIGHT_MAX
 from node.config import NetworkConfig
 from node.errors import HansaError, StoreError
 from node.keys import verify
 from node.ledger import HeadRecord
 from node.repair.report import Journal
-from node.store import Database
-from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, META_RECOVERY, META_VOTED, number
+from node.store import Database, forget_votes
+from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, META_RECOVERY, number
 from node.store.reading import read_body
 from node.verification.own import LETTERS, MARKERS, Own
 from node.verification.report import Progress
@@ -25,15 +24,9 @@ ATTEMPTS_MAX = 100_000
 """Rows given up one by one; a store with more damage than this is not worth mending."""
 
 
-def forget_votes(database: Database, journal: Journal, why: str) -> None:
-    """The store looks like that of a member without memory; the member abstains until it has learnt enough."""
-    until = database.get(META_ABSTAIN) or b""
-    rows: list[tuple[bytes, bytes | None]] = [(key, None) for key, _ in database.scan(b"c", b"d")]
-    rows += [(META_NEVER_VOTED, None), (META_VOTED, None)]
-    if len(until) != 8 or int.from_bytes(until, "big") < HEIGHT_MAX:
-        rows.append((META_ABSTAIN, None))
-    # What never signs again (META_SILENCED) is kept: no number of heights ends that.
-    database.write(rows)
+def give_up_votes(database: Database, journal: Journal, why: str) -> None:
+    """This member remembers no vote, and the report says so: it abstains until it has learnt enough."""
+    forget_votes(database)
     journal.abstains = True
     journal.say(
         f"{why}: the node abstains from voting until it has caught up with the others, and says so in `why`"
@@ -72,7 +65,7 @@ def _give_up(database: Database, entry: str, where: str, error: HansaError, jour
         # Without it the member could vote on a chain that it has promised never to vote on again.
         raise StoreError("store_corrupt", "the note of the recovery that this member signed cannot be read")
     if where == "the consensus records" or key in (META_NEVER_VOTED, META_ABSTAIN) or letter == "c":
-        forget_votes(database, journal, f"a consensus record is damaged ({error.message})")
+        give_up_votes(database, journal, f"a consensus record is damaged ({error.message})")
         return
     if letter == "v" or where == "the evidence":
         _renumber_evidence(database, key)

@@ -111,7 +111,7 @@ def _prove_kept(store: Store, file: RecoveryFile) -> None:
     certificate = file.certificate(kept=True)
     with contextlib.suppress(NotFound):
         if store.head_at(certificate.height).certificate != certificate:
-            store.prove_again(certificate)
+            store.replace_certificate(certificate)
 
 
 def _digest_at(store: Store, height: int) -> bytes | None:

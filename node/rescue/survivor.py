@@ -9,6 +9,8 @@ Invariants, each kept by `sign` before a signature exists:
 2. Every survivor has executed what it signs and has come to the same bytes.
 3. Whoever has signed votes only on a chain that has the recovery block: the promise is durable first. Otherwise a
    lost member that comes back could complete a quorum of the former members.
+4. Of two recoveries that one survivor has signed the later one has views of a later epoch: no two of its votes
+   share a slot, and nobody has a reason to accuse it.
 """
 
 import contextlib
@@ -17,8 +19,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from consensus.amnesia import Amnesia
-from consensus.effects import PreparedRecord
-from consensus.epochs import next_epoch
+from consensus.effects import Memory, PreparedRecord, VoteRecord
+from consensus.epochs import EPOCH_VIEWS, next_epoch, since_epoch
 from consensus.members import Members
 from consensus.messages import Certificate
 from contracts import CONTRACTS, FURTHER
@@ -37,6 +39,10 @@ from node.state import Overlay
 from node.store import RecoveryPromise, Store
 from node.store.database import holds_database
 
+REPLACED_MAX = 1_000
+"""So many epochs at most lie between the base block's and that of a recovery: one for each that was signed and
+given up. The file's views end at 2^53, and no single draft may use them up."""
+
 
 def open_ledger(node: NodeConfig, network: NetworkConfig) -> Store:
     """Return the store of the stopped node; raise ConfigError where there is none, or a running node holds it."""
@@ -49,7 +55,8 @@ class Terms(msgspec.Struct, frozen=True):
     """What the survivors decide among themselves; the rest of a recovery follows from the ledger.
 
     `accepts_unseen`: blocks that the lost members alone may have decided are given up. `accepts_few`: fewer members
-    go on than genesis lets any vote leave.
+    go on than genesis lets any vote leave. `replaces`: recoveries that somebody has signed and that will never be
+    complete.
     """
 
     survivors: tuple[str, ...]
@@ -58,6 +65,7 @@ class Terms(msgspec.Struct, frozen=True):
     without_memory: tuple[str, ...] = ()
     accepts_unseen: bool = False
     accepts_few: bool = False
+    replaces: tuple[RecoveryFile, ...] = ()
 
 
 class Survivor:
@@ -91,16 +99,27 @@ class Survivor:
         """The proof of the highest view that a block above the head was prepared, as far as this node knows."""
         found = [
             record.certificate
-            for record in self._store.memory().records
+            for record in self._memory.records
             if isinstance(record, PreparedRecord) and record.certificate.height == self.head.height + 1
         ]
         return max(found, key=lambda certificate: certificate.view, default=None)
 
     @property
     def remembers(self) -> bool:
-        """Whether this node knows all that its member has signed above the head."""
-        memory = Amnesia(self._store.memory(), 0)
-        return not memory.lost and self.head.height >= memory.until
+        """Whether this node knows all that its member has signed above the head.
+
+        Where it has voted at a height that the head does not decide, somebody put an older chain back.
+        """
+        memory, height = self._memory, self.head.height
+        voted = [record.vote.height for record in memory.records if isinstance(record, VoteRecord)]
+        amnesia = Amnesia(memory, 0)
+        return not amnesia.lost and height >= amnesia.until and max(voted, default=0) <= height + 1
+
+    @property
+    def _memory(self) -> Memory:
+        """What the disk says of the history that the head is in, as the replica reads it (consensus 16)."""
+        memory = self._store.memory()
+        return msgspec.structs.replace(memory, records=since_epoch(memory.records, self.head.first_view))
 
     def draft(self, terms: Terms) -> RecoveryFile:
         """Return the recovery from this node's head under `terms`, signed by nobody.
@@ -111,9 +130,27 @@ class Survivor:
         former = self.head.members
         if len({*terms.survivors}) != len(terms.survivors):
             raise ConfigError("recovery_refused", "a survivor is named twice")
-        file = self._built(former, terms, self._prepared_block())
+        for replaced in terms.replaces:
+            self._require_network(replaced)
+        signed = [item.view for item in self._store.recovery_promises()]
+        view = next_epoch(max([self.head.first_view, *signed, *(file.view for file in terms.replaces)]))
+        self._require_view(view)
+        file = self._built(former, terms, self._prepared_block(), view)
         self._require_accepted(file, terms)
         return file
+
+    def _require_network(self, file: RecoveryFile) -> None:
+        if (file.network, file.genesis_hash) != (self._network.network_id, self._network.genesis_hash):
+            raise ConfigError("recovery_of_another_network", f"it recovers {file.network}")
+
+    def _require_view(self, view: int) -> None:
+        first = next_epoch(self.head.first_view)
+        if not first <= view <= first + REPLACED_MAX * EPOCH_VIEWS:
+            raise ConfigError(
+                "recovery_refused",
+                f"its view {view} is not among the first {REPLACED_MAX:,} epochs above that of block"
+                f" {self.head.height}",
+            )
 
     def _prepared_block(self) -> CertifiedBlock | None:
         certificate = self.prepared
@@ -146,8 +183,8 @@ class Survivor:
                 " the others can be resumed by vote afterwards",
             )
 
-    def _built(self, former: Members, terms: Terms, kept: CertifiedBlock | None) -> RecoveryFile:
-        """Return the recovery that follows from the head, `terms` and the kept block, by executing it."""
+    def _built(self, former: Members, terms: Terms, kept: CertifiedBlock | None, view: int) -> RecoveryFile:
+        """Return the recovery in `view` that follows from the head, `terms` and the kept block, by executing it."""
         network, head = self._network, self.head
         executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
         executor.open(self._store.snapshot())
@@ -157,7 +194,6 @@ class Survivor:
         survivors = survivors_of(members, terms.survivors)
         if not set(terms.without_memory) <= set(terms.survivors):
             raise ConfigError("recovery_refused", "somebody without memory is none of the survivors")
-        view = next_epoch(0 if head.certificate is None else head.certificate.view)
         kept_digest = b"" if kept is None else kept.body.header.digest
         statement = statement_hash(
             network.network_id,
@@ -196,8 +232,7 @@ class Survivor:
         `instead_of` is the digest of a recovery that this member has signed before and that will never be complete.
         """
         member, names = self._node.member, [item.id for item in file.survivors]
-        if (file.network, file.genesis_hash) != (self._network.network_id, self._network.genesis_hash):
-            raise ConfigError("recovery_of_another_network", f"it recovers {file.network}")
+        self._require_network(file)
         if member not in names:
             raise ConfigError("recovery_refused", f"{member} is none of its survivors: {', '.join(names)}")
         self._require_base(file)
@@ -213,14 +248,10 @@ class Survivor:
                 f"{member} does not know all that it has signed above block {self.head.height}: the draft has to"
                 f" say --without-memory {member}, or leave it out and resume it by vote afterwards",
             )
-        owed = self._store.owed_recovery()
-        if owed is not None and owed.digest not in (file.digest, instead_of):
-            raise ConfigError(
-                "recovery_signed_other",
-                f"{member} has signed the recovery {owed.digest.hex()} of block {owed.height}",
-            )
+        self._require_unpromised(file, instead_of)
+        self._require_view(file.view)
         terms = Terms(tuple(names), file.reason, file.time_ms, file.without_memory)
-        ours = self._built(self.head.members, terms, file.kept)
+        ours = self._built(self.head.members, terms, file.kept, file.view)
         if ours != file.unsigned():
             same_code = ours.header.contracts_hash == file.header.contracts_hash
             why = "" if same_code else ": it runs other contract code, so use the same release"
@@ -251,6 +282,25 @@ class Survivor:
                 " are two histories, and nobody may go on before it is known why",
             )
 
+    def _require_unpromised(self, file: RecoveryFile, instead_of: bytes) -> None:
+        member, signed = self._node.member, self._store.recovery_promises()
+        owed = self._store.owed_recovery()
+        if owed is not None and owed.digest not in (file.digest, instead_of):
+            raise ConfigError(
+                "recovery_signed_other",
+                f"{member} has signed the recovery {owed.digest.hex()} of block {owed.height}",
+            )
+        if any(item.digest == file.digest for item in signed):
+            return
+        last = max(signed, key=lambda item: item.view, default=None)
+        if last is not None and file.view <= last.view:
+            raise ConfigError(
+                "recovery_signed_other",
+                f"{member} has signed the recovery {last.digest.hex()} in view {last.view}, and this one is in view"
+                f" {file.view}: two votes in one slot would be held against it for ever. Draft the one to sign at"
+                f" this node, or with --replaces and the file of {last.digest.hex()}",
+            )
+
     def _require_prepared_kept(self, file: RecoveryFile) -> None:
         known, kept = self.prepared, file.kept
         if known is None or (kept is not None and kept.certificate.digest == known.digest):
@@ -272,7 +322,7 @@ class Survivor:
         [survivor] = [item for item in file.survivors if item.id == member]
         if key.public != survivor.voting_key:
             raise ConfigError("wrong_key", f"the ledger names another voting key for {member}")
-        self._store.promise_recovery(RecoveryPromise(file.header.height, file.digest))
+        self._store.promise_recovery(RecoveryPromise(file.header.height, file.digest, file.view))
         kept = file.kept_message()
         signature = Countersignature(member, key.sign(file.message()), None if kept is None else key.sign(kept))
         return file.with_signature(signature)
@@ -281,6 +331,14 @@ class Survivor:
 def preferred(files: Sequence[RecoveryFile]) -> RecoveryFile:
     """Return the one of several survivors' drafts that all should sign: none of them knows of more than it keeps.
 
-    That is the one from the highest block, and of these the one that keeps the block prepared in the highest view.
+    That is the one from the highest block, of these the one that keeps the block prepared in the highest view, and
+    of these the one in the highest view itself: below it a survivor has signed another recovery.
     """
-    return max(files, key=lambda file: (file.base_height, -1 if file.kept is None else file.kept.certificate.view))
+    return max(
+        files,
+        key=lambda file: (
+            file.base_height,
+            -1 if file.kept is None else file.kept.certificate.view,
+            file.view,
+        ),
+    )

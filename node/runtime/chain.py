@@ -32,7 +32,7 @@ from consensus.members import Members
 from consensus.messages import PAYLOAD_SIZE_MAX, Certificate
 from contracts.maintenance import Maintenance
 from node.config import NO_RECOVERIES, Recoveries
-from node.errors import InvalidBlock, NotFound, RejectedTransaction, StoreError
+from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction, StoreError
 from node.executor import Claim, Difference, Executor
 from node.gossip import wire_id_of
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction
@@ -268,10 +268,16 @@ class Chain:
     async def decide(self, effect: Decide) -> Input | None:
         """The decided block is durable: Applied; or what catch-up made of the height meanwhile.
 
-        What the survivors of a trusted recovery have decided is decided by nobody else: it comes with the recovery.
+        What the survivors of a trusted recovery have decided is decided by nobody else: the node begins anew below
+        it, and the recovery comes with the start. Raise ConfigError, which ends the node, if it does decide it.
         """
-        if self._recoveries.at(effect.height) is not None:
-            return None
+        recovery = self._recoveries.at(effect.height)
+        if recovery is not None:
+            raise ConfigError(
+                "recovery_differs",
+                f"block {effect.height} {effect.digest.hex()} was decided here, and the recovery"
+                f" {recovery.digest.hex()} that is trusted here says what stands there",
+            )
         await self._room()
         async with self._at_head():
             if effect.height == self._head.height + 1:

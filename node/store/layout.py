@@ -93,12 +93,14 @@ class RecoveryPromise(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
     """This member has signed, or is about to, the recovery block `digest` at `height`, and the kept block below.
 
     From then on it votes only on a chain that has this block, or the one of a later promise that takes its place.
-    `passed`: the chain in this directory has reached that height. What this member may sign above the block it may
-    have signed since, so a chain that comes to the block again gives no lost memory back.
+    `view` is that of these votes: a member that signs another recovery signs it in a later epoch.
+    `passed`: the chain in this directory has reached that height, or may have (forgetting.py). What this member may
+    sign above the block it may have signed since, so a chain that comes to the block gives no lost memory back.
     """
 
     height: int
     digest: bytes
+    view: int
     passed: bool = False
 
 

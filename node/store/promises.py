@@ -1,7 +1,7 @@
 """The recoveries that this member has signed, and whether its chain has come to their blocks (docs/recovery.md).
 
 Invariants: who has signed a recovery votes only on a chain that has its block; a lost memory comes back with that
-block once, however often the chain comes to it.
+block once, however often the chain comes to it; no two recoveries that one member has signed begin in one epoch.
 """
 
 from collections.abc import Sequence

@@ -18,6 +18,7 @@ from node.ledger import BlockBody, CertifiedBlock, Ending, EventData, Header, He
 from node.state import ExecutedBlock
 from node.store import promises
 from node.store.database import Database, LevelDatabase
+from node.store.forgetting import forget_votes
 from node.store.layout import (
     FORMAT,
     META_ABSTAIN,
@@ -86,7 +87,8 @@ class Store:
         try:
             self._claim(network, genesis_hash)
             if lost_memory(path):
-                self._forget_votes()
+                # Its last record may be among what cannot be read.
+                forget_votes(self._database)
                 memory_settled(path)
             self._head = read_head(self._database, read_height(self._database)) if self.initialised else None
             self._journaled = {key[1:] for key, _ in self._database.scan(b"p", b"q")}
@@ -119,11 +121,6 @@ class Store:
             raise ConfigError("data_format_unknown", f"{self._path} has format {known[:16]!r}")
         elif self._database.get(META_NETWORK) != marker:
             raise ConfigError("data_of_another_network", f"{self._path} does not belong to network {network}")
-
-    def _forget_votes(self) -> None:
-        """This member abstains like one whose disk was lost: its last record may be among what cannot be read."""
-        rows: _Rows = [(META_VOTED, None), (META_NEVER_VOTED, None)]
-        self._database.write(rows + [(key, None) for key, _ in self._database.scan(b"c", b"d")])
 
     @property
     def initialised(self) -> bool:
@@ -213,7 +210,7 @@ class Store:
             del self._records[key]
         return following
 
-    def prove_again(self, certificate: Certificate) -> None:
+    def replace_certificate(self, certificate: Certificate) -> None:
         """The block that is here at the certificate's height has this certificate in the place of its former one.
 
         ValueError where another block is here; NotFound where none is.

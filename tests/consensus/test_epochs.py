@@ -162,3 +162,12 @@ def test_a_promise_to_abstain_holds_in_every_epoch() -> None:
     made = recovered()
     stage = Stage(me=1, head=made.head, memory=Memory(False, True, HEIGHT + 1, ()))
     assert not said(Vote, stage.follow(A, EPOCH_VIEWS, stage.head.certificate) + stage.pass_time(5_000))
+
+
+def test_a_lost_memory_is_lost_above_a_recovery_too() -> None:
+    """9.1, 16: or a member that starts twice would vote for two blocks in one slot"""
+    made = recovered()
+    for block in (A, B):
+        stage = Stage(me=1, head=made.head, memory=Memory(False, False, 0, ()))
+        effects = stage.pass_time(5_000) + stage.follow(block, EPOCH_VIEWS, made.head.certificate)
+        assert not said(Vote, effects + stage.pass_time(5_000))

@@ -2,6 +2,8 @@
 
 The executor and the contracts are the real ones; who may what is predicted by a model of a few lines, which reads
 nothing of the ledger's.
+
+More than 500 lines because the model and the single cases share one network and its persons.
 """
 
 import tempfile
@@ -254,24 +256,75 @@ def test_whoever_finds_a_persons_former_key_cannot_take_the_seat(ledger: Ledger)
     """It put a key of its own in the place of both while they overlapped, and the person was out."""
     anna, old, new, thief = OFFICERS[0], key_of(OFFICERS[0]), key_of("new"), key_of("thief")
 
-    def rotation(former: bytes, key: bytes, overlap_ms: int) -> Call:
-        args = {"principal": anna, "former": former, "key": key, "overlap_ms": overlap_ms}
-        return Call("membership", "rotate_key", args)
-
     def obstacle(sender: str, signer: bytes, *calls: Call) -> str | None:
         return ledger.executor.obstacle(ledger.transaction(sender, *calls, keys=[signer]), ledger.now_ms)
 
-    assert codes(ledger.settle(ledger.transaction(anna, rotation(old, new, HOUR_MS), keys=[old]))) == ["ok"]
+    assert codes(ledger.settle(ledger.transaction(anna, rotation(anna, old, new), keys=[old]))) == ["ok"]
     [paying] = pay(ledger, 1)
-    stealing = rotation(new, thief, 0)
+    stealing = rotation(anna, new, thief, 0)
     dora = {"delegate": SPARE[0], "key": key_of(SPARE[0]), "until_ms": ledger.now_ms + HOUR_MS}
     assert obstacle(anna, old, paying) is None
     for calls in ([stealing], [paying, stealing], [Call("membership", "stand_in", dora)]):
         assert obstacle(anna, old, *calls) == "policy_unsatisfied"
         assert obstacle(anna, new, *calls) is None
     # The person ends the former key with the new one, whenever that is found out.
-    assert codes(ledger.settle(ledger.transaction(anna, rotation(new, key_of("newer"), 0), keys=[new]))) == ["ok"]
+    ending = ledger.transaction(anna, rotation(anna, new, key_of("newer"), 0), keys=[new])
+    assert codes(ledger.settle(ending)) == ["ok"]
     assert obstacle(anna, old, paying) == "policy_unsatisfied"
+
+
+def rotation(person: str, former: bytes, key: bytes, overlap_ms: int = HOUR_MS) -> Call:
+    return Call(
+        "membership", "rotate_key", {"principal": person, "former": former, "key": key, "overlap_ms": overlap_ms}
+    )
+
+
+@pytest.mark.parametrize("when", ["in the overlap", "before the rotation"])
+def test_a_persons_former_key_cannot_take_the_seat_by_a_request(ledger: Ledger, when: str) -> None:
+    """With the word of one other person `approvals` rotated the new key away, in the person's name.
+
+    A request that lay there before the rotation did so too: who sees the rotation coming knows the new key.
+    """
+    anna, ben, cleo = OFFICERS
+    old, new, thief = key_of(anna), key_of("new"), key_of("thief")
+    own = tier(name="own", principal=anna, over=0, argument="", groups=[{"threshold": 1, "persons": [ben, cleo]}])
+    assert codes(ledger.settle(ledger.transaction("bank-a", own))) == ["ok"]
+    opening = Call("settlement", "open_account", {"account": "ANNA", "owner": anna, "currency": "USD"})
+    dora = {"delegate": SPARE[0], "key": key_of(SPARE[0]), "until_ms": ledger.now_ms + 10 * HOUR_MS}
+    thefts = [rotation(anna, new, thief, 0), Call("membership", "stand_in", dora)]
+    rotated = ledger.transaction(anna, rotation(anna, old, new), keys=[old])
+    if when == "in the overlap":
+        assert codes(ledger.settle(rotated)) == ["ok"]
+        assert [asked(ledger, anna, old, opening, theft) for theft in thefts] == [(0, b"request_lapsed")] * 2
+    else:
+        laid = [asked(ledger, anna, old, opening, theft) for theft in thefts]
+        assert all(number for number, _ in laid)
+        assert codes(ledger.settle(rotated)) == ["ok"]
+        for number, digest in laid:
+            [receipt] = ledger.settle(ledger.transaction(ben, approval(number, digest)))
+            assert codes([receipt]) == ["request_lapsed"]
+    probe = ledger.transaction(anna, *pay(ledger, 1), keys=[thief])
+    assert ledger.executor.obstacle(probe, ledger.now_ms) == "policy_unsatisfied"
+    # Else the former key asks as the new one does; and the new one for its own seat too when it is the only one.
+    assert asked(ledger, anna, old, opening)[0]
+    ledger.now_ms += HOUR_MS
+    number, digest = asked(ledger, anna, new, opening, thefts[1])
+    [receipt] = ledger.settle(ledger.transaction(ben, approval(number, digest)))
+    assert [event.name for event in receipt.calls[0].events][-2:] == ["StandInChanged", "Ended"]
+
+
+def test_an_approval_by_a_former_key_and_one_by_its_successor_count_once(ledger: Ledger) -> None:
+    anna, old, new = OFFICERS[0], key_of(OFFICERS[0]), key_of("new")
+    assert codes(ledger.settle(ledger.transaction(anna, rotation(anna, old, new), keys=[old]))) == ["ok"]
+    number, digest = request(ledger, LIMIT + 1)
+    before = ledger.balance("B")
+    for person, signer in ((anna, old), (anna, new), (RISK[0], key_of(RISK[0])), (anna, old)):
+        said = ledger.transaction(person, approval(number, digest), keys=[signer])
+        assert codes(ledger.settle(said)) == ["ok"]
+        assert ledger.balance("B") == before
+    said = ledger.transaction(OFFICERS[1], approval(number, digest))
+    assert codes(ledger.settle(said)) == ["ok"]
+    assert ledger.balance("B") == before + LIMIT + 1
 
 
 def test_the_roots_former_key_can_undo_a_mistyped_one(ledger: Ledger) -> None:
@@ -292,13 +345,16 @@ def approval(number: int, digest: bytes) -> Call:
     return Call("approvals", "approve", {"request": number, "digest": digest})
 
 
-def request(ledger: Ledger, *amounts: int, signers: Sequence[bytes] | None = None) -> tuple[int, bytes]:
-    planned = [
-        {"contract": call.contract, "method": call.method, "args": call.args} for call in pay(ledger, *amounts)
-    ]
+def request(ledger: Ledger, *amounts: int) -> tuple[int, bytes]:
+    return asked(ledger, TREASURY, key_of(TREASURY), *pay(ledger, *amounts))
+
+
+def asked(ledger: Ledger, sender: str, signer: bytes, *calls: Call) -> tuple[int, bytes]:
+    """The number of a request of these calls and its digest; or 0, and why it is refused."""
+    planned = [{"contract": call.contract, "method": call.method, "args": call.args} for call in calls]
     args = {"calls": planned, "expires_at_ms": ledger.now_ms + 24 * HOUR_MS}
     call = Call("approvals", "request", args)
-    [receipt] = ledger.settle(ledger.transaction(TREASURY, call, keys=signers or keys(TREASURY)))
+    [receipt] = ledger.settle(ledger.transaction(sender, call, keys=[signer]))
     if receipt.calls[0].code != "ok":
         return 0, receipt.calls[0].code.encode()
     [event] = [event for event in receipt.calls[0].events if event.name == "Requested"]

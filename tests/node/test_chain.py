@@ -7,7 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from consensus.effects import Decide
 from consensus.members import Members, Validator
+from node.config import NO_RECOVERIES, Recoveries, Recovery
+from node.errors import ConfigError
 from node.ledger import CertifiedBlock, Transaction
 from node.runtime.chain import Chain
 from node.runtime.clock import Clock
@@ -36,7 +39,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def started(ledger: Ledger, threads: WorkerThreads) -> Chain:
+def started(ledger: Ledger, threads: WorkerThreads, recoveries: Recoveries = NO_RECOVERIES) -> Chain:
     """The chain of a node that has just started on the ledger's store."""
     bodies: Any = VerifiedBodies()
 
@@ -57,6 +60,7 @@ def started(ledger: Ledger, threads: WorkerThreads) -> Chain:
         lambda executed, view: None,
         on_divergence,
         room,
+        recoveries,
     )
 
 
@@ -87,3 +91,17 @@ async def test_the_head_names_the_list_that_decided_it_after_a_start_and_after_a
     assert (head.height, head.decided_by, head.members) == (2, other, first)
     assert chain.head == head
     assert started(ledger, threads).head == head
+
+
+async def test_a_block_that_the_former_members_decide_in_the_place_of_a_recovery_ends_the_node(
+    ledger: Ledger, threads: WorkerThreads
+) -> None:
+    """It would stand still for ever without a word otherwise."""
+    block = ledger.build(ledger.transaction("bank-a"))
+    assert block is not None
+    survivors = ledger.store.head.validators[:2]
+    chain = started(ledger, threads, Recoveries((Recovery(1, bytes(32), b"", survivors, "lost", bytes(32)),)))
+    with pytest.raises(ConfigError, match="the recovery 0000") as refused:
+        await chain.decide(Decide(1, block.digest, certificate(block), 0))
+    assert refused.value.code == "recovery_differs"
+    assert (chain.head.height, ledger.store.head.height) == (0, 0)

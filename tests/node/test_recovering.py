@@ -453,11 +453,11 @@ def test_who_had_decided_the_kept_block_before_proves_it_by_the_survivors_afterw
     assert (report.ok, report.height, report.first_error) == (True, 5, None)
     # A node that has applied the file already, before this was so, is mended at its start.
     ledger = world.ledger("bank-c")
-    ledger.store.prove_again(world.certificate(VoteKind.COMMIT, kept, ("bank-b", *CD), 0))
+    ledger.store.replace_certificate(world.certificate(VoteKind.COMMIT, kept, ("bank-b", *CD), 0))
     perform_recoveries(world.node("bank-c"), ledger.network, ledger.store, ledger.executor)
     assert encode(ledger.store.block(4)) == blocks[0][0]
     with pytest.raises(ValueError, match="not that of block 4"):
-        ledger.store.prove_again(msgspec.structs.replace(file.certificate(kept=True), digest=bytes(32)))
+        ledger.store.replace_certificate(msgspec.structs.replace(file.certificate(kept=True), digest=bytes(32)))
     ledger.close()
 
 
@@ -472,7 +472,7 @@ def test_a_snapshot_of_the_recovery_or_of_the_kept_block_says_who_changed_the_me
     if kept:
         world.decide(prepared, "bank-a")
         store = world.store("bank-a")
-        store.prove_again(file.certificate(kept=True))
+        store.replace_certificate(file.certificate(kept=True))
         store.close()
     else:
         world.apply(file, "bank-a")
