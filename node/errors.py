@@ -112,6 +112,14 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Ask for it with the same calls: `hansa approvals request CONTRACT.METHOD …`; or let the tier's persons"
         " sign too: `hansa tx build`, `hansa tx sign`.",
     ),
+    "request_ended": ErrorEntry(
+        "The request was executed, rejected or withdrawn, has failed, or has expired. Nothing was sent.",
+        "`hansa approvals show N` says how it ended; if it is still wanted, request it anew.",
+    ),
+    "approved_already": ErrorEntry(
+        "The sender's approval stands on the ledger and counts. Nothing was sent.",
+        "`hansa approvals show N` names whom the request still waits for.",
+    ),
     "digest_differs": ErrorEntry(
         "The node shows other calls than those that its request's digest names.",
         "Approve nothing there; ask another node with --node, and tell the member whose node it is.",
@@ -201,7 +209,7 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     ),
     "key_file_unreadable": ErrorEntry(
         "The key file does not exist or may not be read.",
-        "Check the path and its owner; `hansa keys` makes a new key.",
+        "Check the path and its owner; `--key FILE` names another, `hansa keys new` makes one.",
     ),
     "key_file_exists": ErrorEntry(
         "A key file already lies there, and a key is never overwritten.",

@@ -306,7 +306,9 @@ class Backup:
         while status.making_height:
             if time.monotonic() > deadline:
                 raise Unavailable("node_busy", f"the snapshot of height {wanted} is not done after six hours")
-            self._on_progress(f"the node makes a snapshot of height {wanted}", 0, 0)
+            self._on_progress(
+                f"the node makes a snapshot of height {wanted}, at low priority: this may take minutes", 0, 0
+            )
             time.sleep(SNAPSHOT_POLL_S)
             status = self._client.backup_status()
         if not status.snapshot_height:

@@ -12,6 +12,8 @@ import msgspec
 
 from consensus.codec import encode, unpack
 from node.cli.acting import WAIT_S, send
+from node.cli.confirming import require_yes
+from node.cli.key_use import signer
 from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option
 from node.cli.output import Output
 from node.cli.submitting import calls_of, exit_code, explain_refusals, show_fate
@@ -34,6 +36,8 @@ class Shown(msgspec.Struct, frozen=True):
     calls: tuple[Call, ...]
     digest: bytes
     view: dict[str, Any]
+    age_ms: int
+    """Since the block after which the node's answer holds."""
 
 
 @click.group()
@@ -105,17 +109,19 @@ def request(
 @node_option
 @output_option
 def list_(member: str | None, nodes: Sequence[str], directory: Directory, output: Output) -> None:
-    """A member's pending requests."""
+    """A member's pending requests, and those that have expired since the last block."""
     with connect(nodes, directory) as client:
-        rows = _pending(client, member or client.status().member)
+        status = client.status()
+        rows = _pending(client, member or status.member, status.head_time_ms)
     if output.as_json:
         output.document({"requests": rows})
         return
     output.table(
-        ["number", "by", "calls", "approved by", "expires", "note"],
+        ["number", "status", "by", "calls", "approved by", "expires", "note"],
         [
             [
                 row["request"],
+                row["status"],
                 row["requester"],
                 _counted(row["calls"]),
                 ", ".join(row["approved_by"]),
@@ -134,7 +140,7 @@ def list_(member: str | None, nodes: Sequence[str], directory: Directory, output
 def show(number: int, nodes: Sequence[str], directory: Directory, output: Output) -> None:
     """A request with its calls, who has approved, and whom it waits for."""
     with connect(nodes, directory) as client:
-        found = read_request(client, number)
+        found = _request_now(client, number)
         progress = _progress(client, found)
     if output.as_json:
         output.document({**found.view, "progress": progress})
@@ -163,7 +169,8 @@ def approve(
     What is signed names the very calls that are shown: another node's lie about them is approved by nobody.
     """
     with connect(nodes, directory) as client:
-        found = read_request(client, number)
+        found = _open_request(client, number)
+        _require_new_word(client, found, signer(keys, sender, directory))
         _confirm(output, client, found, yes, "Approve it?")
         args = {"request": number, "digest": found.digest}
         fate = send(client, "approvals.approve", args, sender, keys, directory)
@@ -188,7 +195,7 @@ def reject(
 ) -> int:
     """End request NUMBER: whoever could approve it may refuse it."""
     with connect(nodes, directory) as client:
-        found = read_request(client, number)
+        found = _open_request(client, number)
         _confirm(output, client, found, yes, "Reject it?")
         return _outcome(
             output, client, found, send(client, "approvals.reject", {"request": number}, sender, keys, directory)
@@ -211,7 +218,7 @@ def withdraw(
 ) -> int:
     """Take one's own request NUMBER back."""
     with connect(nodes, directory) as client:
-        found = read_request(client, number)
+        found = _open_request(client, number)
         return _outcome(
             output, client, found, send(client, "approvals.withdraw", {"request": number}, sender, keys, directory)
         )
@@ -222,7 +229,8 @@ def read_request(client: Client, number: int) -> Shown:
 
     Raise RejectedTransaction (`digest_differs`) where the node's digest is one of something else.
     """
-    view = client.query("approvals.show", {"request": number}).value
+    answer = client.query("approvals.show", {"request": number})
+    view = answer.value
     try:
         packed = [(item["contract"], item["method"], bytes.fromhex(item["packed"])) for item in view["calls"]]
         calls = tuple(
@@ -237,16 +245,50 @@ def read_request(client: Client, number: int) -> Shown:
         raise Unavailable("unexpected_answer", f"the node's answer is not understood: {error}") from error
     if digest != theirs:
         raise RejectedTransaction("digest_differs", f"request {number}: the node shows other calls than it names")
-    return Shown(number, calls, digest, view)
+    return Shown(number, calls, digest, view, answer.age_ms)
 
 
-def _pending(client: Client, member: str) -> list[dict[str, Any]]:
+def _request_now(client: Client, number: int) -> Shown:
+    """The request, `expired` as soon as that is so by the node's clock: on an idle ledger the next block is far."""
+    # Asked for first: a block that comes between the two makes the clock late, never early.
+    head_time_ms = client.status().head_time_ms
+    found = read_request(client, number)
+    status = _status(found.view, head_time_ms + found.age_ms)
+    return msgspec.structs.replace(found, view={**found.view, "status": status})
+
+
+def _open_request(client: Client, number: int) -> Shown:
+    """The request; raise RejectedTransaction (`request_ended`) where nothing can be said to it any more."""
+    found = _request_now(client, number)
+    if found.view["status"] != "pending":
+        raise RejectedTransaction("request_ended", f"request {number} is {found.view['status']}")
+    return found
+
+
+def _require_new_word(client: Client, found: Shown, who: str) -> None:
+    """Raise RejectedTransaction (`approved_already`) where the word of `who` counts and no rotation ends that."""
+    progress = _progress(client, found) or {"tiers": []}
+    seats = [seat for tier in progress["tiers"] for group in tier["groups"] for seat in group["seats"]]
+    given = [word["mandate"] for word in found.view["approvals"] if word["mandate"]["principal"] == who]
+    if given and any(seat["by"] == who for seat in seats):
+        policy = client.query("membership.principal", {"principal": who}).value
+        if set(given[0]["keys"]) <= set(policy["keys"]):
+            raise RejectedTransaction("approved_already", f"{who} has approved request {found.number}")
+
+
+def _status(row: dict[str, Any], now_ms: int) -> str:
+    over = row["status"] == "pending" and row["expires_at_ms"] <= now_ms
+    return "expired" if over else str(row["status"])
+
+
+def _pending(client: Client, member: str, head_time_ms: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for _ in range(PAGES_MAX):
         after = rows[-1]["request"] if rows else 0
-        page = client.query("approvals.pending", {"member": member, "after": after, "limit": PAGE}).value
-        rows.extend(page)
-        if len(page) < PAGE:
+        answer = client.query("approvals.pending", {"member": member, "after": after, "limit": PAGE})
+        now_ms = head_time_ms + answer.age_ms
+        rows.extend({**row, "status": _status({**row, "status": "pending"}, now_ms)} for row in answer.value)
+        if len(answer.value) < PAGE:
             break
     return rows
 
@@ -294,12 +336,12 @@ def _confirm(output: Output, client: Client, found: Shown, yes: bool, question: 
             click.echo(f"{place}. {call_words(call)}", err=True)
     else:
         _show(output, found, _progress(client, found))
-    if not yes and not click.confirm(question, err=True):
-        raise RejectedTransaction("not_confirmed", f"request {found.number}: nobody said yes")
+    if not yes:
+        require_yes(question)
 
 
 def _result(client: Client, fate: Fate) -> int:
-    explain_refusals(fate, client.contracts())
+    explain_refusals(client, fate, client.contracts())
     return exit_code(fate, round(WAIT_S * 1_000))
 
 
@@ -311,7 +353,7 @@ def _outcome(output: Output, client: Client, found: Shown, fate: Fate) -> int:
     else:
         show_fate(output, fate)
         if fate.ok:
-            now = read_request(client, found.number)
+            now = _request_now(client, found.number)
             _show(output, now, _progress(client, now))
     failed = any(event.data["status"] == "failed" for event in ended)
     return _result(client, fate) or (FAILED if failed else 0)

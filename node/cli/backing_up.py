@@ -1,12 +1,12 @@
 """Commands that back a running node up, and that make a data directory from a backup."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from node.cli.options import NODE_FILE, Directory, connect, directory_option, node_option, output_option
-from node.cli.output import Output
+from node.cli.output import Output, message
 from node.cli.verifying import rated_bar
 from node.wording import counted
 
@@ -46,7 +46,7 @@ def backup(
     directory.required()
     with connect(nodes, directory, patience_s=10.0) as client, rated_bar("backing up", "") as progress:
         node_file = directory.path / NODE_FILE
-        work = Backup(node_file, client, target, lambda what, done, total: progress(done, total))
+        work = Backup(node_file, client, target, telling(progress))
         report = work.run(snapshot=snapshot, snapshot_blocks=snapshot_blocks, keys=keys)
     if output.as_json:
         output.document(report)
@@ -64,6 +64,22 @@ def backup(
     for note in report.notes:
         output.text(note)
     return 0
+
+
+def telling(progress: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
+    """Give a function of (what, done, total) that moves the bar, and tells in one line what has no measure.
+
+    A line, for where no terminal is there is no bar either, and a busy node makes its snapshot for minutes.
+    """
+    told: set[str] = set()
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        if not total and what not in told:
+            told.add(what)
+            message(f"hansa: {what}")
+        progress(done, total)
+
+    return on_progress
 
 
 @click.command()

@@ -16,6 +16,11 @@ from node.keys import SigningKey, read_key_file
 _BEST_FIRST: Final[tuple[Use, ...]] = ("in_force", "former", "none")
 
 
+def signer(files: Sequence[Path], principal: str | None, directory: Directory) -> str:
+    """Who signs, without opening a key: the principal that is named, else whose the first key file is."""
+    return principal or principal_key_info((files or key_files(principal, directory))[0]).id
+
+
 def signing_keys(
     client: Client, files: Sequence[Path], principal: str | None, directory: Directory
 ) -> tuple[str, list[SigningKey]]:

@@ -1,6 +1,5 @@
 """`hansa recovery`: how the survivors of a lost quorum agree, sign offline, and go on (docs/recovery.md)."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from node.cli.confirming import require_yes
 from node.cli.files import replace_file, write_new
 from node.cli.options import Directory, directory_option, output_option, passphrase
 from node.cli.output import Output, message
@@ -179,7 +179,7 @@ def sign(
         # Said before anybody is asked for a passphrase.
         survivor.require_signable(found, _now_ms(), replaced)
         if not yes:
-            _confirm()
+            require_yes("Sign this, for ever?")
         key = _voting_key(found, node.member, key_file, directory)
         signed = survivor.sign(found, key, _now_ms(), replaced)
     # Somebody else may have signed the file meanwhile, and that signature stays.
@@ -235,13 +235,6 @@ def _next(file: RecoveryFile) -> str:
     if file.missing:
         return f"next: hansa recovery sign, by {', '.join(file.missing)}"
     return "complete. next: hansa recovery apply, at every node; and give the file to everybody who verifies"
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        raise ConfigError("not_confirmed", "there is no terminal to ask at")
-    if not click.confirm("Sign this, for ever?", err=True):
-        raise ConfigError("not_confirmed", "it was answered with no")
 
 
 def _voting_key(file: RecoveryFile, member: str, key_file: Path | None, directory: Directory) -> SigningKey:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from node.cli.options import Directory, directory_option, output_option
-from node.cli.output import Output, shown
+from node.cli.output import Output, message, shown
 from node.cli.verifying import rated_bar
 from node.errors import ConfigError
 from node.wording import blocks_from, counted
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN_MAX = 20
 WIDTH_MAX = 60
-DIFFERS = 1
+FAILED = 1
 
 
 @click.command()
@@ -31,8 +31,9 @@ def rehearse(module: str, last: int, directory: Directory, output: Output) -> in
     """Execute the last N blocks of a stopped node's ledger with MODULE active, and show every outcome that differs.
 
     MODULE is a contract's source file, or a version that this release ships: claims@2. The data is not touched. For
-    a node that goes on running, make a backup, restore it beside, and name that directory. Exits with 1 when a
-    receipt or a state value differs, or the version cannot begin.
+    a node that is to run, stop it, copy its directory, start it again, and name the copy: a restored backup has no
+    more than the blocks after its snapshot. Exits with 1 when a receipt or value differs, the version cannot
+    begin, or fewer of the ledger's blocks can be taken back than were asked for.
     """
     # Imported here: it loads the contracts, which takes longer than most commands.
     from node.verification.rehearsal import rehearse_directory
@@ -44,7 +45,14 @@ def rehearse(module: str, last: int, directory: Directory, output: Output) -> in
         output.document(found)
     else:
         _show(output, found)
-    return 0 if found.same else DIFFERS
+    if not found.whole:
+        covered = found.last - found.first + 1
+        message(
+            f"hansa: only {covered:,} of the {found.asked:,} blocks asked for can be taken back: this directory has"
+            f" none before block {found.first}. Copy the directory of a stopped node that has them, or ask for"
+            f" --last {covered}"
+        )
+    return 0 if found.same and found.whole else FAILED
 
 
 def _contract(module: str) -> "type[Contract]":

@@ -3,7 +3,6 @@
 `build` asks a node; `sign` reads one file and one key and needs no network; `hansa tx submit --signed` sends.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 import click
 import msgspec
 
+from node.cli.confirming import require_yes
 from node.cli.files import replace_file, write_new
 from node.cli.options import (
     Directory,
@@ -130,7 +130,7 @@ def sign(
     # Said before anybody is asked for a passphrase or a PIN.
     found.require_wanted(public)
     if not yes:
-        _confirm()
+        require_yes("Sign this?")
     signature = found.signature_of(signer())
     signed = _as_it_is_now(file, found).with_signature(signature)
     replace_file(file, signed.encode(), "transaction_file_not_written")
@@ -186,13 +186,6 @@ def _require_time(found: TransactionFile) -> None:
         raise RejectedTransaction(
             "expired", f"by this machine's clock it ended {late_ms // 1000:,} s ago; build it again and sign that"
         )
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        raise ConfigError("not_confirmed", "there is no terminal to ask at")
-    if not click.confirm("Sign this?", err=True):
-        raise ConfigError("not_confirmed", "it was answered with no")
 
 
 def _show(output: Output, file: Path, found: TransactionFile) -> None:

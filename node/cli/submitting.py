@@ -18,12 +18,14 @@ from node.cli.transaction_files import known_policy, read_transaction_file
 from node.client import Client, ContractAnswer, DryRun, Fate, TransactionAnswer
 from node.client import call as make_call
 from node.client.arguments import arguments_from_json, arguments_from_text, find_method
-from node.client.transaction_file import TransactionFile
-from node.errors import ConfigError, NotFinal, RejectedTransaction
+from node.client.transaction_file import TransactionFile, printable
+from node.diagnosis.wording import moment
+from node.errors import ConfigError, HansaError, NotFinal, RejectedTransaction
 from node.ledger import CALLS_MAX, EXPIRY_AHEAD_MS_MAX, TRANSACTION_SIZE_MAX, Call, Transaction
 
 FILE_SIZE_MAX = 4 * TRANSACTION_SIZE_MAX
 FAILED = 1
+BRAKES_NAMED_MAX = 8
 
 
 @click.group()
@@ -108,8 +110,8 @@ def submit(
             else:
                 taken = client.submit(transaction)
                 fate = Fate(tx_id=taken.tx_id, status=taken.status)
-    show_fate(output, fate)
-    explain_refusals(fate, contracts)
+        show_fate(output, fate)
+        explain_refusals(client, fate, contracts)
     return exit_code(fate, timeout_ms if wait else None)
 
 
@@ -240,11 +242,27 @@ def show_fate(output: Output, fate: Fate) -> None:
         )
 
 
-def explain_refusals(fate: Fate, contracts: tuple[ContractAnswer, ...]) -> None:
-    """On stderr, what the contracts say about the codes of calls that failed; each code once."""
+def explain_refusals(client: Client, fate: Fate, contracts: tuple[ContractAnswer, ...]) -> None:
+    """On stderr, what the contracts say about the codes of calls that failed, each code once; and the brakes."""
     meanings = {code.code: code.meaning for contract in contracts for code in contract.codes}
-    for code in dict.fromkeys(receipt.code for receipt in fate.receipts if receipt.code != "ok"):
+    codes = dict.fromkeys(receipt.code for receipt in fate.receipts if receipt.code != "ok")
+    for code in codes:
         message(f"hansa: the ledger said no: {code}. {meanings.get(code, '')}".rstrip())
+    # Calls that were approved stand in no receipt of their own.
+    inner = {event.data.get("code") for receipt in fate.receipts for event in receipt.events}
+    if "braked" in codes or "braked" in inner:
+        _name_brakes(client)
+
+
+def _name_brakes(client: Client) -> None:
+    """On stderr, the brakes that are on now. A receipt names none, and it is told whether or not they can be."""
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(HansaError):
+        rows = client.query("brake.pulled").value
+    on = [(row["number"], row["brake"]) for row in rows if row["brake"]["status"] == "on"]
+    for number, found in on[:BRAKES_NAMED_MAX]:
+        stops, until = f"{found['scope']} {found['subject']}", moment(found["until_ms"])
+        message(f"hansa: brake {number} stops {stops} until {until}: {printable(found['reason'])}")
 
 
 def _show_dry_run(output: Output, result: DryRun) -> int:

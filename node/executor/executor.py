@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from consensus.codec import decode_own, encode
-from contracts.brake import Brake
 from contracts.engine import CallError, Engine, Environment, Revert
 from node.config import PROPOSER, NetworkConfig, Parameters, Recovery
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction, StoreError
@@ -120,23 +119,14 @@ class Executor:
             self._requests_from_ms = executed.requests_removed[-1][0]
 
     def _take_rules(self, view: LedgerView) -> None:
-        """The next block is executed by the contracts that the members have activated, within limits and brakes.
-
-        Read once for a block, so that none of its transactions pays for them.
-        """
+        """The next block is executed by the contracts that the members have activated, within limits and brakes."""
         state = Overlay(view)
         code = active_code(self._shipped, state, self._code)
         if code is not self._code:
             self._code = code
             self._rules = msgspec.structs.replace(self._rules, engine=code.engine)
             self._contracts_hash = code.engine.contracts_hash()
-        limits = dict(self._registry.read_limits(state))
-        known = self._rules.parameters
-        if any(getattr(known, name) != value for name, value in limits.items()):
-            self._rules = msgspec.structs.replace(self._rules, parameters=msgspec.structs.replace(known, **limits))
-        brakes = Brake.read_on(state)
-        if brakes != self._rules.brakes:
-            self._rules = msgspec.structs.replace(self._rules, brakes=brakes)
+        self._rules = self._rules.after(state)
 
     def show(self, view: LedgerView) -> None:
         """Transactions are admitted and tried on `view`: that of the head, or of a block before it."""

@@ -11,7 +11,7 @@ import msgspec
 
 from consensus.codec import check_plain, decode_own, encode, unpack
 from consensus.members import Members, Validator
-from contracts.brake import Standing, stopped_at
+from contracts.brake import Brake, Standing, stopped_at
 from contracts.engine import Emitted, Engine, Environment, Outcome, Scheduled, Session
 from contracts.state_keys import encode_component, encode_key
 from node.config import PROPOSER, Parameters, Recovery
@@ -117,6 +117,17 @@ class Rules(msgspec.Struct, frozen=True):
     engine: Engine
     registry: Registry
     brakes: tuple[Standing, ...] = ()
+
+    def after(self, state: Overlay) -> "Rules":
+        """Return these as they hold for the block after `state`: its limits and its brakes. The engine is kept.
+
+        Read once for a block, so that none of its transactions pays for them.
+        """
+        limits, brakes = dict(self.registry.read_limits(state)), Brake.read_on(state)
+        known = self.parameters
+        if brakes == self.brakes and all(getattr(known, name) == value for name, value in limits.items()):
+            return self
+        return msgspec.structs.replace(self, parameters=msgspec.structs.replace(known, **limits), brakes=brakes)
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True):

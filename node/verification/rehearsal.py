@@ -23,12 +23,13 @@ from contracts.lifecycle import Lifecycle
 from contracts.membership import Membership
 from contracts.sdk import Contract
 from contracts.state_keys import decode_key
-from node.config import NetworkConfig, NodeConfig, load_network
+from node.config import NetworkConfig, NodeConfig
 from node.errors import ConfigError
 from node.executor.activation import ActiveCode, active_code, try_version
 from node.executor.difference import RECEIPT_SIZE_MAX
 from node.executor.run import REQUESTS, BlockRun, Rules, due_calls
 from node.ledger import CallReceipt, Receipt, Transaction
+from node.recovery import load_trusted
 from node.state import Overlay
 from node.store import LevelDatabase
 from node.store.copying import copy_files, held
@@ -71,11 +72,16 @@ class ValueDifference(msgspec.Struct, frozen=True):
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
-    """What came of it. `begun` is the outcome of the version's beginning; unless "ok" no block was executed."""
+    """What came of it. `begun` is the outcome of the version's beginning; unless "ok" no block was executed.
+
+    `asked` of the ledger's blocks were wanted, fewer than the command names where the chain has no more; those from
+    `first` to `last` are fewer still where this copy cannot take so many back.
+    """
 
     contract: str
     before: int
     version: int
+    asked: int
     first: int
     last: int
     transactions: int
@@ -84,6 +90,11 @@ class Rehearsal(msgspec.Struct, frozen=True):
     begun_operations: int
     receipts: tuple[ReceiptDifference, ...]
     values: tuple[ValueDifference, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all blocks that were asked for could be taken back."""
+        return self.last - self.first + 1 == self.asked
 
     @property
     def same(self) -> bool:
@@ -99,7 +110,7 @@ def rehearse_directory(
     Raise ConfigError when the directory holds no ledger or a running node holds it, NotFound where the state before
     those blocks is no longer kept, Unavailable (`disk_low`) without room for a copy.
     """
-    network = load_network(node.network_file)
+    network = load_trusted(node)
     if not holds_database(node.data_dir):
         raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=node.data_dir.parent) as scratch:
@@ -144,6 +155,7 @@ class _Rehearsing:
             contract=self._contract.name,
             before=before,
             version=self._contract.version,
+            asked=min(last_blocks, last),
             first=first,
             last=last,
             transactions=transactions,
@@ -184,9 +196,8 @@ class _Rehearsing:
         self._code = active_code(self._shipped, overlay, self._code)
         if self._code.absent:
             raise ConfigError("invalid_usage", f"not shipped here: {', '.join(self._code.absent)}")
-        limits = dict(Membership.read_limits(overlay))
-        parameters = msgspec.structs.replace(self._network.parameters, **limits)
-        return Rules(self._network.network_id, parameters, self._code.engine, Membership)
+        network = self._network
+        return Rules(network.network_id, network.parameters, self._code.engine, Membership).after(overlay)
 
     def _execute(self, height: int, state: TriedState) -> int:
         """The block's calls are executed on `state`, and compared with what they did; return how many
@@ -199,9 +210,14 @@ class _Rehearsing:
         calls: dict[bytes, Sequence[tuple[str, str]]] = {}
         run = BlockRun(rules, state, None, height, header.time_ms)
         scheduled = due_calls(Overlay(state), header.time_ms, rules.parameters.scheduled_calls_max)
-        run.begin(lambda _, tx_id: tx_id in quarantined)
-        for tx_id, (_, item) in zip(run.tx_ids, scheduled, strict=False):
-            calls[tx_id] = [(item.contract, item.method)]
+        recovery = self._network.recoveries.of_block(height, header.digest)
+        if recovery is None:
+            run.begin(lambda _, tx_id: tx_id in quarantined)
+            for tx_id, (_, item) in zip(run.tx_ids, scheduled, strict=False):
+                calls[tx_id] = [(item.contract, item.method)]
+        else:
+            run.recover(recovery)
+            calls[run.tx_ids[0]] = [recovery.call[:2]]
         details: dict[bytes, str] = {}
         for data in body.transactions:
             transaction = Transaction.decode(data)
@@ -210,7 +226,8 @@ class _Rehearsing:
             attempt = run.quarantine(transaction) if alone else run.attempt(transaction)
             details[transaction.tx_id] = "; ".join(text for text in attempt.details if text)
             run.accept(transaction, attempt)
-        run.end(decided=True)
+        if recovery is None:
+            run.end(decided=True)
         self._compare(height, known, [_receipt(data) for data in run.receipts], calls, details)
         state.apply(run.overlay.write_set().after, self._view.head_at(height))
         return len(body.transactions)

@@ -104,7 +104,13 @@ async def test_a_large_payment_is_requested_and_approved(
     assert command in error["message"]
 
     await live.done_as(TREASURY, "approvals", "request", *PAYMENT, "--note", "invoice 7")
+    capsys.readouterr()
+    assert await live.act_as("bank-a/anna", "approvals", "approve", "1") == 2
+    assert printed(capsys)["error"]["code"] == "not_confirmed"
     await live.done_as("bank-a/anna", "approvals", "approve", "1", "--yes")
+    capsys.readouterr()
+    assert await live.act_as("bank-a/anna", "approvals", "approve", "1", "--yes") == 1
+    assert printed(capsys)["error"]["code"] == "approved_already"
     assert await live.act_as("bank-a/dora", "approvals", "approve", "1", "--yes") == 1
     assert "not_entitled" in capsys.readouterr().err
     # Ben is away: from now on dora speaks for him.
@@ -143,6 +149,17 @@ async def test_a_large_payment_is_requested_and_approved(
     assert "request_ended" in capsys.readouterr().err
     assert await received(live) == 1_000_001
 
+    # What has expired by the node's clock is told so before any block is, and nothing is sent to it.
+    await live.done_as(TREASURY, "approvals", "request", *PAYMENT, "--expires", "1s")
+    await asyncio.sleep(1)
+    capsys.readouterr()
+    for way in ("approve", "reject"):
+        assert await live.act_as("bank-a/cleo", "approvals", way, "4", "--yes") == 1
+        error = printed(capsys)["error"]
+        assert (error["code"], error["message"]) == ("request_ended", "request 4 is expired")
+    assert await live.run("bank-a", "approvals", "show", "4") == 0
+    assert printed(capsys)["status"] == "expired"
+
     # All signatures at once, made away from the network.
     file = tmp_path / "pay.json"
     assert await live.run("bank-a", "tx", "build", *PAYMENT, "--as", TREASURY, "--out", str(file)) == 0
@@ -154,3 +171,19 @@ async def test_a_large_payment_is_requested_and_approved(
     await live.sign(file, "bank-a/ria")
     assert await live.run("bank-a", "tx", "submit", "--signed", str(file)) == 0
     assert await received(live) == 2_000_002
+
+    # What a brake stops is told with the brake, also where the call was an approved one.
+    await live.done_as(TREASURY, "approvals", "request", *PAYMENT)
+    for name in ("anna", "cleo"):
+        await live.done_as(f"bank-a/{name}", "approvals", "approve", "5", "--yes")
+    await live.done_as("bank-a", "brake", "ask", "method", "settlement.transfer", "--reason", "case 4711")
+    await live.done_as("bank-b", "brake", "confirm", "1")
+    capsys.readouterr()
+    for who, words in (
+        (TREASURY, ("tx", "submit", *PAYMENT[:-1], "amount=1")),
+        ("bank-a/ria", ("approvals", "approve", "5", "--yes")),
+    ):
+        assert await live.act_as(who, *words) == 1
+        told = capsys.readouterr().err
+        assert "brake 1 stops method settlement.transfer until 20" in told
+        assert "case 4711" in told

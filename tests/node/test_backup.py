@@ -5,11 +5,13 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from node.backup import making, read_manifest
+from node.backup import Backup, making, read_manifest
 from node.backup.manifest import copy_file
 from node.backup.pages import read_page
+from node.cli.backing_up import telling
 from node.client.answers import BackupStatus
 from node.config import DiskSettings
 from node.errors import ConfigError, StoreError, Unavailable
@@ -43,6 +45,33 @@ def test_a_backup_holds_state_blocks_and_configuration_and_names_every_file(worl
     assert all(found.ok for found in verify_archives(archives, network, lambda done, total: None))
     snapshot = world.backup_directory / "snapshots" / "3"
     assert verify_snapshot_directory(snapshot, network, lambda done, total: None).ok
+
+
+def test_who_waits_for_a_node_that_is_slow_with_its_snapshot_reads_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(RunningNode):
+        """Says a few times that it is not done yet."""
+
+        asked = 0
+
+        def backup_status(self) -> BackupStatus:
+            known = super().backup_status()
+            self.asked += known.snapshot_height > 0
+            busy = 0 < self.asked < 4
+            return msgspec.structs.replace(known, making_height=3, snapshot_height=0) if busy else known
+
+    monkeypatch.setattr(making, "SNAPSHOT_POLL_S", 0.0)
+    node = Slow(tmp_path)
+    moved: list[tuple[int, int]] = []
+    telling_them = telling(lambda done, total: moved.append((done, total)))
+    report = Backup(node.node_file, node, tmp_path / "backup", telling_them).run(
+        snapshot=False, snapshot_blocks=10_000, keys=False
+    )
+    node.ledger.close()
+    assert (report.snapshot_height, moved.count((0, 0))) == (3, 3)
+    said = "hansa: the node makes a snapshot of height 3, at low priority: this may take minutes"
+    assert capsys.readouterr().err.splitlines() == [said]
 
 
 def test_the_next_run_adds_what_is_new_and_leaves_the_rest_as_it_is(world: World) -> None:

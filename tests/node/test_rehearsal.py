@@ -14,8 +14,12 @@ from contracts.sdk import Contract
 from node.cli.main import main
 from node.config import NodeConfig, dump_network, dump_node
 from node.errors import ConfigError
+from node.ledger import Call
 from node.verification.rehearsal import Rehearsal, rehearse_directory
+from tests.node.backup_world import World
+from tests.node.ledger_world import HOUR_MS
 from tests.node.lifecycle_world import FIRST, SECOND, TALLY_1, TALLY_2, Versions, tally
+from tests.node.recovery_world import RecoveryWorld
 
 ROOT = Path(__file__).parents[2]
 STRICTER = SECOND.replace("def begin", "def refused").replace(
@@ -60,6 +64,46 @@ def test_the_same_code_does_the_same(ledger: Rehearsed) -> None:
     found = ledger.rehearse(tally("tally", FIRST + "\n# the same in other words\n"), 10)
     assert (found.same, found.first, found.last, found.transactions) == (True, 1, 4, 4)
     assert (found.before, found.version, found.begun) == (1, 1, "ok")
+
+
+def test_what_a_brake_stopped_stays_stopped(ledger: Rehearsed) -> None:
+    assert ledger.add() == ["ok"]
+    ask = {"what": "method/tally.add", "until_ms": ledger.now_ms + HOUR_MS, "reason": "a fault"}
+    assert ledger.run(("bank-a", Call("brake", "ask", ask))) == ["ok"]
+    assert ledger.run(("bank-b", Call("brake", "confirm", {"brake": 1}))) == ["ok"]
+    assert ledger.add() == ["braked"]
+    assert ledger.run(("bank-b", Call("brake", "lift", {"brake": 1}))) == ["ok"]
+    assert ledger.add() == ["ok"]
+    found = ledger.rehearse(TALLY_1, 10)
+    assert (found.same, found.receipts, found.last - found.first + 1) == (True, (), 6)
+
+
+def test_a_recovery_block_does_what_it_did(tmp_path: Path) -> None:
+    world = RecoveryWorld(tmp_path)
+    [height] = world.apply(world.complete("bank-a", "bank-b"), "bank-a")
+    world.grow("bank-a", 1)
+    [settlement] = [item for item in CONTRACTS if item.name == "settlement"]
+    found = rehearse_directory(world.node("bank-a"), settlement, 2)
+    assert (found.same, found.first) == (True, height)
+
+
+def test_a_restored_copy_says_how_few_blocks_it_can_take_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path)
+    world.backup(snapshot=True)
+    world.node.grow(2)
+    world.backup()
+    world.restore()
+    world.node.ledger.close()
+    assert main(["rehearse", "settlement@1", "--last", "1000", "--dir", str(world.restored)]) == 1
+    assert "only 2 of the 5 blocks asked for can be taken back" in capsys.readouterr().err
+    assert main(["rehearse", "settlement@1", "--last", "2", "--dir", str(world.restored), "--json"]) == 0
+    said = capsys.readouterr()
+    assert (json.loads(said.out)["asked"], said.err) == (2, "")
+    # The whole chain is no short answer, however many were asked for.
+    assert main(["rehearse", "settlement@1", "--last", "1000", "--dir", str(world.node.directory)]) == 0
+    assert "only" not in capsys.readouterr().err
 
 
 def test_every_value_and_every_receipt_that_differs_is_named(ledger: Rehearsed) -> None:
