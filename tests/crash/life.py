@@ -202,7 +202,8 @@ class Process:
         promises.prune(head.height)
         memory = store.memory()
         forgotten = not memory.voted and not memory.never_voted
-        if forgotten and promises.voted and not ((place / DAMAGED_TAIL).exists() and how == "garbage"):
+        damaged = (place / DAMAGED_TAIL).exists() and how == "garbage"
+        if forgotten and promises.voted and not damaged:
             raise Loss(f"the member forgot that it has voted after {how!r}")
         if not forgotten:
             for view, record in promises.records.values():
@@ -215,6 +216,9 @@ class Process:
             promises.voted = False
             promises.records.clear()
             promises.bodies = {at: digest for at, digest in promises.bodies.items() if store.body(digest)}
+            if damaged:
+                # It learns from the others anew until when to abstain: what it knew of that may be over.
+                promises.abstain_until = 0
         self._judge_promises(memory.abstain_until)
         behind = promises.applied + 1 - head.height
         promises.applied = head.height
