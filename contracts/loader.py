@@ -35,6 +35,7 @@ class ContractLoader(SourceFileLoader):
     def __init__(self, fullname: str, path: str, source: bytes | None = None) -> None:
         super().__init__(fullname, path)
         self._source = source
+        self._code: CodeType | None = None
 
     def get_data(self, path: str) -> bytes:
         """Return the module's source."""
@@ -42,7 +43,8 @@ class ContractLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the metered code of the module's source as it is now; raise ImpureContract otherwise."""
-        return compile_contract(self._judged(self.get_data(self.path)), self.path)
+        code, self._code = self._code, None
+        return code or compile_contract(self._judged(self.get_data(self.path)), self.path)
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module with a contract's built-ins, and note in it what its source was."""
@@ -51,7 +53,8 @@ class ContractLoader(SourceFileLoader):
         module.__dict__["__builtins__"] = _contract_builtins()
         module.__dict__[_IMPORTS] = imported_contracts(tree)
         module.__dict__[_DIGEST] = hashlib.sha256(source).digest()
-        exec(compile_contract(tree, self.path), module.__dict__)  # noqa: S102 - it is how a module is run
+        self._code = compile_contract(tree, self.path)
+        super().exec_module(module)
 
     def _judged(self, source: bytes) -> ast.Module:
         tree, broken = judge(importlib.util.decode_source(source))
