@@ -10,6 +10,7 @@ settings.register_profile("hansa", deadline=None)
 settings.load_profile("hansa")
 
 FIRST = (
+    "simulation/nodes/test_sweeps.py",
     "simulation/nodes/test_nodes.py",
     "simulation/test_seeds.py",
     "stalls/test_stalls.py",
