@@ -10,13 +10,27 @@ settings.register_profile("hansa", deadline=None)
 settings.load_profile("hansa")
 
 FIRST = (
+    "simulation/nodes/test_sweeps.py",
+    "simulation/nodes/test_nodes.py",
     "simulation/test_seeds.py",
     "stalls/test_stalls.py",
     "simulation/test_instances.py",
     "node/test_api.py",
     "node/test_cli.py",
+    "node/test_sync.py",
+    "e2e/test_testnet_commands.py",
+    "consensus/test_codec.py",
+    "node/test_peers_hostile.py",
+    "simulation/test_byzantine.py",
+    "simulation/test_mutants.py",
+    "simulation/nodes/test_governing.py",
+    "node/test_verification.py",
+    "node/test_repair.py",
     "node/test_log_tail.py",
     "node/test_backup.py",
+    "node/test_snapshot_apart.py",
+    "node/test_client.py",
+    "scenarios/test_scenarios.py",
     "simulation/nodes/test_scenes.py",
     "node/test_gossip.py",
     "node/test_store.py",
@@ -25,7 +39,6 @@ FIRST = (
     "scripts/test_replay.py",
     "simulation/test_controls.py",
     "simulation/test_coverage.py",
-    "simulation/nodes/test_nodes.py",
     "simulation/test_image.py",
 )
 """The files that take longest, and those of few long tests. A file stays with one process: one of these begun at

@@ -114,6 +114,9 @@ def _end_with(node: int) -> None:
 def _step_back() -> None:
     """Everybody else on this machine comes first."""
     os.nice(LOWEST_PRIORITY)
-    # Where sessions share the processors, a process's own priority counts within its session only.
+    # Where sessions share the processors, a process's own priority counts within its session only. That session is
+    # lowered when it is this process's own: lowering another would last, for all that run in it.
+    if os.getsid(0) != os.getpid():
+        return
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(LOWEST_PRIORITY))

@@ -142,8 +142,28 @@ def test_the_process_ends_when_the_node_is_killed(stuck: SnapshotFolder) -> None
 
 
 def test_the_process_lets_everybody_else_go_first(stuck: SnapshotFolder) -> None:
-    with subprocess.Popen([*CUT, str(stuck.path)], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen([*CUT, str(stuck.path)], stdin=subprocess.PIPE, start_new_session=True) as process:
         # It reads the draft once its priority is lowered.
         with (stuck.path / "draft").open("wb"):
             assert os.getpriority(os.PRIO_PROCESS, process.pid) == apart.LOWEST_PRIORITY
+            assert priority_of_session(process.pid) in (apart.LOWEST_PRIORITY, None)
         process.kill()
+
+
+def test_a_process_in_a_session_of_others_lowers_itself_alone(stuck: SnapshotFolder) -> None:
+    """It lowered all that run in that session, for good: whoever ran this file went on behind everybody else."""
+    command = ["/bin/sh", "-c", '"$@"; exit', "sh", *CUT, str(stuck.path)]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as shell,
+        (stuck.path / "draft").open("wb"),
+    ):
+        assert priority_of_session(shell.pid) in (0, None)
+
+
+def priority_of_session(pid: int) -> int | None:
+    """How the session of the process stands to others, from -20 to 19; None where the system does not tell."""
+    try:
+        told = Path(f"/proc/{pid}/autogroup").read_text()
+    except OSError:
+        return None
+    return int(told.split()[-1]) if told else None

@@ -1,4 +1,4 @@
-"""Whole nodes under faults: every rule holds, every run recovers, one seed is one run; planted bugs are found."""
+"""Whole nodes under faults: one seed is one run; planted bugs are found. test_sweeps.py: every rule holds."""
 
 import asyncio
 import os
@@ -17,78 +17,11 @@ from node.mempool import Mempool
 from node.runtime.chain import Chain
 from node.runtime.intake import Intake
 from node.store import Store
-from tests.simulation.nodes.runner import replay_line, run_governed_seed, run_seed, unexercised
+from tests.simulation.nodes.runner import run_seed
 from tests.simulation.nodes.world import NodeWorld
-from tests.simulation.runner import report_lines, run_seeds
 from tests.simulation.world import Failure
 
 ROOT = Path(__file__).resolve().parents[3]
-FAST_SEEDS = 4
-SLOW_SEEDS = 150
-GOVERNED_SEEDS = 25
-EXPECTED_RULES = (
-    "a node ends only when told or with its disk",
-    "a promise is durable",
-    "a request takes effect once",
-    "agreement",
-    "certified",
-    "chain",
-    "durable before sent",
-    "equal state roots",
-    "heights only grow by one",
-    "money is neither made nor lost",
-    "no accepted transaction is lost",
-    "no block contains what expired",
-    "one fate everywhere",
-    "one version a height",
-    "one vote per slot",
-    "progress after healing",
-    "start view",
-    "who is not ready says why",
-    "why always has an answer",
-)
-
-
-def sweep(first: int, seeds: int) -> None:
-    """Every rule holds in all of the seeds."""
-    report = run_seeds(first, seeds, jobs=min(2, os.cpu_count() or 1), run=run_seed)
-    text = "\n".join(report_lines(report))
-    print(text)
-    assert not report.failed, text
-    assert not unexercised(report)
-    if seeds == SLOW_SEEDS:
-        assert [rule for rule in EXPECTED_RULES if not report.rules[rule]] == []
-
-
-def test_every_rule_holds_in_a_few_seeds() -> None:
-    sweep(0, FAST_SEEDS)
-
-
-@pytest.mark.slow
-def test_every_rule_holds_in_many_seeds() -> None:
-    sweep(1_000, SLOW_SEEDS)
-
-
-def test_members_change_their_list_in_a_few_seeds() -> None:
-    governed_sweep(2, 2)
-
-
-@pytest.mark.slow
-def test_members_change_their_list_in_many_seeds() -> None:
-    governed_sweep(2_000, GOVERNED_SEEDS)
-
-
-def governed_sweep(first: int, seeds: int) -> None:
-    """Every rule holds in all of the seeds, and the list changed at least once in each."""
-    report = run_seeds(first, seeds, jobs=min(2, os.cpu_count() or 1), run=run_governed_seed)
-    assert not report.failed, [replay_line(failure, governed=True) for failure in report.failed]
-    assert report.reached["the list changed"] >= seeds
-    if seeds == GOVERNED_SEEDS:
-        for kind in ("suspend_member", "resume_member", "rotate_voting_key"):
-            assert report.faults[f"propose {kind}"]
-        assert report.reached["a contract changed its version"] > GOVERNED_SEEDS // 4
-        for situation in ("the list changed in a later view", "the next primary left with the list"):
-            assert report.reached[situation]
 
 
 @pytest.mark.slow
@@ -221,8 +154,8 @@ LOST = ("no accepted transaction is lost", "progress after healing")
         (votes_are_sent_before_they_are_durable, 0, ("durable before sent",)),
         (nothing_is_journalled, 0, ("a promise is durable",)),
         (what_is_known_is_not_journalled, 0, ("a promise is durable",)),
-        (what_a_builder_takes_is_gone_when_the_block_fails, 0, LOST),
-        (the_journal_is_not_read_at_the_start, 0, LOST),
+        (what_a_builder_takes_is_gone_when_the_block_fails, 27, LOST),
+        (the_journal_is_not_read_at_the_start, 5, LOST),
         (catch_up_and_consensus_apply_at_once, 119, ("a node ends only when told or with its disk",)),
         (a_wiped_node_takes_its_key_for_new, 215, ("one vote per slot", "agreement")),
         (an_ending_is_forgotten, 0, ("no accepted transaction is lost",)),
