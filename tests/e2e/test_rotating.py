@@ -31,7 +31,7 @@ from tests.e2e.load import Load, blocks_from, longest_gap_ms, until
 
 pytestmark = pytest.mark.slow
 
-RESTARTS = 2.5
+RESTARTS = 4.0
 """An overlap is as long as so many restarts of the node take here, and a restart falls into its middle."""
 OVERLAP_MS_MIN = 6_000
 PAID = 10
