@@ -77,7 +77,10 @@ def test_two_of_four_are_down() -> None:
     )
     assert not answer.moving
     assert answer.missing == ("member-2", "member-3")
-    assert answer.operator[0] == "Start member-2 and member-3."
+    assert answer.operator == (
+        "Start member-2 and member-3.",
+        "Only if machines or disks are lost for good, so that no quorum comes back: docs/recovery.md.",
+    )
     assert answer.next.what == "blocks go on as soon as 1 of member-2 and member-3 votes again"
     assert judge(known).reasons == (answer.headline,)
 
