@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from node.cli.main import main
 from node.client import Client
+from node.errors import HansaError
 from tests.e2e.conftest import Bank, Testnet
 from tests.e2e.load import WAIT_S, until
 
@@ -24,7 +26,13 @@ class Assembly:
         self.effective: set[str] = set()
 
     def say(self, member: str, *words: str) -> tuple[int, str]:
-        """The exit code of `hansa WORDS --dir …`, and all that it printed."""
+        """The exit code of `hansa WORDS --dir …`, and all that it printed.
+
+        Each node applies a block in its own time: what one administrator did may be final and another's node not
+        know it yet, so this waits for the founders' nodes that run to be as far as the first of them is.
+        """
+        first = max(self._heights())
+        until(lambda: min(self._heights()) >= first)
         self._capsys.readouterr()
         code = main([*words, "--dir", str(self.directory / member)])
         printed = self._capsys.readouterr()
@@ -78,3 +86,11 @@ class Assembly:
         assert f"Proposal {number} is open" not in self.done(voters[-1], "vote", number, "yes")
         self.becomes(number, "effective")
         return number
+
+    def _heights(self) -> list[int]:
+        """Of the founders' nodes that run."""
+        found = []
+        for url in self.urls:
+            with Client([url], patience_s=0.0) as client, suppress(HansaError):
+                found.append(client.status().height)
+        return found
