@@ -17,7 +17,9 @@ active validators vote. No proposal takes votes or readiness, or takes effect, i
 `expires_at_ms`: each call looks at that itself and ends what is over, since a scheduled call may be settled
 unexecuted. A member's own new key ends no proposal of others about that member. Member records belong to
 `membership`: this contract changes them by `ctx.call` alone. Who is added is linked once the votes
-suffice, and has no vote before its own node has shown that it runs.
+suffice, and has no vote before its own node has shown that it runs. Of a member's policies the members' votes take
+a TIER away and nothing else: the very one that they saw, proposed by that member, by n - f votes, so that no
+administrator alone gets rid of those who check him.
 """
 
 from typing import Annotated, Literal
@@ -45,6 +47,7 @@ from contracts.membership import (
     Role,
     Standing,
 )
+from contracts.policies import Tier, TierName
 from contracts.sdk import (
     Argument,
     Code,
@@ -80,6 +83,7 @@ Kind = Literal[
     "rotate_voting_key",
     "rotate_tls_key",
     "change_parameter",
+    "remove_tier",
     "activate_contract",
     "deactivate_contract",
     "upgrade_contract",
@@ -114,16 +118,20 @@ they can choose again.
 """
 OWN_KINDS = ("rotate_voting_key", "rotate_tls_key")
 """Any member proposes these for itself, and nobody for another: only it knows that it has the key."""
+STRICT_KINDS = ("change_parameter", "remove_tier")
+"""They need n - f votes whatever genesis says, and take effect with them: no list of validators changes."""
 OPEN_PER_MEMBER_MAX = 8
 OPEN_MAX = 400
 OPEN_PER_OTHER_MAX = 2
 OPEN_OTHERS_MAX = 50
-"""Who has no vote proposes its own keys alone. All f of 128 validators and all others leave room for proposals."""
+"""Who has no vote proposes about itself alone. All f of 128 validators and all others leave room for proposals."""
 ENDED_MAX = 50
 """So many proposals at most does one call end whose time is over; the next calls end more."""
 WAKES_MAX = wakes_max(PROPOSAL_MS_MAX)
 CONTRACT_SUBJECT = "contract/"
 """What stands before a contract's name, so that no member's id is taken for it."""
+TIER_SUBJECT = "tier/"
+"""What stands before the member and the name of a tier."""
 CASTS_MAX = 8
 PAGE_MAX = 100
 HISTORY_MAX = 500
@@ -148,7 +156,7 @@ class Rules(Value):
 class Facts(Value):
     """What a proposal would change of a member, or of a parameter the `value`; a newcomer is absent at first.
 
-    Of a contract `value` is the version, and it is active or absent.
+    Of a contract `value` is the version, and it is active or absent, as a tier is.
     """
 
     standing: Standing | Literal["absent"]
@@ -178,7 +186,7 @@ class Proposal(Value):
     """A change that was proposed: the member's record as it was then, and as it would be.
 
     `subject` is the member's id, the parameter's name, or "contract/" and the contract's name; `code` is what such
-    a proposal makes of it.
+    a proposal makes of it. Of "tier/<member>/<name>" `tier` is what would be removed.
     `decided_height` is where it had enough votes and `ended_height` where it ended, 0 before; `ended_code` says why
     a void proposal could not take effect. `overlap_ms` is for how long a former TLS key serves too; `root` is what
     a newcomer brings.
@@ -199,6 +207,7 @@ class Proposal(Value):
     overlap_ms: int = 0
     root: RootPolicy | None = None
     code: Target | None = None
+    tier: Tier | None = None
 
 
 class Vote(Value):
@@ -304,6 +313,8 @@ class Governance(Contract):
         Membership.expect_key,
         Membership.limit,
         Membership.change_limit,
+        Membership.tier,
+        Membership.strike_tier,
         Lifecycle.version_of,
         Lifecycle.obstacle,
         Lifecycle.plan,
@@ -318,9 +329,12 @@ class Governance(Contract):
         Code("not_a_voter", "Only the root principal of an active validator proposes and votes."),
         Code("not_the_proposer", "Only who proposed it withdraws a proposal."),
         Code("not_its_own_key", "A member proposes a new key for itself alone: only it knows that it has the key."),
+        Code("not_its_own_tier", "Only a member's own root principal proposes to remove a tier of that member."),
+        Code("tier_not_found", "The member has no tier of that name."),
         Code("nothing_to_change", "The member is as the proposal would make it already."),
         Code("member_exists", "A member has or had that id: a newcomer chooses another."),
         Code("member_removed", "The member was removed: nothing of it changes any more."),
+        Code("member_suspended", "The member is suspended: its tiers stay as they are until it is back."),
         Code("member_joining", "The member is about to join: wait until it has, or until that proposal expires."),
         Code("argument_missing", "The change names the new key, or the new role."),
         Code(
@@ -343,7 +357,7 @@ class Governance(Contract):
         Code("vote_unchanged", "The member has voted so already."),
         Code("too_many_casts", "A member casts its vote on one proposal at most 8 times."),
         Code("not_in_new_set", "Only a validator of the list after the change shows its readiness, by its node."),
-        Code("changed_meanwhile", "Something else changed the member since this was proposed."),
+        Code("changed_meanwhile", "Something else changed the member, or the tier, since this was proposed."),
         Code("superseded", "Another new key of the same member was decided later."),
         Code(
             "height_passed", "The height is over: name a later one, for the block after the next at the earliest."
@@ -471,6 +485,26 @@ class Governance(Contract):
         before = Facts("absent", "observer", b"", b"", "", now)
         after = replace(before, value=value)
         self._open(ctx, rows, "change_parameter", name, before, after, expires_at_ms, reason, 0, None)
+
+    @call
+    def propose_tier_removal(
+        self, ctx: Context, member: MemberId, tier: TierName, expires_at_ms: TimeMs, reason: Reason = ""
+    ) -> None:
+        """Propose that the sender's own tier, which nobody can satisfy any more, is removed; it needs n - f votes.
+
+        No tier looks at this call. Keys and thresholds of all policies stay; if the tier changes before the members
+        have decided, the proposal is void.
+        """
+        self._end_overdue(ctx)
+        rows = ctx.call(Membership.roster)
+        require(ctx.sender == member, "not_its_own_tier", ctx.sender)
+        found = ctx.call(Membership.tier, member, tier)
+        if found is None:
+            raise Revert("tier_not_found", tier)
+        before = Facts("active", "observer", b"", b"", "")
+        after = replace(before, standing="absent")
+        subject = f"{TIER_SUBJECT}{member}/{tier}"
+        self._open(ctx, rows, "remove_tier", subject, before, after, expires_at_ms, reason, 0, None, None, found)
 
     @call
     def propose_contract(
@@ -650,6 +684,7 @@ class Governance(Contract):
         overlap_ms: int,
         root: RootPolicy | None,
         code: Target | None = None,
+        tier: Tier | None = None,
     ) -> None:
         require(ctx.time_ms < expires_at_ms <= ctx.time_ms + PROPOSAL_MS_MAX, "expiry_out_of_range")
         votes = ctx.sender in _voters(rows)
@@ -669,6 +704,7 @@ class Governance(Contract):
             overlap_ms,
             root,
             code,
+            tier,
         )
         obstacle = self._obstacle(ctx, rows, proposal)
         require(obstacle == "", obstacle, member)
@@ -707,7 +743,7 @@ class Governance(Contract):
         voters = _voters(rows)
         cast = [vote for vote in [self.votes.get((number, voter)) for voter in voters] if vote is not None]
         yes = len([vote for vote in cast if vote.yes])
-        strict = found.kind == "change_parameter" or found.kind in self.rules.read().all_but_f
+        strict = found.kind in STRICT_KINDS or found.kind in self.rules.read().all_but_f
         needed = votes_needed(len(voters), strict)
         if yes >= needed:
             self._decide(ctx, number, found, rows)
@@ -721,7 +757,7 @@ class Governance(Contract):
             self._end(ctx, number, decided, "void", obstacle)
             return
         member, after = found.subject, found.after
-        if found.kind == "change_parameter":
+        if found.kind in STRICT_KINDS:
             self._take_effect(ctx, number, decided)
             return
         if found.kind == "add_member":
@@ -759,6 +795,8 @@ class Governance(Contract):
             self.rules.set(replace(self.rules.read(), ready_blocks=after.value))
         elif found.kind == "change_parameter":
             ctx.call(Membership.change_limit, member, after.value)
+        elif found.tier is not None:
+            ctx.call(Membership.strike_tier, found.proposer, found.tier.name)
         elif found.code is not None:
             ctx.call(Lifecycle.drop, number)
             active = after.standing == "active"
@@ -818,6 +856,8 @@ class Governance(Contract):
         """Why the change cannot take effect on the members as they are; empty: it can."""
         if found.kind == "change_parameter":
             return "" if self._value(ctx, found.subject) == found.before.value else "changed_meanwhile"
+        if found.tier is not None:
+            return self._tier_obstacle(ctx, rows, found, found.tier)
         if found.kind in CONTRACT_KINDS:
             return self._contract_obstacle(ctx, found)
         joins = found.kind == "add_member" and found.status == "waiting"
@@ -846,6 +886,13 @@ class Governance(Contract):
         if then > VALIDATORS_MAX:
             return "too_many_members"
         return "too_few_validators" if then < count and then < self.rules.read().validators_min else ""
+
+    def _tier_obstacle(self, ctx: Context, rows: tuple[MemberRow, ...], found: Proposal, tier: Tier) -> str:
+        """Why the tier cannot be removed as things are; empty: it can, and is the very one that was proposed."""
+        standing = _known(rows, found.proposer).standing
+        if standing != "active":
+            return "member_suspended" if standing == "suspended" else "member_removed"
+        return "" if ctx.call(Membership.tier, found.proposer, tier.name) == tier else "changed_meanwhile"
 
     def _contract_obstacle(self, ctx: Context, found: Proposal) -> str:
         """Why the change of a contract cannot be made on the versions as they are; empty: it can."""

@@ -23,6 +23,7 @@ from contracts.policies import (
     PLANNED_MAX,
     SEATS_MAX,
     TIERS_MAX,
+    WAY_OUT,
     FormerKey,
     Group,
     Limit,
@@ -502,10 +503,26 @@ class Membership(Contract):
     @call
     def remove_tier(self, ctx: Context, name: TierName) -> None:
         """Take the tier back, for which it must be satisfied itself; the member's root principal sends this."""
-        found = [tier for tier in self._tiers_of(ctx.sender) if tier.name == name]
+        self._drop_tier(ctx, ctx.sender, name)
+
+    @call
+    def tier(self, ctx: Context, member: MemberId, name: TierName) -> Tier | None:
+        """Return the member's tier of that name, None where it has none; for the contract `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        found = [tier for tier in self._tiers_of(member) if tier.name == name]
+        return found[0] if found else None
+
+    @call
+    def strike_tier(self, ctx: Context, member: MemberId, name: TierName) -> None:
+        """Take the tier away, which nobody can satisfy any more, and nothing else; for `governance` alone."""
+        ctx.authorize(GOVERNANCE)
+        self._drop_tier(ctx, member, name)
+
+    def _drop_tier(self, ctx: Context, member: str, name: str) -> None:
+        found = [tier for tier in self._tiers_of(member) if tier.name == name]
         require(len(found) == 1, "tier_not_found", name)
-        self._put_tiers(ctx.sender, name, ())
-        ctx.emit(TierChanged(ctx.sender, name, found[0].principal, ()))
+        self._put_tiers(member, name, ())
+        ctx.emit(TierChanged(member, name, found[0].principal, ()))
 
     def _tiers_of(self, member: str) -> tuple[Tier, ...]:
         root = self.policies.get((member, ""))
@@ -1018,7 +1035,11 @@ def _tier(
 
 def _require_known(tier: Tier, methods: Sequence[tuple[str, tuple[str, ...]]]) -> None:
     """Revert unless some call that the contract has (its methods with their arguments) is one the tier looks at."""
-    named = [arguments for method, arguments in methods if tier.method in {"", method}]
+    named = [
+        arguments
+        for method, arguments in methods
+        if tier.method in {"", method} and (tier.contract, method) != WAY_OUT
+    ]
     for argument in (tier.argument, tier.where):
         known = [arguments for arguments in named if argument == "" or argument in arguments]
         require(len(known) > 0, "tier_names_nothing", f"{tier.contract} {tier.method} {argument}")

@@ -110,7 +110,8 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
     "approval_required": ErrorEntry(
         "A tier of the sender's member asks for more signatures than the sender's for these calls.",
         "Ask for it with the same calls: `hansa approvals request CONTRACT.METHOD …`; or let the tier's persons"
-        " sign too: `hansa tx build`, `hansa tx sign`.",
+        " sign too: `hansa tx build`, `hansa tx sign`. If too many of them lost their keys:"
+        " `hansa propose remove_tier`.",
     ),
     "request_ended": ErrorEntry(
         "The request was executed, rejected or withdrawn, has failed, or has expired. Nothing was sent.",

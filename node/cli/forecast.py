@@ -22,6 +22,7 @@ KINDS = (
     "rotate_voting_key",
     "rotate_tls_key",
     "change_parameter",
+    "remove_tier",
     "activate_contract",
     "deactivate_contract",
     "upgrade_contract",

@@ -1,13 +1,13 @@
 """`hansa propose`, `vote` and `proposals`: the members change their network, and see first what that would do."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from node.cli import versions
+from node.cli import tiers, versions
 from node.cli.acting import FAILED, WAIT_S, act, as_option, event_data, exit_code, key_option, send, tried
 from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
 from node.cli.joining import Request, read_request
@@ -20,12 +20,20 @@ from node.errors import ConfigError, NotFinal, RejectedTransaction
 anyway_option = click.option(
     "--anyway", is_flag=True, help="Also where the members that run now would not be a quorum after it."
 )
+METHODS = {
+    "add_member": "propose_member",
+    "change_parameter": "propose_parameter",
+    "remove_tier": "propose_tier_removal",
+    **dict.fromkeys(versions.KINDS, "propose_contract"),
+}
+OPTIONS = {"add_member": "--request FILE", "change_parameter": "--value NUMBER", "remove_tier": "--tier NAME"}
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("member", metavar="MEMBER|PARAMETER|CONTRACT")
 @click.option("--value", type=int, help="For change_parameter.")
+@click.option("--tier", metavar="NAME", help="For remove_tier: which of the member's own.")
 @click.option("--voting-key", metavar="HEX", help="For rotate_voting_key: the public key of `hansa keys rotate`.")
 @click.option("--tls-key", metavar="HEX", help="For rotate_tls_key: that of `hansa keys rotate --kind tls`.")
 @click.option(
@@ -55,6 +63,7 @@ def propose(
     kind: str,
     member: str,
     value: int | None,
+    tier: str | None,
     voting_key: str | None,
     tls_key: str | None,
     overlap: int | None,
@@ -76,16 +85,17 @@ def propose(
 
     It takes effect after enough votes, as soon as the nodes of a quorum of the new list have said that they run.
     """
-    _require_fitting(kind, request, value, (version, at_height))
+    own = {"add_member": request, "change_parameter": value, "remove_tier": tier}
+    _require_fitting(kind, own, (version, at_height))
     given = {"voting_key": voting_key, "tls_key": tls_key}
-    method = {"add_member": "propose_member", "change_parameter": "propose_parameter"}.get(kind, "propose")
+    more = {"role": role, "tier": tier, "overlap_ms": overlap}
+    method = METHODS.get(kind, "propose")
     named = {"member": member} if value is None else {"name": member, "value": value}
     args: dict[str, Any] = {
         **({} if kind in versions.KINDS else named),
         "expires_at_ms": time.time_ns() // 1_000_000 + expires,
         "reason": reason,
-        **({"role": role} if role else {}),
-        **({"overlap_ms": overlap} if overlap is not None else {}),
+        **{name: option for name, option in more.items() if option is not None},
         **{name: _key(text) for name, text in given.items() if text is not None},
     }
     with connect(nodes, directory) as client:
@@ -95,9 +105,8 @@ def propose(
             args.update(_newcomer(read_request(request, client.status().network, member)))
         expected = _forecast(client, kind, member, args.get("role"))
         if kind in versions.KINDS:
-            method = "propose_contract"
-            more, changes = versions.contract_arguments(client, kind, member, version, at_height)
-            args.update(more)
+            target, changes = versions.contract_arguments(client, kind, member, version, at_height)
+            args.update(target)
         else:
             changes = _changes(client, kind, args)
         if not output.as_json:
@@ -209,11 +218,11 @@ def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: 
     )
 
 
-def _require_fitting(kind: str, request: Path | None, value: int | None, of_contract: Sequence[object]) -> None:
-    if (request is None) == (kind == "add_member"):
-        raise ConfigError("invalid_usage", "add_member, and nothing else, goes with --request FILE")
-    if (value is None) == (kind == "change_parameter"):
-        raise ConfigError("invalid_usage", "change_parameter, and nothing else, goes with --value NUMBER")
+def _require_fitting(kind: str, own: Mapping[str, object], of_contract: Sequence[object]) -> None:
+    """Raise ConfigError unless each kind has the options that belong to it, and no other's."""
+    for of, option in OPTIONS.items():
+        if (own[of] is None) == (kind == of):
+            raise ConfigError("invalid_usage", f"{of}, and nothing else, goes with {option}")
     if kind not in versions.KINDS and any(item is not None for item in of_contract):
         raise ConfigError("invalid_usage", "--version and --at-height go with a change of a contract")
 
@@ -248,6 +257,11 @@ def _changes(client: Client, kind: str, args: dict[str, Any]) -> list[tuple[str,
         now = {row["name"]: row["value"] for row in client.query("membership.block_limits").value}
         now["ready_blocks"] = client.query("governance.current_rules").value["ready_blocks"]
         return [(name, str(now.get(name, "")), str(args["value"]))]
+    if kind == "remove_tier":
+        # One that is not there is refused by the ledger.
+        every = client.query("membership.tiers", {"member": args["member"]}).value
+        found = [tiers.described(item) for item in every if item["name"] == args["tier"]]
+        return [("standing", "active", "absent"), *(("tier", text, "none") for text in found)]
     row = client.query("membership.member", {"member": args["member"]}).value
     standings = {"remove_member": "removed", "suspend_member": "suspended", "resume_member": "active"}
     after = {"standing": standings.get(kind, row["standing"])}
@@ -311,6 +325,7 @@ def _show_proposal(output: Output, view: dict[str, Any]) -> None:
                 if found["before"][name] != found["after"][name]
             ],
             *(versions.show_code(found["subject"], found["code"]) if found["code"] is not None else []),
+            *([("tier", f"{tiers.described(found['tier'])} -> none")] if found["tier"] is not None else []),
             *([("reason", found["reason"])] if found["reason"] else []),
             ("proposed by", f"{found['proposer']} at height {found['proposed_height']}"),
             ("status", f"{found['status']}{ended}"),

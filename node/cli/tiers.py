@@ -35,6 +35,15 @@ def required(client: Client, sender: str, calls: Sequence[Call]) -> str:
     return "; ".join(wanted(standing(client, mandate({**row, "principal": sender}), calls)))
 
 
+def described(tier: dict[str, Any]) -> str:
+    """What a tier asks for, and of which calls, in one line."""
+    calls = f"{tier['contract']}.{tier['method']}" if tier["method"] else f"all of {tier['contract']}"
+    where = f" with {tier['where']}={tier['equals']}" if tier["where"] else ""
+    over = f" above {tier['argument']}={tier['over']}" if tier["argument"] else ""
+    groups = [f"{group['threshold']} of {', '.join(group['persons'])}" for group in tier["groups"]]
+    return f"{tier['principal']}, {calls}{where}{over}: {' and '.join(groups)}"
+
+
 def request_command(words: Sequence[str], sender: str) -> str:
     """The command line that asks for the approval of what `words` name."""
     return shlex.join(["hansa", "approvals", "request", *words, "--as", sender])

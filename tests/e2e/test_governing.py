@@ -44,6 +44,7 @@ def test_every_kind_of_proposal_is_carried_out_and_refused(
         )
         votes_are_counted(says)
         parameters_change(says)
+        a_tier_goes(says, tmp_path)
         keys_rotate(testnet, says)
         it_is_suspended(says)
     it_comes_back(testnet, says)
@@ -66,6 +67,7 @@ def test_every_kind_of_proposal_is_carried_out_and_refused(
         "rotate_voting_key",
         "rotate_tls_key",
         "change_parameter",
+        "remove_tier",
     }
 
 
@@ -105,6 +107,32 @@ def parameters_change(says: Assembly) -> None:
     says.refused("parameter_not_found", "bank-a", "propose", "change_parameter", "base_timeout_ms", "--value", "9")
     says.agreed("change_parameter", limit, "--value", "900", by="bank-a", voters=FOUNDERS[1:])
     assert "900" in says.done("bank-b", "query", "membership.block_limits")
+
+
+def a_tier_goes(says: Assembly, scratch: Path) -> None:
+    """Nobody has its persons' keys: no change of it comes through, and the members vote it away."""
+    persons = [f"bank-a/{name}" for name in ("anna", "ben", "cleo")]
+    people = [
+        {"principal": person, "threshold": 1, "keys": [f"{number:02x}" * 32]}
+        for number, person in enumerate(persons, 7)
+    ]
+    groups = [{"threshold": 2, "persons": persons}]
+    tier = {"name": "keys", "principal": "bank-a", "contract": "membership", "groups": groups}
+    calls = [*(("add_principal", args) for args in people), ("set_tier", tier)]
+    file = scratch / "tier.jsonl"
+    lines = [json.dumps({"call": f"membership.{method}", "args": args}) for method, args in calls]
+    file.write_text("\n".join(lines))
+    says.done("bank-a", "tx", "submit", "--file", str(file))
+    removal = ("tx", "submit", "membership.remove_tier", "name=keys")
+    says.refused("approval_required", "bank-a", *removal)
+    change = ("remove_tier", "bank-a", "--tier", "keys")
+    says.refused("not_its_own_tier", "bank-b", "propose", *change)
+    says.refused("tier_not_found", "bank-a", "propose", *change[:-1], "other")
+    number = says.agreed(*change, by="bank-a", voters=FOUNDERS[1:])
+    shown = " ".join(says.done("bank-b", "proposals", number).split())
+    assert f"bank-a, all of membership: 2 of {', '.join(persons)} -> none" in shown
+    # Nothing but the tier stood against it.
+    says.refused("tier_not_found", "bank-a", *removal)
 
 
 def keys_rotate(testnet: Testnet, says: Assembly) -> None:

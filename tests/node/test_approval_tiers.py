@@ -140,6 +140,31 @@ def test_the_root_acts_for_all_and_is_bound_by_all(ledger: Ledger) -> None:
     assert refused(ledger, TREASURY, pay(ledger, LIMIT + 1), keys(TREASURY)) is None
 
 
+def test_a_tier_that_nobody_can_meet_goes_by_the_members_votes(ledger: Ledger) -> None:
+    """Two of three officers lost their keys: each way out asked for the tier itself."""
+    base, losses = keys("bank-a"), keys("bank-a/anna", "bank-a/ria")
+    dead = tier(name="dead", principal="bank-a", contract="governance", argument="", over=0)
+    assert refused(ledger, "bank-a", [dead], base) is None
+    end = {"expires_at_ms": ledger.now_ms + HOUR_MS}
+    leaving = Call("governance", "propose", {"kind": "suspend_member", "member": "bank-d", **end})
+    removals = [
+        Call("governance", "propose_tier_removal", {"member": "bank-a", "tier": name, **end})
+        for name in ("large", "dead")
+    ]
+    for call in (leaving, Call("membership", "remove_tier", {"name": "large"})):
+        assert refused(ledger, "bank-a", [call], [*base, *losses]) == "approval_required"
+    # No tier looks at the way out; what goes with it in one transaction is judged as ever.
+    assert refused(ledger, "bank-a", [removals[0], *pay(ledger, LIMIT + 1)], base) == "approval_required"
+    assert refused(ledger, "bank-a", [removals[0], leaving], base) == "approval_required"
+    assert refused(ledger, "bank-a", removals, base) is None
+    for bank in ("bank-b", "bank-c"):
+        assert refused(ledger, TREASURY, pay(ledger, LIMIT + 1), keys(TREASURY)) == "approval_required"
+        votes = [Call("governance", "vote", {"proposal": number, "yes": True}) for number in (1, 2)]
+        assert codes(ledger.settle(ledger.transaction(bank, *votes))) == ["ok"] * 2
+    assert refused(ledger, TREASURY, pay(ledger, LIMIT + 1), keys(TREASURY)) is None
+    assert refused(ledger, "bank-a", [Call("governance", "withdraw", {"proposal": 9})], base) is None
+
+
 def test_the_refusal_names_the_tier(ledger: Ledger) -> None:
     transaction = ledger.transaction(TREASURY, *pay(ledger, LIMIT + 1))
     with pytest.raises(RejectedTransaction) as caught:
