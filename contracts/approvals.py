@@ -47,13 +47,17 @@ Note = Annotated[str, Meta(max_length=140)]
 DAY_MS = 86_400_000
 EXPIRY_MS_MAX = 30 * DAY_MS
 KEPT_MS = 90 * DAY_MS
-"""So long at least an ended request can be asked for; its events stay in the blocks."""
+"""So long at least an ended request can be asked for, if not too many of its requester's ended since; its events
+stay in the blocks."""
 ARGUMENTS_BYTES_MAX = 8_192
 PENDING_PER_PRINCIPAL_MAX = 16
 PENDING_PER_MEMBER_MAX = 64
 PENDING_MAX = 4_096
+ENDED_PER_PRINCIPAL_MAX = 1_000
+"""So many of a principal's ended requests are kept, those that ended last, and as many more as may be pending."""
 TIDIED_MAX = 4
-"""So many requests whose time is over does a new one end, of its member and of all; and so many it forgets."""
+"""So many requests whose time is over does a new one end, of its member and of all; and so many it forgets, of all
+and of its requester's."""
 SPOKEN_MAX = SEATS_MAX
 PAGE_MAX = 100
 DOMAIN = "hansa/approval"
@@ -170,7 +174,10 @@ class Approvals(Contract):
     acts_for_principals = True
     uses = (Membership.mandate, Membership.standing)
     codes = (
-        Code("request_not_found", "There is no such request, or it ended long ago."),
+        Code(
+            "request_not_found",
+            "There is no such request, or it ended long ago, or 1,000 of its requester's since.",
+        ),
         Code("request_ended", "The request was executed, rejected or withdrawn, or has expired."),
         Code(
             "request_lapsed",
@@ -198,6 +205,9 @@ class Approvals(Contract):
     waiting: Map[tuple[str, int], Waiting] = Map()
     expiring: Map[tuple[int, int], str] = Map()
     pending_total: Item[int] = Item()
+    # The ended ones of each requester, by the height where that was, and how many these are.
+    ended: Map[tuple[str, int, int], bool] = Map()
+    ended_total: Map[str, int] = Map()
     last_number: Item[int] = Item()
 
     @call
@@ -293,14 +303,27 @@ class Approvals(Contract):
             self._end(ctx, number, self.requests[number], "expired", "", 0)
         for number, item in self.requests.scan(limit=TIDIED_MAX):
             if item.ending is not None and item.ending.time_ms + KEPT_MS <= ctx.time_ms:
-                for place, _ in self.words.scan(prefix=(number,), limit=SPOKEN_MAX):
-                    del self.words[place]
-                del self.requests[number]
+                self._forget(number, item.mandate.principal, item.ending.height)
+        surplus = min((self.ended_total.get(ctx.sender) or 0) - ENDED_PER_PRINCIPAL_MAX, TIDIED_MAX)
+        if surplus > 0:
+            for place, _ in self.ended.scan(prefix=(ctx.sender,), limit=surplus):
+                self._forget(place[2], place[0], place[1])
         live = [item.requester for _, item in rows if ctx.time_ms < item.expires_at_ms]
         own = [requester for requester in live if requester == ctx.sender]
         require(len(live) < PENDING_PER_MEMBER_MAX and len(rows) <= PENDING_PER_MEMBER_MAX, "too_many_requests")
         require(len(own) < PENDING_PER_PRINCIPAL_MAX, "too_many_requests", ctx.sender)
         require((self.pending_total.get() or 0) < PENDING_MAX, "too_many_requests", "of all members")
+
+    def _forget(self, number: int, requester: str, height: int) -> None:
+        for place, _ in self.words.scan(prefix=(number,), limit=SPOKEN_MAX):
+            del self.words[place]
+        del self.requests[number]
+        del self.ended[requester, height, number]
+        left = self.ended_total[requester] - 1
+        if left:
+            self.ended_total[requester] = left
+        else:
+            del self.ended_total[requester]
 
     def _end(self, ctx: Context, number: int, found: Request, status: Status, code: str, place: int) -> None:
         requester = found.mandate.principal
@@ -311,6 +334,8 @@ class Approvals(Contract):
         del self.waiting[(member, number)]
         del self.expiring[(found.expires_at_ms, number)]
         self.pending_total.set((self.pending_total.get() or 0) - 1)
+        self.ended[requester, ctx.height, number] = True
+        self.ended_total[requester] = (self.ended_total.get(requester) or 0) + 1
         ctx.emit(Ended(number, requester, member, status, by, code, place))
 
     @query
@@ -376,6 +401,20 @@ class Approvals(Contract):
             sorted(listed) == open_ones
             and sorted(timed) == [(number, expires) for number, _, expires in open_ones]
             and (self.pending_total.get() or 0) == len(open_ones)
+        )
+
+    @invariant
+    def ended_ones_are_listed(self) -> bool:
+        """Exactly the ended requests stand in the list of their requester, which is counted."""
+        over = [
+            (item.mandate.principal, item.ending.height, number)
+            for number, item in self.requests.scan(limit=None)
+            if item.ending is not None
+        ]
+        listed = [key for key, _ in self.ended.scan(limit=None)]
+        names = [key[0] for key in listed]
+        return sorted(over) == sorted(listed) and all(
+            count == names.count(name) for name, count in self.ended_total.scan(limit=None)
         )
 
 

@@ -209,6 +209,32 @@ def test_what_ended_long_ago_is_forgotten(world: World) -> None:
         world.query(Approvals.show, request=number)
 
 
+def test_of_a_principals_ended_requests_the_last_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked and took back, again and again, filled the state for ninety days."""
+    monkeypatch.setattr("contracts.approvals.ENDED_PER_PRINCIPAL_MAX", 3)
+    other = request(world, administration("remove_tier", name="large"), sender="bank-a")
+    world.as_("bank-a").call(Approvals.withdraw, request=other)
+    long = request(world, payment(LIMIT + 1))
+    short = [request(world, payment(LIMIT + 1)) for _ in range(9)]
+    approve(world, short[0], "anna", "ben")
+    for number in (*short, long):
+        world.as_("bank-a/treasury").call(Approvals.withdraw, request=number)
+
+    def kept() -> list[int]:
+        return [number for number, _ in Approvals.requests.scan_from(world.state, 100)]
+
+    assert kept() == [other, long, *short]
+    # Each new one forgets a few, those that ended first; as many as are pending may be left over for a while.
+    last = request(world, payment(LIMIT + 1))
+    assert kept() == [other, long, *short[4:], last]
+    newest = [request(world, payment(LIMIT + 1)) for _ in range(2)]
+    assert kept() == [other, long, *short[7:], last, *newest]
+    assert [key[0] for key, _ in Approvals.words.scan_from(world.state, 100)] == []
+    with pytest.raises(Exception, match="request_not_found"):
+        world.query(Approvals.show, request=short[0])
+    assert status(world, long) == "withdrawn"
+
+
 def test_the_tiers_in_force_when_it_runs_decide(world: World) -> None:
     number = request(world, payment(LIMIT + 1))
     approve(world, number, "anna", "ben")
