@@ -33,7 +33,7 @@ def heard(count: int, *down: str, suspended: str = "") -> list[MemberDiagnosis]:
             role="validator",
             reachable=name not in down,
             votes=name not in (*down, suspended),
-            cause="suspended" if name == suspended and name not in down else "",
+            cause="member_down" if name in down else "suspended" if name == suspended else "",
         )
         for name in map(bank, range(count))
     ]
@@ -43,11 +43,15 @@ def test_removing_a_live_member_of_a_degraded_network_is_told_to_stop_it() -> No
     found = forecast("remove_member", "bank-d", members(6), heard(6, "bank-e", "bank-f"))
     assert found.before.decides
     assert found.after == ListFacts(
-        ("bank-a", "bank-b", "bank-c", "bank-e", "bank-f"), 1, 4, ("bank-a", "bank-b", "bank-c")
+        ("bank-a", "bank-b", "bank-c", "bank-e", "bank-f"),
+        1,
+        4,
+        ("bank-a", "bank-b", "bank-c"),
+        {"bank-e": "member_down", "bank-f": "member_down"},
     )
     assert found.refusal == (
         "after it 3 of 5 validators would run (bank-a, bank-b, bank-c) and 4 must agree on every block;"
-        " down or silent: bank-e, bank-f"
+        " down or silent: bank-e (member_down), bank-f (member_down)"
     )
 
 
@@ -80,7 +84,11 @@ def test_a_list_without_anybody_decides_nothing() -> None:
 def test_a_newcomer_counts_because_it_says_first_that_it_runs() -> None:
     found = forecast("add_member", "bank-e", members(4), heard(4, "bank-d"), "validator")
     assert found.after == ListFacts(
-        ("bank-a", "bank-b", "bank-c", "bank-d", "bank-e"), 1, 4, ("bank-a", "bank-b", "bank-c", "bank-e")
+        ("bank-a", "bank-b", "bank-c", "bank-d", "bank-e"),
+        1,
+        4,
+        ("bank-a", "bank-b", "bank-c", "bank-e"),
+        {"bank-d": "member_down"},
     )
     assert not found.refusal
     assert forecast("add_member", "bank-e", members(4), heard(4), "observer").after.members == found.before.members
