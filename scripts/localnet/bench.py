@@ -140,7 +140,7 @@ ABOUT = {
     type=Whole(0, 100),
     default=0,
     show_default=True,
-    help="So often at most is a run done again of which the machine's host gave more than 3 % to others.",
+    help="So often at most is a run done again of which the machine's host gave more than a tenth to others.",
 )
 @click.option("--transactions", type=Whole(1), default=2_000_000, show_default=True, help="long-chain.")
 @click.option("--keys", type=Whole(1), default=1_000_000, show_default=True, help="long-chain.")

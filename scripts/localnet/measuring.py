@@ -53,7 +53,7 @@ WARM_UP_S = 5.0
 WARM_UP_SHARE = 0.25
 FUNDS_CENTS = 10**15
 QUESTION_PATIENCE_S = 10.0
-STOLEN_MAX = 0.03
+STOLEN_MAX = 0.1
 """Of the machine's time in a run: with more taken away the figure is of the host and not of the ledger."""
 SETTLE_TIMEOUT_S = 180.0
 
