@@ -12,6 +12,7 @@ from consensus.members import Members, Validator
 from node.client.answers import MemberDiagnosis, MemberStatus
 
 ACTIVE, SUSPENDED, REMOVED = "active", "suspended", "removed"
+CONFIRMING = "confirming"
 VALIDATOR = "validator"
 KINDS = (
     "add_member",
@@ -124,4 +125,5 @@ def _facts(
 
 def _runs(member: MemberDiagnosis) -> bool:
     """Whether it does its part; who has no vote now is heard, and votes once it may."""
-    return member.votes or (member.reachable and (member.cause == SUSPENDED or member.role != VALIDATOR))
+    votes_soon = member.cause in (SUSPENDED, CONFIRMING) or member.role != VALIDATOR
+    return member.votes or (member.reachable and votes_soon)

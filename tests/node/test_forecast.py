@@ -69,6 +69,13 @@ def test_who_comes_back_counts_once_its_node_is_heard() -> None:
     assert "after it 2 of 4 validators would run" in away.refusal
 
 
+def test_a_node_that_has_just_started_counts_as_running() -> None:
+    known = heard(4, "bank-d")
+    known[1] = MemberDiagnosis(id="bank-b", role="validator", reachable=True, votes=False, cause="confirming")
+    found = forecast("rotate_tls_key", "bank-b", members(4), known)
+    assert (found.refusal, found.before.up) == ("", ("bank-a", "bank-b", "bank-c"))
+
+
 def test_observers_and_keys_change_no_arithmetic() -> None:
     for kind, member in (("remove_member", "watch"), ("rotate_voting_key", "bank-a")):
         found = forecast(kind, member, members(4), heard(4))
