@@ -32,9 +32,9 @@ STILL_MS_MAX = 2_000
 class Judgement(msgspec.Struct, frozen=True):
     """What the facts amount to.
 
-    `blocked`: too few votes are to be had. `unknown`: with those of members whose first word is still awaited there
-    may be enough. `stalled`: enough are, and yet work waits; `still`: it has waited for a
-    while, or another primary is asked for. `ready`: this node follows
+    `blocked`: too few votes are to be had. `unknown`: with those of members whose first word is still awaited, and
+    this node's own, which comes within seconds of its start, there may be enough. `stalled`: enough are, and yet
+    work waits; `still`: it has waited for a while, or another primary is asked for. `ready`: this node follows
     the network, does its part, and blocks can be made; else `reasons`. `findings` are all causes, by weight.
     """
 
@@ -63,7 +63,8 @@ def judge(facts: Facts) -> Judgement:
     voting = tuple(name for name in facts.validators if members[name].votes)
     blocked = len(voting) < facts.status.quorum
     awaited = [name for name in facts.validators if members[name].awaited]
-    unknown = blocked and len(voting) + len(awaited) >= facts.status.quorum
+    confirming = facts.member in facts.validators and _only_confirms(members[facts.member])
+    unknown = blocked and len(voting) + len(awaited) + confirming >= facts.status.quorum
     alone = not blocked and asks_alone(facts)
     waiting_ms = 0 if alone else facts.waiting_ms
     stalled = not blocked and waiting_ms > STALL_MS_MAX
@@ -78,12 +79,17 @@ def judge(facts: Facts) -> Judgement:
     ordered = tuple(finding for group in grouped(findings) for finding in group)
     still = changing or waiting_ms > STILL_MS_MAX
     if unknown and not facts.failure:
-        why = f"this node has just started and awaits {names(awaited)}"
+        why = f"this node has just started{f' and awaits {names(awaited)}' if awaited else ''}"
         headline = f"It is not known yet whether blocks are made: {why}."
     else:
         headline = _headline(facts, members, ordered, held_up, voting, blocked, still)
     reasons = _reasons(facts, members, headline, blocked, stalled)
     return Judgement(members, ordered, voting, blocked, unknown, stalled, still, headline, reasons)
+
+
+def _only_confirms(standing: Standing) -> bool:
+    """Whether nothing silences it but that it has just started."""
+    return {finding.cause for finding in standing.findings if finding.silences} == {"confirming"}
 
 
 def _put_outside(facts: Facts) -> str:

@@ -226,12 +226,13 @@ def _awaited(facts: Facts, member: str) -> bool:
     """Whether nothing has come yet of this node's first link to a member, and no other's link to it has failed.
 
     Of a node that has just started a failed attempt says nothing about a member that others hear: the two may have
-    started together, and it is dialled again. Nor does a link that is up and has not carried its first word.
+    started together, and it is dialled again. Nor does a link that is up, or was closed, before its first word:
+    both sides dial, and one of the two links is given up.
     """
     link = facts.links.get(member)
     if link is None or link.silence_ms is not None:
         return False
-    if _starting(facts) and (link.connected or _heard_by(facts, member)):
+    if _starting(facts) and (link.connected or _CLOSED in link.error or _heard_by(facts, member)):
         return True
     if link.connected or link.error:
         return False

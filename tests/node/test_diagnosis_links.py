@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from consensus.status import Phase
+from consensus.status import Abstention, Phase
 from node.diagnosis import Facts, Heard, Link, diagnose, judge
 from node.report import LinkReport
 from tests.node.diagnosis_world import NAMES, NOW, culprits, facts, quiet, replica, report, said, without
@@ -89,3 +89,27 @@ def test_a_node_that_has_just_started_awaits_the_first_word_on_a_link_that_is_up
     assert (diagnose(alone).known, diagnose(alone).culprits) == (False, ())
     late = diagnose(msgspec.structs.replace(alone, up_ms=10_001))
     assert (late.known, [item.cause for item in late.culprits]) == (True, ["isolated"])
+
+
+def test_a_node_that_was_named_anew_calls_nobody_down_whose_link_was_given_up_before_its_first_word() -> None:
+    """With a new voting key it begins anew: both sides dial, and one link is closed. It said "member_down"."""
+    given_up = Link(connected=False, error=CLOSED)
+    links = {"member-1": NOW, "member-2": given_up, "member-3": given_up}
+    starting = facts(links=links, reports={}, up_ms=900)
+    assert (diagnose(starting).known, diagnose(starting).culprits) == (False, ())
+    late = diagnose(msgspec.structs.replace(starting, up_ms=10_001))
+    assert [item.cause for item in late.culprits] == ["member_down", "member_down"]
+
+
+def test_a_node_counts_its_own_vote_among_those_that_come_at_its_start() -> None:
+    """It waited for one member more than a quorum needs, or said that the network stands still."""
+    refused = Link(connected=False, error="unreachable: [Errno 111] Connection refused")
+    links = {"member-1": NOW, "member-2": Link(connected=True), "member-3": refused}
+    reports = {"member-1": Heard(report("member-1", reaches=NAMES[:3]), 300)}
+    confirming = msgspec.structs.replace(quiet(), abstention=Abstention.CONFIRMING)
+    starting = facts(links=links, reports=reports, status=confirming, up_ms=900)
+    answer = diagnose(starting)
+    assert not answer.known
+    assert answer.headline.endswith("this node has just started and awaits member-2.")
+    heard = msgspec.structs.replace(starting, links={**links, "member-2": NOW})
+    assert diagnose(heard).headline.endswith("this node has just started.")
