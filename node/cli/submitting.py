@@ -109,7 +109,9 @@ def submit(
                 fate: Fate = client.submit_and_wait(transaction, timeout_ms / 1000)
             else:
                 taken = client.submit(transaction)
-                fate = Fate(tx_id=taken.tx_id, status=taken.status)
+                # What was sent before has a fate already, and may have failed.
+                decided = taken.status != "pending"
+                fate = client.fate(taken.tx_id) if decided else Fate(tx_id=taken.tx_id, status="pending")
         show_fate(output, fate)
         explain_refusals(client, fate, contracts)
     return exit_code(fate, timeout_ms if wait else None)
