@@ -16,14 +16,14 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from contracts.membership import Membership
 from contracts.policies import FormerKey, Policy, suffices
 from node.config import NetworkConfig, PrincipalConfig
 from node.errors import RejectedTransaction
 from node.executor import AheadView
-from node.executor.run import unsatisfied
+from node.executor.run import unapproved, unsatisfied
 from node.ledger import Body, Call, KeySignature, Receipt, Transaction
 from node.mempool import Mempool
 from node.state import ExecutedBlock, Overlay
@@ -437,6 +437,7 @@ class TierMachine(RuleBasedStateMachine):
         self.stand_ins: dict[str, tuple[str, int, bytes]] = {}
         self.requests: dict[int, dict[str, Any]] = {}
         self.fresh = 0
+        self.waiting: list[Transaction] = []
         self.paid = self.ledger.balance("B")
 
     def teardown(self) -> None:
@@ -620,6 +621,22 @@ class TierMachine(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([3_000, 2 * HOUR_MS]))
     def time_passes(self, ms: int) -> None:
         self.ledger.now_ms += ms
+
+    @rule(names=st.lists(st.sampled_from(PEOPLE), max_size=5, unique=True))
+    def wait(self, names: list[str]) -> None:
+        """A payment waits, and is looked at again and again."""
+        signers = [*keys(TREASURY), *self.signatures(names)]
+        until_ms = self.ledger.now_ms + 20 * HOUR_MS
+        [call] = pay(self.ledger, LIMIT + 1)
+        self.waiting.append(self.ledger.transaction(TREASURY, call, keys=signers, expires_at_ms=until_ms))
+
+    @invariant()
+    def what_is_known_of_tiers_is_what_is_found_by_who_knows_nothing(self) -> None:
+        for item in self.waiting[-4:]:
+            for ahead_ms in (1_000, 1, 4_999, HOUR_MS, 2_000):
+                now_ms = self.ledger.now_ms + ahead_ms
+                found = unapproved(Membership, Overlay(self.ledger.executor.view), item, now_ms)
+                assert self.ledger.executor.obstacle(item, now_ms) in (found, "expired")
 
 
 TestTierMachine = TierMachine.TestCase
