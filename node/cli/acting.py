@@ -1,6 +1,5 @@
-"""One call in a member's name, tried first and then sent: what the commands by which members act have in common."""
+"""One call in a member's name, signed, tried first and then sent: what the commands by which members act share."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import click
 
 from node.cli.key_use import signing_keys
 from node.cli.options import Directory
-from node.cli.output import message
-from node.client import Client, Fate
+from node.cli.output import Output
+from node.cli.refusals import explain_fate, explain_trial
+from node.client import Client, DryRun, Fate
 from node.client import call as make_call
-from node.diagnosis.wording import moment
 from node.errors import NotFinal
 from node.ledger import Transaction
 
@@ -29,65 +28,7 @@ key_option = click.option(
 )
 
 
-def act(
-    client: Client,
-    method: str,
-    args: dict[str, Any],
-    sender: str | None,
-    keys: Sequence[Path],
-    directory: Directory,
-) -> Fate | None:
-    """Its fate once it is final; None where the ledger would refuse it: that is told, with all that it says of it.
-
-    A receipt has the code of a refusal alone, so the call is tried at the node before it is sent.
-    """
-    transaction = _signed(client, method, args, sender, keys, directory)
-    if _refusal(client, transaction):
-        return None
-    fate = client.submit_and_wait(transaction, WAIT_S)
-    if fate.status == "pending":
-        raise NotFinal("not_final_in_time", f"{fate.tx_id} is not final after {WAIT_S:g} s")
-    for outcome in fate.receipts:
-        if outcome.code != "ok":
-            _tell(client, outcome.code, "")
-    return fate
-
-
-def tried(
-    client: Client,
-    method: str,
-    args: dict[str, Any],
-    sender: str | None,
-    keys: Sequence[Path],
-    directory: Directory,
-) -> str:
-    """The code by which the ledger would refuse the call, told to people; empty: it would not. Sends nothing."""
-    return _refusal(client, _signed(client, method, args, sender, keys, directory))
-
-
-def send(
-    client: Client,
-    method: str,
-    args: dict[str, Any],
-    sender: str | None,
-    keys: Sequence[Path],
-    directory: Directory,
-) -> Fate:
-    """The call's fate, once it is final or WAIT_S are over."""
-    return client.submit_and_wait(_signed(client, method, args, sender, keys, directory), WAIT_S)
-
-
-def exit_code(fate: Fate | None) -> int:
-    """0 where the call did what it should."""
-    return 0 if fate is not None and fate.ok else FAILED
-
-
-def event_data(fate: Fate, name: str) -> dict[str, Any]:
-    """The data of the event `name` that the call emitted; empty where it emitted none."""
-    return next((item.data for receipt in fate.receipts for item in receipt.events if item.name == name), {})
-
-
-def _signed(
+def signed(
     client: Client,
     method: str,
     args: dict[str, Any],
@@ -95,22 +36,47 @@ def _signed(
     keys: Sequence[Path],
     directory: Directory,
 ) -> Transaction:
+    """The call, signed by the sender (default: whose key it is) with these keys, or one of the directory's."""
     who, signers = signing_keys(client, keys, sender, directory)
     return client.transaction([make_call(method, args)], sender=who, signers=signers)
 
 
-def _refusal(client: Client, transaction: Transaction) -> str:
-    """The code by which the ledger would refuse the call, with all that the node says of it told; empty: none."""
+def tried(client: Client, transaction: Transaction) -> DryRun:
+    """What the node says that the transaction would do; a refusal is told, with all that it says of it."""
     result = client.dry_run(transaction)
-    code = next((receipt.code for receipt in result.receipts if receipt.code != "ok"), "")
-    if code:
-        for receipt, detail in zip(result.receipts, result.details, strict=False):
-            _tell(client, receipt.code, detail)
-    return code
+    explain_trial(client, result, _called(transaction))
+    return result
 
 
-def _tell(client: Client, code: str, detail: str) -> None:
-    meanings = {item.code: item.meaning for contract in client.contracts() for item in contract.codes}
-    # Contracts know times of blocks as numbers alone.
-    readable = re.sub(r"\b[0-9]{13}\b", lambda found: moment(int(found[0])), detail)
-    message(f"hansa: the ledger said no: {code}. {meanings.get(code, '')} {readable}".rstrip())
+def act(client: Client, transaction: Transaction, output: Output) -> Fate | None:
+    """Its fate where it did what it should; None where it did not: that is told.
+
+    A receipt has the code of a refusal alone, so it is tried at the node before it is sent. Programs get one
+    document: its fate, or what the node said where it was not sent.
+    """
+    trial = tried(client, transaction)
+    if trial.refusal:
+        if output.as_json:
+            output.document(trial)
+        return None
+    fate = client.submit_and_wait(transaction, WAIT_S)
+    if fate.status == "pending":
+        raise NotFinal("not_final_in_time", f"{fate.tx_id} is not final after {WAIT_S:g} s")
+    if output.as_json:
+        output.document(fate)
+    explain_fate(client, fate, _called(transaction))
+    return fate if fate.ok else None
+
+
+def exit_code(fate: Fate | None) -> int:
+    """0 where `act` did what it should."""
+    return FAILED if fate is None else 0
+
+
+def event_data(fate: Fate, name: str) -> dict[str, Any]:
+    """The data of the event `name` that the call emitted; empty where it emitted none."""
+    return next((item.data for receipt in fate.receipts for item in receipt.events if item.name == name), {})
+
+
+def _called(transaction: Transaction) -> list[str]:
+    return [call.contract for call in transaction.body.calls]

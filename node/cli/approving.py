@@ -11,17 +11,18 @@ import click
 import msgspec
 
 from consensus.codec import encode, unpack
-from node.cli.acting import WAIT_S, send
+from node.cli.acting import WAIT_S, signed
 from node.cli.confirming import require_yes
 from node.cli.key_use import signer
 from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option
 from node.cli.output import Output
-from node.cli.submitting import calls_of, exit_code, explain_refusals, show_fate
+from node.cli.refusals import explain_fate
+from node.cli.submitting import calls_of, exit_code, show_fate
 from node.cli.tiers import mandate, standing, wanted
 from node.client import Client, Fate
 from node.client.transaction_file import call_words, printable
 from node.errors import ConfigError, RejectedTransaction, Unavailable
-from node.ledger import TRANSACTION_SIZE_MAX, Call
+from node.ledger import TRANSACTION_SIZE_MAX, Call, Transaction
 
 DOMAIN: Final = "hansa/approval"
 PAGE: Final = 100
@@ -85,13 +86,14 @@ def request(
     if mode != "atomic":
         raise ConfigError("invalid_usage", "what is approved together runs all or none")
     with connect(nodes, directory) as client:
-        calls, _ = calls_of(client, method, arguments, calls_file)
+        calls = calls_of(client, method, arguments, calls_file)
         args = {
             "calls": [{"contract": call.contract, "method": call.method, "args": call.args} for call in calls],
             "expires_at_ms": time.time_ns() // 1_000_000 + expires,
             "note": note,
         }
-        fate = send(client, "approvals.request", args, sender, keys, directory)
+        transaction = signed(client, "approvals.request", args, sender, keys, directory)
+        fate = client.submit_and_wait(transaction, WAIT_S)
         if output.as_json:
             output.document(fate)
         else:
@@ -173,8 +175,8 @@ def approve(
         _require_new_word(client, found, signer(keys, sender, directory))
         _confirm(output, client, found, yes, "Approve it?")
         args = {"request": number, "digest": found.digest}
-        fate = send(client, "approvals.approve", args, sender, keys, directory)
-        return _outcome(output, client, found, fate)
+        transaction = signed(client, "approvals.approve", args, sender, keys, directory)
+        return _outcome(output, client, found, transaction)
 
 
 @approvals.command()
@@ -197,9 +199,8 @@ def reject(
     with connect(nodes, directory) as client:
         found = _open_request(client, number)
         _confirm(output, client, found, yes, "Reject it?")
-        return _outcome(
-            output, client, found, send(client, "approvals.reject", {"request": number}, sender, keys, directory)
-        )
+        transaction = signed(client, "approvals.reject", {"request": number}, sender, keys, directory)
+        return _outcome(output, client, found, transaction)
 
 
 @approvals.command()
@@ -219,9 +220,8 @@ def withdraw(
     """Take one's own request NUMBER back."""
     with connect(nodes, directory) as client:
         found = _open_request(client, number)
-        return _outcome(
-            output, client, found, send(client, "approvals.withdraw", {"request": number}, sender, keys, directory)
-        )
+        transaction = signed(client, "approvals.withdraw", {"request": number}, sender, keys, directory)
+        return _outcome(output, client, found, transaction)
 
 
 def read_request(client: Client, number: int) -> Shown:
@@ -266,9 +266,14 @@ def _open_request(client: Client, number: int) -> Shown:
 
 
 def _require_new_word(client: Client, found: Shown, who: str) -> None:
-    """Raise RejectedTransaction (`approved_already`) where the word of `who` counts and no rotation ends that."""
-    progress = _progress(client, found) or {"tiers": []}
-    seats = [seat for tier in progress["tiers"] for group in tier["groups"] for seat in group["seats"]]
+    """Raise RejectedTransaction (`approved_already`) where the word of `who` counts and no rotation ends that.
+
+    Not where the tiers ask for nobody more, as they do when they were changed: with the next word the calls run.
+    """
+    tiers = (_progress(client, found) or {"tiers": []})["tiers"]
+    if all(tier["met"] for tier in tiers):
+        return
+    seats = [seat for tier in tiers for group in tier["groups"] for seat in group["seats"]]
     given = [word["mandate"] for word in found.view["approvals"] if word["mandate"]["principal"] == who]
     if given and any(seat["by"] == who for seat in seats):
         policy = client.query("membership.principal", {"principal": who}).value
@@ -341,12 +346,13 @@ def _confirm(output: Output, client: Client, found: Shown, yes: bool, question: 
 
 
 def _result(client: Client, fate: Fate) -> int:
-    explain_refusals(client, fate, client.contracts())
+    explain_fate(client, fate, ["approvals"])
     return exit_code(fate, round(WAIT_S * 1_000))
 
 
-def _outcome(output: Output, client: Client, found: Shown, fate: Fate) -> int:
-    """Show what became of the request; a call of it that failed is a no of the ledger too."""
+def _outcome(output: Output, client: Client, found: Shown, transaction: Transaction) -> int:
+    """Send it, and show what became of the request; a call of it that failed is a no of the ledger too."""
+    fate = client.submit_and_wait(transaction, WAIT_S)
     ended = [event for receipt in fate.receipts for event in receipt.events if event.name == "Ended"]
     if output.as_json:
         output.document(fate)

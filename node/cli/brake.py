@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from node.cli.acting import act, as_option, event_data, exit_code, key_option
+from node.cli.acting import act, as_option, event_data, exit_code, key_option, signed
 from node.cli.options import Directory, Duration, connect, node_option, output_option
 from node.cli.output import Output
 from node.cli.paging import numbered_rows
@@ -58,10 +58,8 @@ def ask(
     with connect(nodes, directory) as client:
         _require_subject(client, scope, subject)
         args = {"what": f"{scope}/{subject}", "until_ms": until_ms, "reason": reason}
-        fate = act(client, "brake.ask", args, sender, keys, directory)
-    if fate is not None and output.as_json:
-        output.document(fate)
-    elif fate is not None and fate.ok:
+        fate = act(client, signed(client, "brake.ask", args, sender, keys, directory), output)
+    if fate is not None and not output.as_json:
         number = event_data(fate, "Asked")["brake"]
         output.text(
             f"Brake {number} on {scope} {subject} until {moment(until_ms)}: nothing is stopped yet. "
@@ -118,10 +116,9 @@ def _decide(
     with connect(nodes, directory) as client:
         if not output.as_json:
             _show(output, client.query("brake.brake", {"brake": number}).value)
-        fate = act(client, f"brake.{method}", {"brake": number}, sender, keys, directory)
-        if fate is not None and output.as_json:
-            output.document(fate)
-        elif fate is not None and fate.ok:
+        transaction = signed(client, f"brake.{method}", {"brake": number}, sender, keys, directory)
+        fate = act(client, transaction, output)
+        if fate is not None and not output.as_json:
             now = client.query("brake.brake", {"brake": number}).value
             asking = now["lifters"]
             lifters = f" ({names(asking)} {'asks' if len(asking) == 1 else 'ask'} for its end)" if asking else ""

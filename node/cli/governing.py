@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from node.cli import tiers, versions
-from node.cli.acting import FAILED, WAIT_S, act, as_option, event_data, exit_code, key_option, send, tried
+from node.cli.acting import FAILED, act, as_option, event_data, exit_code, key_option, signed, tried
 from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
 from node.cli.joining import Request, read_request
 from node.cli.options import Directory, Duration, connect, node_option, output_option
 from node.cli.output import Output, message
 from node.cli.paging import numbered_rows, proposal_view
 from node.client import Client, Fate
-from node.errors import ConfigError, NotFinal, RejectedTransaction
+from node.errors import ConfigError, RejectedTransaction
 
 KNOWN_S_MAX = 15.0
 """A node that has just started, or was named anew, has heard by then whom there is to hear."""
@@ -120,16 +120,14 @@ def propose(
         call = (client, f"governance.{method}", args, sender, keys, directory)
         if dry_run:
             # Who has no key at hand is told of a change that is refused here already.
-            refused = "" if expected.refusal and not anyway else tried(*call)
+            stops = "" if anyway else expected.refusal
+            refused = stops or tried(client, signed(*call)).refusal
             if output.as_json:
-                told = expected.refusal or refused
-                output.document({"changes": changes, "forecast": expected, "refusal": told})
-            return FAILED if expected.refusal or refused else 0
+                output.document({"changes": changes, "forecast": expected, "refusal": refused})
+            return FAILED if refused else 0
         _require_quorum(expected, anyway)
-        fate = act(*call)
-        if fate is not None and output.as_json:
-            output.document(fate)
-        elif fate is not None and fate.ok:
+        fate = act(client, signed(*call), output)
+        if fate is not None and not output.as_json:
             number = event_data(fate, "Proposed")["proposal"]
             output.text(f"Proposal {number}. The others vote: hansa vote {number} yes")
         return exit_code(fate)
@@ -164,21 +162,15 @@ def vote(
         _warn_of_users(client, found["kind"], found["subject"].removeprefix(versions.CONTRACT_SUBJECT))
         if choice == "yes":
             _require_quorum(expected, anyway)
-        fate = send(
-            client, "governance.vote", {"proposal": number, "yes": choice == "yes"}, sender, keys, directory
-        )
-        code = _result(client, fate)
-        if output.as_json:
-            output.document(fate)
-        elif not code:
+        args = {"proposal": number, "yes": choice == "yes"}
+        fate = act(client, signed(client, "governance.vote", args, sender, keys, directory), output)
+        if fate is not None and came_too_late(fate, number):
+            message(f"hansa: proposal {number} was over before the vote came: it does not count. Propose it again.")
+            return FAILED
+        if fate is not None and not output.as_json:
             now = client.query("governance.proposal", {"proposal": number}).value["proposal"]
-            if now["status"] == "expired":
-                message(
-                    f"hansa: proposal {number} was over before the vote came: it does not count. Propose it again."
-                )
-                return FAILED
             output.text(f"Voted {choice}. Proposal {number} is {now['status']}.")
-        return code
+        return exit_code(fate)
 
 
 @click.command()
@@ -300,15 +292,10 @@ def _require_quorum(expected: Forecast, anyway: bool) -> None:
         raise RejectedTransaction("change_stops_network", expected.refusal)
 
 
-def _result(client: Client, fate: Fate) -> int:
-    """The exit code, after the ledger's refusal was told."""
-    if fate.status == "pending":
-        raise NotFinal("not_final_in_time", f"{fate.tx_id} is not final after {WAIT_S:g} s")
-    meanings = {code.code: code.meaning for contract in client.contracts() for code in contract.codes}
-    for receipt in fate.receipts:
-        if receipt.code != "ok":
-            message(f"hansa: the ledger said no: {receipt.code}. {meanings.get(receipt.code, '')}".rstrip())
-    return 0 if fate.ok else FAILED
+def came_too_late(fate: Fate, number: int) -> bool:
+    """Whether all that the vote did was to end the proposal, whose time is over."""
+    told = [event for receipt in fate.receipts for event in receipt.events if event.name == "Moved"]
+    return any((item.data["proposal"], item.data["status"]) == (number, "expired") for item in told)
 
 
 def _show_proposal(output: Output, view: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from node.cli.acting import act, as_option, event_data, exit_code, key_option
+from node.cli.acting import act, as_option, event_data, exit_code, key_option, signed
 from node.cli.options import Directory, Duration, connect, node_option, output_option
 from node.cli.output import Output
 from node.diagnosis.wording import moment
@@ -54,10 +54,8 @@ def book(
     from_ms = _start(at, in_ms)
     with connect(nodes, directory) as client:
         args = {"from_ms": from_ms, "until_ms": from_ms + for_ms, "reason": reason}
-        fate = act(client, "maintenance.book", args, sender, keys, directory)
-    if fate is not None and output.as_json:
-        output.document(fate)
-    elif fate is not None and fate.ok:
+        fate = act(client, signed(client, "maintenance.book", args, sender, keys, directory), output)
+    if fate is not None and not output.as_json:
         found = event_data(fate, "Booked")
         output.text(f"Window {found['window']}: {moment(found['from_ms'])} to {moment(found['until_ms'])}.")
     return exit_code(fate)
@@ -88,10 +86,8 @@ def move(
         known = client.query("maintenance.window", {"window": number}).value
         from_ms = known["from_ms"] if known["on"] and at is None and in_ms is None else _start(at, in_ms)
         args = {"window": number, "from_ms": from_ms, "until_ms": from_ms + for_ms}
-        fate = act(client, "maintenance.move", args, sender, keys, directory)
-    if fate is not None and output.as_json:
-        output.document(fate)
-    elif fate is not None and fate.ok:
+        fate = act(client, signed(client, "maintenance.move", args, sender, keys, directory), output)
+    if fate is not None and not output.as_json:
         found = event_data(fate, "Booked")
         output.text(f"Window {number}: {moment(found['from_ms'])} to {moment(found['until_ms'])}.")
     return exit_code(fate)
@@ -113,10 +109,9 @@ def cancel(
 ) -> int:
     """Take the member's window NUMBER out of the calendar; if it is on, the member has its turns again."""
     with connect(nodes, directory) as client:
-        fate = act(client, "maintenance.cancel", {"window": number}, sender, keys, directory)
-    if fate is not None and output.as_json:
-        output.document(fate)
-    elif fate is not None and fate.ok:
+        transaction = signed(client, "maintenance.cancel", {"window": number}, sender, keys, directory)
+        fate = act(client, transaction, output)
+    if fate is not None and not output.as_json:
         output.text(f"Window {number} is cancelled.")
     return exit_code(fate)
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from node.client import error_body
 from node.client.answers import ErrorAnswer
+from node.client.transaction_file import printable
 from node.errors import HansaError
 
 _PIPE_WIDTH = 240
@@ -88,7 +89,7 @@ class Output:
 
     def text(self, text: str) -> None:
         """A line for people."""
-        self._console.print(Text(text))
+        self._console.print(Text(_harmless(text)))
 
     def styled(self, text: Text) -> None:
         """A line for people, in colour where the terminal has it."""
@@ -151,9 +152,13 @@ def shown(value: object) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str | int):
-        return str(value)
-    return msgspec.json.encode(value).decode()
+    text = str(value) if isinstance(value, str | int) else msgspec.json.encode(value).decode()
+    return _harmless(text)
+
+
+def _harmless(text: str) -> str:
+    """The text without what a terminal obeys, but for line ends: reasons, notes and values are another's words."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 @contextlib.contextmanager
@@ -167,7 +172,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def message(text: str) -> None:
     """One line to stderr."""
-    sys.stderr.write(" ".join(text.split()) + "\n")
+    sys.stderr.write(printable(" ".join(text.split())) + "\n")
 
 
 def show_failure(error: HansaError, as_json: bool) -> None:

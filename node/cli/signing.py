@@ -83,7 +83,7 @@ def build(
     if not 0 < expires <= EXPIRY_AHEAD_MS_MAX:
         raise ConfigError("invalid_usage", "--expires is more than nothing and at most 24h")
     with connect(nodes, directory) as client:
-        calls, _ = calls_of(client, method, arguments, calls_file)
+        calls = calls_of(client, method, arguments, calls_file)
         policy = known_policy(client, sender)
         body = draft(client.network(), sender, calls, request_id=request_id, expires_in_ms=expires, mode=mode)
     made = TransactionFile(body, policy)

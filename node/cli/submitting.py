@@ -13,19 +13,18 @@ from node.cli.key_use import signing_keys
 from node.cli.options import Directory, Duration, calls_options, connect, node_option, output_option
 from node.cli.output import Output, message, show_failure
 from node.cli.reading import named
+from node.cli.refusals import explain_fate
 from node.cli.tiers import request_command, required
 from node.cli.transaction_files import known_policy, read_transaction_file
 from node.client import Client, ContractAnswer, DryRun, Fate, TransactionAnswer
 from node.client import call as make_call
 from node.client.arguments import arguments_from_json, arguments_from_text, find_method
-from node.client.transaction_file import TransactionFile, printable
-from node.diagnosis.wording import moment
-from node.errors import ConfigError, HansaError, NotFinal, RejectedTransaction
+from node.client.transaction_file import TransactionFile
+from node.errors import ConfigError, NotFinal, RejectedTransaction
 from node.ledger import CALLS_MAX, EXPIRY_AHEAD_MS_MAX, TRANSACTION_SIZE_MAX, Call, Transaction
 
 FILE_SIZE_MAX = 4 * TRANSACTION_SIZE_MAX
 FAILED = 1
-BRAKES_NAMED_MAX = 8
 
 
 @click.group()
@@ -91,10 +90,10 @@ def submit(
             _require_alone("signed", allowed=("wait", "timeout_ms", "dry_run", "save"))
             found = read_transaction_file(signed)
             _require_sendable(client, found, signed)
-            transaction, contracts = found.transaction(), client.contracts()
+            transaction = found.transaction()
         else:
             found = None
-            calls, contracts = calls_of(client, method, arguments, calls_file)
+            calls = calls_of(client, method, arguments, calls_file)
             who, signers = signing_keys(client, keys, sender, directory)
             transaction = client.transaction(
                 calls, sender=who, signers=signers, request_id=request_id, expires_in_ms=expires, mode=mode
@@ -109,23 +108,23 @@ def submit(
                 fate: Fate = client.submit_and_wait(transaction, timeout_ms / 1000)
             else:
                 taken = client.submit(transaction)
-                fate = Fate(tx_id=taken.tx_id, status=taken.status)
+                # What was sent before has a fate already, and may have failed.
+                decided = taken.status != "pending"
+                fate = client.fate(taken.tx_id) if decided else Fate(tx_id=taken.tx_id, status="pending")
         show_fate(output, fate)
-        explain_refusals(client, fate, contracts)
+        explain_fate(client, fate, [call.contract for call in transaction.body.calls])
     return exit_code(fate, timeout_ms if wait else None)
 
 
-def calls_of(
-    client: Client, method: str | None, arguments: Sequence[str], calls_file: Path | None
-) -> tuple[list[Call], tuple[ContractAnswer, ...]]:
-    """The calls that a command line names, by the schemas of the contracts, and these contracts."""
+def calls_of(client: Client, method: str | None, arguments: Sequence[str], calls_file: Path | None) -> list[Call]:
+    """The calls that a command line names, by the schemas of the contracts."""
     if (method is None) == (calls_file is None):
         raise ConfigError("invalid_usage", "give either CONTRACT.METHOD with its arguments, or --file")
     contracts = client.contracts()
     if method is None:
-        return read_calls(calls_file or Path("-"), contracts), contracts
+        return read_calls(calls_file or Path("-"), contracts)
     schema = find_method(contracts, method, query=False).arguments
-    return [make_call(method, arguments_from_text(schema, named(arguments)))], contracts
+    return [make_call(method, arguments_from_text(schema, named(arguments)))]
 
 
 def _require_alone(option: str, allowed: Sequence[str]) -> None:
@@ -242,29 +241,6 @@ def show_fate(output: Output, fate: Fate) -> None:
         )
 
 
-def explain_refusals(client: Client, fate: Fate, contracts: tuple[ContractAnswer, ...]) -> None:
-    """On stderr, what the contracts say about the codes of calls that failed, each code once; and the brakes."""
-    meanings = {code.code: code.meaning for contract in contracts for code in contract.codes}
-    codes = dict.fromkeys(receipt.code for receipt in fate.receipts if receipt.code != "ok")
-    for code in codes:
-        message(f"hansa: the ledger said no: {code}. {meanings.get(code, '')}".rstrip())
-    # Calls that were approved stand in no receipt of their own.
-    inner = {event.data.get("code") for receipt in fate.receipts for event in receipt.events}
-    if "braked" in codes or "braked" in inner:
-        _name_brakes(client)
-
-
-def _name_brakes(client: Client) -> None:
-    """On stderr, the brakes that are on now. A receipt names none, and it is told whether or not they can be."""
-    rows: list[dict[str, Any]] = []
-    with contextlib.suppress(HansaError):
-        rows = client.query("brake.pulled").value
-    on = [(row["number"], row["brake"]) for row in rows if row["brake"]["status"] == "on"]
-    for number, found in on[:BRAKES_NAMED_MAX]:
-        stops, until = f"{found['scope']} {found['subject']}", moment(found["until_ms"])
-        message(f"hansa: brake {number} stops {stops} until {until}: {printable(found['reason'])}")
-
-
 def _show_dry_run(output: Output, result: DryRun) -> int:
     if output.as_json:
         output.document(result)
@@ -284,7 +260,7 @@ def _show_dry_run(output: Output, result: DryRun) -> int:
                 ["changed", "before", "after"],
                 [["/".join(map(str, change.key)), change.before, change.after] for change in result.changes],
             )
-    return 0 if all(receipt.code == "ok" for receipt in result.receipts) else FAILED
+    return FAILED if result.refusal else 0
 
 
 @tx.command()

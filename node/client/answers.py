@@ -569,3 +569,8 @@ class DryRun(_Answer, frozen=True):
     changes: tuple[ChangedValue, ...]
     details: tuple[str, ...] = ()
     operations: int = 0
+
+    @property
+    def refusal(self) -> str:
+        """The code of the first call that fails; empty: none does."""
+        return next((receipt.code for receipt in self.receipts if receipt.code != "ok"), "")

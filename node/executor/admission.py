@@ -38,6 +38,11 @@ class Admission:
         self._senders: dict[str, tuple[bytes, Policy | None]] = {}
 
     @property
+    def tiers(self) -> TierVerdicts:
+        """What is known of tiers on that state."""
+        return self._tiers
+
+    @property
     def view(self) -> LedgerView:
         """The state on which is judged."""
         return self._view

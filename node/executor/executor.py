@@ -113,7 +113,7 @@ class Executor:
         self._take_rules(view)
         self._tiers = self._tiers.after(executed.writes)
         if shown:
-            self.show(view)
+            self._admission = Admission(self._rules, view, self._tiers)
         self._cache = cache
         if executed.requests_removed:
             self._requests_from_ms = executed.requests_removed[-1][0]
@@ -128,16 +128,21 @@ class Executor:
             self._contracts_hash = code.engine.contracts_hash()
         self._rules = self._rules.after(state)
 
-    def show(self, view: LedgerView) -> None:
-        """Transactions are admitted and tried on `view`: that of the head, or of a block before it."""
-        self._admission = Admission(self._rules, view, self._tiers)
+    def show(self, view: LedgerView, writes: WriteSet) -> None:
+        """Transactions are admitted and tried on `view`: the state shown so far, after `writes`.
+
+        It may be the state of a block before the head: what is known of tiers there is kept apart from what is
+        known of them at the head.
+        """
+        tiers = self._opened_admission().tiers.after(writes)
+        self._admission = Admission(self._rules, view, tiers)
 
     def settle(self, view: LedgerView) -> None:
         """Stand on `view`, which shows the present head from elsewhere; ValueError when it shows another one."""
         if view.head.digest != self.head.digest:
             raise ValueError(f"the view's head is not block {self.head.height}")
         self._view = view
-        self.show(view)
+        self._admission = Admission(self._rules, view, self._tiers)
 
     @property
     def parameters(self) -> Parameters:

@@ -26,7 +26,8 @@ class TierVerdicts:
     def after(self, writes: WriteSet) -> "TierVerdicts":
         """Return those that hold after a block with these writes: all of them, or none."""
         decides = self._registry.decides_tiers
-        if self._known and any(decides(key) for key in writes.after):
+        # Where none is known one may be on its way, in another thread that judges on the state before.
+        if not self._known or any(decides(key) for key in writes.after):
             return TierVerdicts(self._registry)
         return self
 

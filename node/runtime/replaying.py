@@ -113,7 +113,7 @@ class Replaying:
             if before.exception() is not None:
                 raise _Stopped
         record, view = await self._threads.write(self.apply, executed, block.certificate)
-        self._executor.show(view)
+        self._executor.show(view, executed.writes)
         self._applied(executed, record, view)
 
     def _execute(self, block: CertifiedBlock, transactions: Sequence[Transaction]) -> ExecutedBlock:

@@ -1,4 +1,7 @@
-"""A brake takes two members, stops what it names and all ways around that, and ends by itself."""
+"""A brake takes two members, stops what it names and all ways around that, and ends by itself.
+
+More than 500 lines because who pulls it and what it stops are told of one network, by the same few helpers.
+"""
 
 from typing import Any
 

@@ -16,17 +16,18 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from contracts.membership import Membership
 from contracts.policies import FormerKey, Policy, suffices
 from node.config import NetworkConfig, PrincipalConfig
 from node.errors import RejectedTransaction
-from node.executor.run import unsatisfied
+from node.executor import AheadView
+from node.executor.run import unapproved, unsatisfied
 from node.ledger import Body, Call, KeySignature, Receipt, Transaction
 from node.mempool import Mempool
-from node.state import Overlay
-from tests.node.ledger_world import HOUR_MS, Ledger, key_of, network, transfer
+from node.state import ExecutedBlock, Overlay
+from tests.node.ledger_world import HOUR_MS, Ledger, certificate, key_of, network, transfer
 
 TREASURY = "bank-a/treasury"
 OFFICERS = ("bank-a/anna", "bank-a/ben", "bank-a/cleo")
@@ -257,6 +258,57 @@ def test_it_is_judged_anew_when_a_policy_or_a_stand_in_has_changed(ledger: Ledge
     assert len(judged) == 4
 
 
+def lifting(ledger: Ledger) -> ExecutedBlock:
+    """The next block, in which the tier is removed."""
+    signers = keys("bank-a", "bank-a/anna", "bank-a/ben", "bank-a/ria")
+    call = Call("membership", "remove_tier", {"name": "large"})
+    executed = ledger.build(ledger.transaction("bank-a", call, keys=signers))
+    assert executed is not None
+    return executed
+
+
+def test_what_is_judged_on_a_block_before_the_head_is_not_taken_for_the_heads(ledger: Ledger) -> None:
+    """A node that catches up executes ahead of what it shows: it went on refusing what nobody has to approve any
+    more, and left it out of its blocks.
+    """
+    _, [payment] = waiting(ledger, 1)
+    store, executor = ledger.store, ledger.executor
+    base = store.snapshot()
+    first = ledger.build(ledger.transaction("bank-b"))
+    assert first is not None
+    executor.advance(first, AheadView(base, [first], certificate(first)), shown=False)
+    ahead = [first, lifting(ledger)]
+    executor.advance(ahead[1], AheadView(base, ahead, certificate(ahead[1])), shown=False)
+    verdicts = []
+    for executed in ahead:
+        store.apply(executed, certificate(executed), start_view=0)
+        executor.show(store.snapshot(), executed.writes)
+        verdicts.append(executor.obstacle(payment, ledger.now_ms))
+    executor.settle(store.snapshot())
+    verdicts.append(executor.obstacle(payment, ledger.now_ms))
+    assert verdicts == ["approval_required", None, None]
+    assert codes(ledger.settle(payment)) == ["ok"]
+
+
+def test_what_is_judged_while_a_block_is_applied_is_not_taken_for_the_next_state(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Admission has a thread of its own: where nothing was known before, its late verdict came to the new state."""
+    _, [payment] = waiting(ledger, 1)
+    block, judge = [lifting(ledger)], Membership.unmet_tier
+
+    def judging(*given: Any) -> tuple[str | None, int]:
+        found = judge(*given)
+        if block:
+            ledger.decide(block.pop())
+        return found
+
+    monkeypatch.setattr(Membership, "unmet_tier", staticmethod(judging))
+    assert ledger.executor.obstacle(payment, ledger.now_ms) == "approval_required"
+    assert ledger.executor.obstacle(payment, ledger.now_ms) is None
+    assert codes(ledger.settle(payment)) == ["ok"]
+
+
 KEYS = st.sampled_from([bytes([number]) * 32 for number in range(6)])
 
 
@@ -410,6 +462,7 @@ class TierMachine(RuleBasedStateMachine):
         self.stand_ins: dict[str, tuple[str, int, bytes]] = {}
         self.requests: dict[int, dict[str, Any]] = {}
         self.fresh = 0
+        self.waiting: list[Transaction] = []
         self.paid = self.ledger.balance("B")
 
     def teardown(self) -> None:
@@ -593,6 +646,22 @@ class TierMachine(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([3_000, 2 * HOUR_MS]))
     def time_passes(self, ms: int) -> None:
         self.ledger.now_ms += ms
+
+    @rule(names=st.lists(st.sampled_from(PEOPLE), max_size=5, unique=True))
+    def wait(self, names: list[str]) -> None:
+        """A payment waits, and is looked at again and again."""
+        signers = [*keys(TREASURY), *self.signatures(names)]
+        until_ms = self.ledger.now_ms + 20 * HOUR_MS
+        [call] = pay(self.ledger, LIMIT + 1)
+        self.waiting.append(self.ledger.transaction(TREASURY, call, keys=signers, expires_at_ms=until_ms))
+
+    @invariant()
+    def what_is_known_of_tiers_is_what_is_found_by_who_knows_nothing(self) -> None:
+        for item in self.waiting[-4:]:
+            for ahead_ms in (1_000, 1, 4_999, HOUR_MS, 2_000):
+                now_ms = self.ledger.now_ms + ahead_ms
+                found = unapproved(Membership, Overlay(self.ledger.executor.view), item, now_ms)
+                assert self.ledger.executor.obstacle(item, now_ms) in (found, "expired")
 
 
 TestTierMachine = TierMachine.TestCase

@@ -10,6 +10,7 @@ from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.lifecycle import Lifecycle, Version
 from contracts.sdk import Contract
+from node.cli.refusals import meaning
 from node.cli.versions import stands_against
 from node.config import Recoveries, Recovery
 from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction
@@ -153,6 +154,23 @@ def test_the_commands_know_what_a_change_of_a_contract_would_leave_without(ledge
     without = [msgspec.structs.replace(item, active=item.name not in ("claims", "settlement")) for item in shown]
     assert stands_against(without, "activate_contract", "claims") == "claims uses settlement, which is not active"
     assert stands_against(without, "deactivate_contract", "settlement") == ""
+
+
+def test_a_code_that_contracts_share_is_told_in_the_words_of_the_one_that_was_called(ledger: Versions) -> None:
+    """Who may not vote on a proposal was told who lifts brakes; whose proposal lasts too long, of requests."""
+    shown = describe(ledger.engine, Lifecycle.read_versions(Overlay(ledger.executor.view)))
+    for called, code, words in (
+        ("governance", "not_a_voter", "proposes and votes"),
+        ("brake", "not_a_voter", "brake of others"),
+        ("governance", "expiry_out_of_range", "proposal expires within 90 days"),
+        ("settlement", "expiry_out_of_range", "hold expires"),
+        ("approvals", "expiry_out_of_range", "request expires"),
+        # Not its own: claims pays by settlement.
+        ("claims", "expiry_out_of_range", "hold expires"),
+        ("claims", "vote_unchanged", "voted so already"),
+    ):
+        assert words in meaning(shown, called, code)
+    assert meaning(shown, "claims", "nobody_has_it") == ""
 
 
 def test_the_next_block_tells_of_it(ledger: Versions) -> None:

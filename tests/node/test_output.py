@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from node.cli.output import Output
+from node.cli.output import Output, message
 
 KEYS = ("ab" * 32, "cd" * 32)
 
@@ -57,3 +57,19 @@ def test_an_endless_word_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = terminal(monkeypatch)
     Output(False).table(["arguments"], [["x" * 500]])
     assert max(len(line.rstrip()) for line in screen.getvalue().splitlines()) <= 80
+
+
+def test_what_members_write_on_the_ledger_moves_no_cursor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason of a brake could overwrite the line above it, which says what is stopped."""
+    reason = "case 4711\x1b[3A\rstops   account OTHER\x9b2J\u202e"
+    screen = terminal(monkeypatch)
+    output = Output(False)
+    output.table(["brake", "reason"], [[1, reason]])
+    output.facts([("stops", "account ACC-1"), ("reason", reason), ("events", [reason])])
+    output.text(f"Window 1: {reason}")
+    message(f"hansa: {reason}")
+    shown = screen.getvalue() + capsys.readouterr().err
+    assert shown.count("case 4711") == 5
+    assert all(line.isprintable() for line in shown.split("\n"))

@@ -1,4 +1,7 @@
-"""Survivors of a lost quorum agree, sign and go on: what is refused, and what is kept."""
+"""Survivors of a lost quorum agree, sign and go on: what is refused, and what is kept.
+
+More than 500 lines because all of it is about one rule: what survivors agree on is the same at all of them.
+"""
 
 import contextlib
 import json

@@ -197,6 +197,18 @@ def test_a_final_transaction_is_known_again_whatever_became_of_its_policy(office
     assert (code, json.loads(out)) == (0, first)
 
 
+def test_what_the_ledger_refused_is_no_success_when_it_is_sent_again(office: Desk) -> None:
+    """`--no-wait` is told at once that it is final, and exited with 0."""
+    named = ("--as", "bank-a/treasury", "--node", office.url, "--out", str(office.file))
+    assert office.run("tx", "build", "till.deposit", "account=C-1", "amount=0", *named)[0] == 0
+    office.sign("anna")
+    office.sign("ben")
+    assert office.submit()[0] == 1
+    code, out, err = office.submit("--no-wait", "--json")
+    assert (code, json.loads(out)["receipts"][0]["code"]) == (1, "amount_not_positive")
+    assert "the ledger said no: amount_not_positive" in err
+
+
 def test_who_is_missing_is_said_by_the_policy_as_it_is_now(office: Desk) -> None:
     """When Ben has left meanwhile, his signature is not among those that are counted."""
     office.build()
