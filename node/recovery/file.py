@@ -29,6 +29,8 @@ _Hex: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*\Z")]
 _Hex32: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Hex64: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 _Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+_Network: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,47}-[0-9a-f]{12}\Z")]
+"""People read it: a file of nobody's network must not write over their screen."""
 _Reason: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,400}\Z")]
 _Height: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
@@ -55,7 +57,7 @@ class _File(_Strict, frozen=True):
     hansa_recovery: Literal[1]
     number: _Hex32
     summary: tuple[str, ...]
-    network: str
+    network: _Network
     genesis_hash: _Hex32
     base_height: _Height
     base_digest: _Hex32
