@@ -142,6 +142,15 @@ class RecoveryFile(msgspec.Struct, frozen=True, kw_only=True):
         staying = [survivor.id for survivor in self.survivors]
         return tuple([item.id for item in self.former if item.id not in staying])
 
+    @property
+    def may_lose_blocks(self) -> bool:
+        """Whether those that do not go on with their memory are a quorum of the former members.
+
+        What they have decided above the base block no survivor may know.
+        """
+        former = Members(self.former)
+        return former.n - (len(self.survivors) - len(self.without_memory)) >= former.quorum
+
     def kept_message(self) -> bytes | None:
         """What a survivor signs for the kept block."""
         if self.kept is None:

@@ -187,7 +187,7 @@ class Survivor:
 
     def _require_accepted(self, file: RecoveryFile, terms: Terms) -> None:
         former, remembering = self.head.members, len(file.survivors) - len(file.without_memory)
-        if former.n - remembering >= former.quorum and not terms.accepts_unseen:
+        if file.may_lose_blocks and not terms.accepts_unseen:
             raise ConfigError(
                 "recovery_may_lose_blocks",
                 f"of {former.n} members {remembering} go on with their memory; the other {former.n - remembering}"

@@ -159,6 +159,10 @@ def test_one_whole_place_of_the_two_is_enough(world: RecoveryWorld) -> None:
     shutil.rmtree(world.node("bank-a").data_dir)
     with refused("recovery_promise_unreadable"):
         world.store("bank-a")
+    # Who has made sure that the recovery can never be complete gives both up.
+    signed.unlink()
+    fetch(world, "bank-a", "bank-b")
+    assert standing(world, "bank-a")[0] is None
 
 
 def test_what_a_member_of_another_network_has_signed_is_not_taken_for_this_ones(world: RecoveryWorld) -> None:

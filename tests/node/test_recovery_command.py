@@ -43,6 +43,22 @@ def hansa(capsys: pytest.CaptureFixture[str]) -> Hansa:
     return run
 
 
+def test_who_signs_is_told_that_the_draft_may_give_up_final_blocks(
+    world: RecoveryWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only who drafts says --accept-unseen; the others signed it, and nothing told them."""
+    for name, survivors, told in (("some", AB, False), ("one", AB[:1], True)):
+        file = str(world.base / f"{name}.json")
+        named = [word for bank in survivors for word in ("--survivor", bank)]
+        terms = ("--reason", "a fire", "--accept-few", "--accept-unseen", "--out", file)
+        assert main(["recovery", "draft", *named, *terms, "--dir", str(world.base / "bank-a")]) == 0
+        capsys.readouterr()
+        signs = ("recovery", "sign", file, "--yes", "--dir", str(world.base / "bank-b"))
+        for words in (("recovery", "show", file), signs):
+            main(list(words))
+            assert ("given up with it: blocks that" in capsys.readouterr().out) is told
+
+
 def elsewhere(file: RecoveryFile) -> bytes:
     """The same file for another network: nobody has signed it, so nothing in it contradicts that."""
     network = "other-000000000000"
