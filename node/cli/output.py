@@ -18,6 +18,7 @@ from rich.text import Text
 
 from node.client import error_body
 from node.client.answers import ErrorAnswer
+from node.client.transaction_file import printable
 from node.errors import HansaError
 
 _PIPE_WIDTH = 240
@@ -175,8 +176,8 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def message(text: str) -> None:
-    """One line to stderr."""
-    sys.stderr.write(" ".join(text.split()) + "\n")
+    """One line to stderr. It may quote a stranger's file: what a terminal would obey is shown as its number."""
+    sys.stderr.write(printable(" ".join(text.split())) + "\n")
 
 
 def show_failure(error: HansaError, as_json: bool) -> None:

@@ -59,6 +59,18 @@ def test_who_signs_is_told_that_the_draft_may_give_up_final_blocks(
             assert ("given up with it: blocks that" in capsys.readouterr().out) is told
 
 
+def test_a_strange_file_writes_nothing_over_the_screen_when_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence quotes a field of it."""
+    file = tmp_path / "strange.json"
+    file.write_bytes(json.dumps({"hansa_recovery": 1, "\x1b[2Jsigned by: everybody": 1}).encode())
+    assert main(["recovery", "show", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "\\u001b[2Jsigned by" in said
+    assert said.rstrip("\n").isprintable()
+
+
 def elsewhere(file: RecoveryFile) -> bytes:
     """The same file for another network: nobody has signed it, so nothing in it contradicts that."""
     network = "other-000000000000"
