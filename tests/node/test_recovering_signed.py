@@ -189,6 +189,19 @@ def test_a_damaged_note_of_what_was_signed_is_mended_from_beside_the_data(world:
     assert standing(world, "bank-a") == (file.digest, True)
 
 
+@pytest.mark.parametrize("files", ["CURRENT", "*.l*"])
+def test_a_promise_outlives_a_store_of_which_nothing_can_be_read(world: RecoveryWorld, files: str) -> None:
+    """`hansa repair --join` keeps what it can read of the node's own rows, and the promise was not among it."""
+    file = world.sign("bank-a", world.draft("bank-a", AB))
+    for path in world.node("bank-a").data_dir.glob(files):
+        path.write_bytes(b"\xff" * 4096)
+    report = repair(world, "bank-a", join=True)
+    assert (report.height, report.abstains) == (0 if files != "CURRENT" else 3, True)
+    if report.height == 0:
+        fetch(world, "bank-a", "bank-b")
+    assert standing(world, "bank-a") == (file.digest, True)
+
+
 @pytest.mark.parametrize("join", [False, True])
 def test_a_damaged_note_that_stands_nowhere_else_is_not_given_up(world: RecoveryWorld, join: bool) -> None:
     world.sign("bank-a", world.draft("bank-a", AB))
