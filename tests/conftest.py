@@ -1,12 +1,15 @@
 """Settings of all tests, the order of their files, and which slow ones share the machine."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+FAST = bool(os.environ.get("HANSA_FAST"))
+"""For every edit: fewer seeds and examples than before a change lands."""
 # A slow example says that the machine is busy, and nothing about what is tested.
-settings.register_profile("hansa", deadline=None)
+settings.register_profile("hansa", deadline=None, max_examples=25 if FAST else 100)
 settings.load_profile("hansa")
 
 FIRST = (

@@ -12,6 +12,7 @@ from consensus.members import Members, Validator
 from node.client.answers import MemberDiagnosis, MemberStatus
 
 ACTIVE, SUSPENDED, REMOVED = "active", "suspended", "removed"
+CONFIRMING = "confirming"
 VALIDATOR = "validator"
 KINDS = (
     "add_member",
@@ -29,12 +30,16 @@ KINDS = (
 
 
 class ListFacts(msgspec.Struct, frozen=True):
-    """A list that decides blocks: who stands in it, how many may fail, how many decide, and who of them runs."""
+    """A list that decides blocks: who stands in it, how many may fail, how many decide, and who of them runs.
+
+    `causes` has why a member does not, by the codes of `hansa docs causes`, where it is known.
+    """
 
     members: tuple[str, ...]
     f: int
     quorum: int
     up: tuple[str, ...]
+    causes: Mapping[str, str] = {}
 
     @property
     def decides(self) -> bool:
@@ -55,7 +60,11 @@ class Forecast(msgspec.Struct, frozen=True):
         if after.decides:
             return ""
         up = ", ".join(after.up) or "none"
-        down = ", ".join(name for name in after.members if name not in after.up)
+        down = ", ".join(
+            f"{name} ({after.causes[name]})" if name in after.causes else name
+            for name in after.members
+            if name not in after.up
+        )
         return (
             f"after it {len(after.up)} of {len(after.members)} validators would run ({up})"
             f" and {after.quorum} must agree on every block; down or silent: {down}"
@@ -106,9 +115,15 @@ def _facts(
         return ListFacts((), 0, 1, ())
     # The one place where thresholds are reckoned counts members, whatever their keys are.
     list_ = Members(tuple(Validator(name, name.encode()) for name in names))
-    return ListFacts(names, list_.f, list_.quorum, up)
+    causes = {
+        name: diagnoses[name].cause
+        for name in names
+        if name not in up and name in diagnoses and diagnoses[name].cause
+    }
+    return ListFacts(names, list_.f, list_.quorum, up, causes)
 
 
 def _runs(member: MemberDiagnosis) -> bool:
     """Whether it does its part; who has no vote now is heard, and votes once it may."""
-    return member.votes or (member.reachable and (member.cause == SUSPENDED or member.role != VALIDATOR))
+    votes_soon = member.cause in (SUSPENDED, CONFIRMING) or member.role != VALIDATOR
+    return member.votes or (member.reachable and votes_soon)

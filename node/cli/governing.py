@@ -17,6 +17,10 @@ from node.cli.paging import numbered_rows, proposal_view
 from node.client import Client, Fate
 from node.errors import ConfigError, NotFinal, RejectedTransaction
 
+KNOWN_S_MAX = 15.0
+"""A node that has just started, or was named anew, has heard by then whom there is to hear."""
+ASK_AGAIN_S = 0.2
+
 anyway_option = click.option(
     "--anyway", is_flag=True, help="Also where the members that run now would not be a quorum after it."
 )
@@ -219,7 +223,10 @@ def _require_fitting(kind: str, request: Path | None, value: int | None, of_cont
 
 
 def _forecast(client: Client, kind: str, member: str, role: str | None) -> Forecast:
-    return forecast(kind, member, client.members(), client.why().members, role)
+    deadline = time.monotonic() + KNOWN_S_MAX
+    while not (found := client.why()).known and time.monotonic() < deadline:
+        time.sleep(ASK_AGAIN_S)
+    return forecast(kind, member, client.members(), found.members, role)
 
 
 def _forecast_of(client: Client, proposal: dict[str, Any]) -> Forecast:

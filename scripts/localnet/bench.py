@@ -135,6 +135,13 @@ ABOUT = {
 @click.option("--seconds", type=Number(1, 86_400), default=20.0, show_default=True, help="Of each run.")
 @click.option("--rate", type=Number(0.1), help="Transactions/s offered (default: half of the peak).")
 @click.option("--repeat", type=Whole(1, 100), default=3, show_default=True, help="Runs of each load.")
+@click.option(
+    "--again",
+    type=Whole(0, 100),
+    default=0,
+    show_default=True,
+    help="So often at most is a run done again of which the machine's host gave more than a tenth to others.",
+)
 @click.option("--transactions", type=Whole(1), default=2_000_000, show_default=True, help="long-chain.")
 @click.option("--keys", type=Whole(1), default=1_000_000, show_default=True, help="long-chain.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Document here, plots beside it.")
@@ -147,6 +154,7 @@ def cli(
     seconds: float,
     rate: float | None,
     repeat: int,
+    again: int,
     transactions: int,
     keys: int,
     out: Path | None,
@@ -168,7 +176,7 @@ def cli(
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else LOG_COLUMNS)
     earlier = None if compare is None else document.read(compare)
     chosen = [] if what == "limits" else expand(cases or CASES_DEFAULT)
-    effort = Effort(seconds, repeat, rate)
+    effort = Effort(seconds, repeat, rate, again)
     bench = _Bench(console, nodes, effort, size, base_port)
     reports = bench.run(chosen)
     measured: list[Case] = reports["cases"]
@@ -177,7 +185,14 @@ def cli(
         "machine": document.machine(),
         "versions": document.versions(),
         "commit": document.commit(),
-        "settings": {"nodes": nodes, "seconds": seconds, "repeats": repeat, "rate": rate, "cases": chosen},
+        "settings": {
+            "nodes": nodes,
+            "seconds": seconds,
+            "repeats": repeat,
+            "again": again,
+            "rate": rate,
+            "cases": chosen,
+        },
         **reports,
         **({} if earlier is None else {"compared_with": earlier.commit, "ratios": found_ratios}),
     }

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from scripts.localnet.figures import Percentiles, Spread, medians, spread
 from scripts.localnet.layout import ROOT, TestnetError
-from scripts.localnet.node_usage import NodeSpent
+from scripts.localnet.node_usage import NodeSpent, Spent
 from scripts.localnet.open_loop import LoadReport
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Case(msgspec.Struct, frozen=True):
     `share_of_limit` and `peak_share_of_limit`: of the single-call transactions a second that the machine could
     verify. CPU, bytes and writes are the sums over all nodes; `rss_mb` is the largest node's peak. `sent_bytes`: to
     peers. `synced_writes`: of the database; each waits for the disk. `last_run`: each node in the last run.
+    `stolen`: the share of the machine's processor time, of 1, that its host gave to others during peaks and runs.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Case(msgspec.Struct, frozen=True):
     view_changes: int
     behind_ms: float
     runs: int
+    stolen: Spread
     queries: Queries | None
     last_run: tuple[NodeSpent, ...]
 
@@ -91,7 +93,7 @@ class Saved(msgspec.Struct, frozen=True):
     cases: list[Case]
 
 
-def case_of(name: str, nodes: int, limit_per_s: float, peaks: Sequence[float], runs: Sequence["Run"]) -> Case:
+def case_of(name: str, nodes: int, limit_per_s: float, peaks: Sequence[Spent], runs: Sequence["Run"]) -> Case:
     """The medians of at least one run."""
 
     def median(value: Callable[["Run"], float], digits: int = 1) -> float:
@@ -102,7 +104,7 @@ def case_of(name: str, nodes: int, limit_per_s: float, peaks: Sequence[float], r
 
     final_per_s = spread([run.report.final_per_s for run in runs])
     cpu_us = spread([run.spent.per_transaction(run.spent.cpu_s * 1e6) for run in runs])
-    peak = spread(peaks) if peaks else None
+    peak = spread([found.per_s for found in peaks]) if peaks else None
     refused: Counter[str] = Counter()
     for run in runs:
         refused.update(run.report.refused)
@@ -139,6 +141,7 @@ def case_of(name: str, nodes: int, limit_per_s: float, peaks: Sequence[float], r
         view_changes=sum(run.spent.view_changes for run in runs),
         behind_ms=median(lambda run: run.report.behind_ms),
         runs=len(runs),
+        stolen=spread([spent.stolen for spent in (*peaks, *(run.spent for run in runs))], 3),
         queries=_queries([run.queries for run in runs if run.queries is not None]),
         last_run=runs[-1].spent.nodes,
     )
@@ -217,7 +220,7 @@ def print_cases(console: Console, cases: Sequence[Case], limit: Callable[[int], 
     table = Table(title="medians (least to greatest)", title_justify="left")
     for heading in ("case", "nodes", "offered/s", "final/s", "peak/s", "of limit", "calls/s"):
         table.add_column(heading, justify="left" if heading == "case" else "right")
-    for heading in ("p50 ms", "p99 ms", "p99.9 ms", "cpu us/tx", "MB"):
+    for heading in ("p50 ms", "p99 ms", "p99.9 ms", "cpu us/tx", "MB", "stolen"):
         table.add_column(heading, justify="right")
     for case in cases:
         best = case.final_per_s if case.peak_per_s is None else case.peak_per_s.median
@@ -234,6 +237,7 @@ def print_cases(console: Console, cases: Sequence[Case], limit: Callable[[int], 
             f"{case.latency_ms.p999:,.0f}",
             f"{case.cpu_us_per_transaction:,.0f}",
             f"{case.rss_mb:,.0f}",
+            f"{case.stolen.median:.0%} ({case.stolen.min:.0%}-{case.stolen.max:.0%})",
         )
         for what, count in (("failed calls", case.failed_calls), ("without fate", case.without_fate)):
             if count:

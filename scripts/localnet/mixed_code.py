@@ -20,6 +20,7 @@ from scripts.localnet.figures import Spread, spread
 from scripts.localnet.layout import ROOT, Member, TestnetError
 from scripts.localnet.load_cases import HALF, LOAD_CASES, LoadCase
 from scripts.localnet.measuring import Measuring, Run
+from scripts.localnet.node_usage import Spent
 
 SINGLE: LoadCase = LOAD_CASES["single"]
 MODULE = "claims"
@@ -63,7 +64,7 @@ async def measure(measuring: Measuring, console: Console) -> MixedCode:
     last = measuring.nodes.network.members[-1]
     measuring.spared = last.id
     codes = {EQUAL: ROOT, MIXED: other_bytes(measuring.scratch / "other"), ONE_DOWN: None}
-    peaks: dict[str, list[float]] = {name: [] for name in codes}
+    peaks: dict[str, list[Spent]] = {name: [] for name in codes}
     runs: dict[str, list[Run]] = {name: [] for name in codes}
     for number in range(1, measuring.effort.repeats + 1):
         for name, code in codes.items():
@@ -71,14 +72,14 @@ async def measure(measuring: Measuring, console: Console) -> MixedCode:
             await measuring.settled()
             peaks[name].append(await measuring.peak(SINGLE))
             await measuring.settled()
-            rate = measuring.effort.rate or HALF * peaks[EQUAL][0]
+            rate = measuring.effort.rate or HALF * peaks[EQUAL][0].per_s
             runs[name].append(await measuring.open_loop(SINGLE, rate))
             await measuring.settled()
             if code not in {ROOT, None}:
                 _require_named(measuring, last)
             found = runs[name][-1].report
             console.print(
-                f"{name}: {number} of {measuring.effort.repeats}: peak {peaks[name][-1]:,.0f}/s, offered"
+                f"{name}: {number} of {measuring.effort.repeats}: peak {peaks[name][-1].per_s:,.0f}/s, offered"
                 f" {found.offered_per_s:,.0f}/s, final {found.final_per_s:,.0f}/s,"
                 f" p50 {found.latency_ms.p50:,.0f} ms, p99 {found.latency_ms.p99:,.0f} ms"
             )
@@ -122,11 +123,11 @@ def _require_named(measuring: Measuring, member: Member) -> None:
             raise TestnetError(f"{member.id} votes with other code", exit_code=1)
 
 
-def _case(measuring: Measuring, name: str, peaks: dict[str, list[float]], runs: dict[str, list[Run]]) -> Case:
+def _case(measuring: Measuring, name: str, peaks: dict[str, list[Spent]], runs: dict[str, list[Run]]) -> Case:
     return case_of(name, len(measuring.nodes.network.members), measuring.limit_per_s, peaks[name], runs[name])
 
 
-def _beside(measuring: Measuring, name: str, peaks: dict[str, list[float]], runs: dict[str, list[Run]]) -> Beside:
+def _beside(measuring: Measuring, name: str, peaks: dict[str, list[Spent]], runs: dict[str, list[Run]]) -> Beside:
     def ratios(now: list[float], equal: list[float]) -> Spread:
         return spread([one / max(other, 1e-9) for one, other in zip(now, equal, strict=True)], 3)
 
@@ -134,7 +135,7 @@ def _beside(measuring: Measuring, name: str, peaks: dict[str, list[float]], runs
     before = [run.report for run in runs[EQUAL]]
     return Beside(
         _case(measuring, name, peaks, runs),
-        ratios(peaks[name], peaks[EQUAL]),
+        ratios([one.per_s for one in peaks[name]], [one.per_s for one in peaks[EQUAL]]),
         ratios([one.final_per_s for one in reports], [one.final_per_s for one in before]),
         ratios([one.latency_ms.p50 for one in reports], [one.latency_ms.p50 for one in before]),
         ratios([one.latency_ms.p99 for one in reports], [one.latency_ms.p99 for one in before]),

@@ -28,10 +28,12 @@ class NodeLook(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """All nodes that run, at one time of the monotonic clock."""
+    """All nodes that run, at one time of the monotonic clock, and of the machine `machine_time()`."""
 
     at_s: float
     nodes: tuple[NodeLook, ...]
+    machine_ticks: int = 0
+    stolen_ticks: int = 0
 
 
 class NodeSpent(msgspec.Struct, frozen=True):
@@ -47,13 +49,22 @@ class NodeSpent(msgspec.Struct, frozen=True):
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What all nodes spent while `transactions` became final in `blocks` blocks. Per transaction: of all nodes."""
+    """What all nodes spent while `transactions` became final in `blocks` blocks. Per transaction: of all nodes.
+
+    `stolen` is the share of the machine's processor time that its host gave to other machines meanwhile, of 1.
+    """
 
     seconds: float
     transactions: int
     blocks: int
     view_changes: int
     nodes: tuple[NodeSpent, ...]
+    stolen: float = 0.0
+
+    @property
+    def per_s(self) -> float:
+        """Transactions that became final a second, whether or not their senders had heard of it by the end."""
+        return round(self.transactions / self.seconds, 1)
 
     @property
     def cpu_s(self) -> float:
@@ -68,6 +79,7 @@ class Spent(msgspec.Struct, frozen=True):
 def look(members: Sequence[Member]) -> Look:
     """Ask the system about the process of each of `members` that runs, then the nodes themselves."""
     at_s = time.monotonic()
+    machine_ticks, stolen_ticks = machine_time()
     usages = [processes.usage(member.pid) if member.pid is not None else None for member in members]
     alive = [(member, usage) for member, usage in zip(members, usages, strict=True) if usage is not None]
     found = []
@@ -87,7 +99,14 @@ def look(members: Sequence[Member]) -> Look:
                 view=int(told["hansa_view"]),
             )
         )
-    return Look(at_s, tuple(found))
+    return Look(at_s, tuple(found), machine_ticks, stolen_ticks)
+
+
+def machine_time() -> tuple[int, int]:
+    """The ticks of all cores since the machine's start, idle ones too, and those that its host gave to others."""
+    _, *ticks = Path("/proc/stat").read_text().partition("\n")[0].split()
+    # man 5 proc_stat: user nice system idle iowait irq softirq steal; guests' time is in user and nice already.
+    return sum(map(int, ticks[:8])), int(ticks[7])
 
 
 def reset_peaks(members: Sequence[Member]) -> None:
@@ -117,6 +136,9 @@ def spent(before: Look, after: Look) -> Spent:
                 disk_growth_mb=round((new.disk_bytes - old.disk_bytes) / 1e6, 2),
             )
             for old, new in pairs
+        ),
+        stolen=round(
+            (after.stolen_ticks - before.stolen_ticks) / max(1, after.machine_ticks - before.machine_ticks), 3
         ),
     )
 

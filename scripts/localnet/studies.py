@@ -75,7 +75,7 @@ class Greedy(msgspec.Struct, frozen=True):
 
 async def sweep(measuring: Measuring, console: Console) -> Sweep:
     """Latency at seven rates from a tenth of the peak to a fifth above it; with --out a plot."""
-    peak = await measuring.peak(SINGLE)
+    peak = (await measuring.peak(SINGLE)).per_s
     points = []
     for part in SWEEP_SHARES:
         run = await measuring.open_loop(SINGLE, part * peak)
@@ -102,20 +102,20 @@ async def overload(measuring: Measuring, console: Console) -> Overload:
     """Three times the peak in open loop: what is still final a second, and what the others are told."""
     peaks, runs = [], []
     for _ in range(measuring.effort.repeats):
-        peaks.append(await measuring.peak(SINGLE))
+        peaks.append((await measuring.peak(SINGLE)).per_s)
         run = await measuring.open_loop(SINGLE, OVERLOAD * peaks[-1])
         await measuring.settled()
         runs.append(run)
         console.print(
             f"overload: peak {peaks[-1]:,.0f}/s; {run.report.offered_per_s:,.0f}/s offered, "
-            f"{run.applied_per_s:,.0f}/s final, refused {run.report.refused or 0}"
+            f"{run.spent.per_s:,.0f}/s final, refused {run.report.refused or 0}"
         )
-    shares = spread([run.applied_per_s / max(peak, 1e-9) for peak, run in zip(peaks, runs, strict=True)], 3)
+    shares = spread([run.spent.per_s / max(peak, 1e-9) for peak, run in zip(peaks, runs, strict=True)], 3)
     last = runs[-1].report
     return Overload(
         peak_per_s=spread(peaks),
         offered_per_s=last.offered_per_s,
-        final_per_s=spread([run.applied_per_s for run in runs]),
+        final_per_s=spread([run.spent.per_s for run in runs]),
         throughput_share=shares,
         holds=shares.median >= THROUGHPUT_SHARE_MIN,
         refused=last.refused,
@@ -129,7 +129,7 @@ async def overload(measuring: Measuring, console: Console) -> Overload:
 
 async def greedy(measuring: Measuring, console: Console) -> Greedy:
     """One client floods, another stays modest: what becomes of the modest one, alone and beside the flood."""
-    peak = await measuring.peak(SINGLE)
+    peak = (await measuring.peak(SINGLE)).per_s
     await measuring.settled()
     traffic, _ = await measuring.work(SINGLE)
     members = traffic.payments.members

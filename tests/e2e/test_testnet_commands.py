@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from scripts.localnet import processes, testnet
 from scripts.localnet.founding import found
 from scripts.localnet.layout import Layout, Member, Network, TestnetError, addresses, member_names
 from scripts.localnet.nodes import Nodes
-from scripts.localnet.testnet import cli
+from scripts.localnet.testnet import cli, main
 from tests.e2e.conftest import Testnet
 from tests.node.memory_node import MemoryNode
 
@@ -37,11 +38,14 @@ def test_a_used_port_is_named_before_anything_is_written(tmp_path: Path) -> None
     "arguments",
     [("status",), ("start",), ("stop", "bank-a"), ("kill",), ("wipe", "bank-a"), ("down",), ("load",), ("logs",)],
 )
-def test_without_a_network_every_command_says_how_to_make_one(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    done = Testnet(tmp_path, 0).run(*arguments, ok=False)
-    assert done.returncode == 2
-    assert "holds no test network; start one with: scripts/testnet up" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_without_a_network_every_command_says_how_to_make_one(
+    tmp_path: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scripts/testnet", *arguments, "--dir", str(tmp_path)])
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert "holds no test network; start one with: scripts/testnet up" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:

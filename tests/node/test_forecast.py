@@ -33,7 +33,7 @@ def heard(count: int, *down: str, suspended: str = "") -> list[MemberDiagnosis]:
             role="validator",
             reachable=name not in down,
             votes=name not in (*down, suspended),
-            cause="suspended" if name == suspended and name not in down else "",
+            cause="member_down" if name in down else "suspended" if name == suspended else "",
         )
         for name in map(bank, range(count))
     ]
@@ -43,11 +43,15 @@ def test_removing_a_live_member_of_a_degraded_network_is_told_to_stop_it() -> No
     found = forecast("remove_member", "bank-d", members(6), heard(6, "bank-e", "bank-f"))
     assert found.before.decides
     assert found.after == ListFacts(
-        ("bank-a", "bank-b", "bank-c", "bank-e", "bank-f"), 1, 4, ("bank-a", "bank-b", "bank-c")
+        ("bank-a", "bank-b", "bank-c", "bank-e", "bank-f"),
+        1,
+        4,
+        ("bank-a", "bank-b", "bank-c"),
+        {"bank-e": "member_down", "bank-f": "member_down"},
     )
     assert found.refusal == (
         "after it 3 of 5 validators would run (bank-a, bank-b, bank-c) and 4 must agree on every block;"
-        " down or silent: bank-e, bank-f"
+        " down or silent: bank-e (member_down), bank-f (member_down)"
     )
 
 
@@ -65,6 +69,13 @@ def test_who_comes_back_counts_once_its_node_is_heard() -> None:
     assert "after it 2 of 4 validators would run" in away.refusal
 
 
+def test_a_node_that_has_just_started_counts_as_running() -> None:
+    known = heard(4, "bank-d")
+    known[1] = MemberDiagnosis(id="bank-b", role="validator", reachable=True, votes=False, cause="confirming")
+    found = forecast("rotate_tls_key", "bank-b", members(4), known)
+    assert (found.refusal, found.before.up) == ("", ("bank-a", "bank-b", "bank-c"))
+
+
 def test_observers_and_keys_change_no_arithmetic() -> None:
     for kind, member in (("remove_member", "watch"), ("rotate_voting_key", "bank-a")):
         found = forecast(kind, member, members(4), heard(4))
@@ -80,7 +91,11 @@ def test_a_list_without_anybody_decides_nothing() -> None:
 def test_a_newcomer_counts_because_it_says_first_that_it_runs() -> None:
     found = forecast("add_member", "bank-e", members(4), heard(4, "bank-d"), "validator")
     assert found.after == ListFacts(
-        ("bank-a", "bank-b", "bank-c", "bank-d", "bank-e"), 1, 4, ("bank-a", "bank-b", "bank-c", "bank-e")
+        ("bank-a", "bank-b", "bank-c", "bank-d", "bank-e"),
+        1,
+        4,
+        ("bank-a", "bank-b", "bank-c", "bank-e"),
+        {"bank-d": "member_down"},
     )
     assert not found.refusal
     assert forecast("add_member", "bank-e", members(4), heard(4), "observer").after.members == found.before.members

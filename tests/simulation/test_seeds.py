@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import FAST
 from tests.simulation.byzantine.roles import ROLES
 from tests.simulation.runner import trace_seed
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = bool(os.environ.get("HANSA_FAST"))
-SEEDS = 60 if FAST else 1_000
+SEEDS = 30 if FAST else 1_000
 
 
 def test_every_seed_holds_every_rule() -> None:

@@ -1,12 +1,8 @@
 """One key in two places, under enumerated leaders and partitions: agreement among the honest three, every time."""
 
-import os
-
 import pytest
 
 from tests.simulation.twins import ROUNDS, Round, TwinsWorld, TwoTwins, all_schedules, drawn, schedules
-
-FAST = bool(os.environ.get("HANSA_FAST"))
 
 
 def test_one_schedule_stands_for_all_that_differ_in_names_only() -> None:
@@ -20,7 +16,7 @@ def test_one_schedule_stands_for_all_that_differ_in_names_only() -> None:
 @pytest.mark.slow
 def test_schedules_of_two_rounds_drawn_at_even_distance() -> None:
     played = all_schedules(2)
-    for number in range(0, len(played), len(played) // (25 if FAST else 200)):
+    for number in range(0, len(played), len(played) // 200):
         failure = TwinsWorld(played[number], number).run().failure
         assert failure is None, f"scripts/simulate --twins {number}: {failure}"
 

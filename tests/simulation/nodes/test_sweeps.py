@@ -4,10 +4,11 @@ import os
 
 import pytest
 
+from tests.conftest import FAST
 from tests.simulation.nodes.runner import replay_line, run_governed_seed, run_seed, unexercised
 from tests.simulation.runner import report_lines, run_seeds
 
-FAST_SEEDS = 4
+FEW_SEEDS = 2 if FAST else 4
 SLOW_SEEDS = 150
 GOVERNED_SEEDS = 25
 EXPECTED_RULES = (
@@ -45,7 +46,7 @@ def sweep(first: int, seeds: int) -> None:
 
 
 def test_every_rule_holds_in_a_few_seeds() -> None:
-    sweep(0, FAST_SEEDS)
+    sweep(0, FEW_SEEDS)
 
 
 @pytest.mark.slow
@@ -54,7 +55,7 @@ def test_every_rule_holds_in_many_seeds() -> None:
 
 
 def test_members_change_their_list_in_a_few_seeds() -> None:
-    governed_sweep(2, 2)
+    governed_sweep(2, FEW_SEEDS // 2)
 
 
 @pytest.mark.slow
