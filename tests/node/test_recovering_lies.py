@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_a_node_that_joined_the_former_members_above_the_recovery_does_not_trust
     with refused("recovery_differs"):
         world.apply(file, "bank-d")
     assert trusted_at(world, "bank-d") == []
+
+
+def test_two_recoveries_that_cannot_follow_one_another_are_not_trusted_together(world: RecoveryWorld) -> None:
+    """At a node below both nothing else tells that; it came to the first one's block, and never started again."""
+    earlier = world.complete(*AB)
+    world.decide(world.built("bank-c"), "bank-c")
+    later = world.complete("bank-c", accepts_unseen=True)
+    assert (earlier.header.height, later.base_height) == (4, 4)
+    shutil.rmtree(world.node("bank-d").data_dir)
+    world.ledger("bank-d").close()
+    assert world.apply(later, "bank-d") == [0]
+    with refused("recovery_differs"):
+        world.apply(earlier, "bank-d")
+    assert trusted_at(world, "bank-d") == [later.encode()]
 
 
 def test_nobody_recovers_from_a_directory_that_is_half_a_snapshots(world: RecoveryWorld) -> None:
