@@ -560,6 +560,12 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The recovery file cannot be read.",
         "Name the right path, and give this user the right to read it.",
     ),
+    "recovery_promise_unreadable": ErrorEntry(
+        "The note of the recoveries that this member has signed (`recoveries/signed`) is damaged, and data/ holds"
+        " none: nobody knows on which chain the member must not vote.",
+        "Put a copy of that file back. Without one, remove it only when each recovery that this member has signed"
+        " is on the ledger or can never be complete (docs/recovery.md).",
+    ),
     "recovery_not_written": ErrorEntry(
         "The recovery file could not be written, or something lies there already.",
         "Name a new file in a directory that can be written.",

@@ -89,7 +89,8 @@ class Judge:
         pack that leaves out a change is refused, and no block is judged by the list of another epoch."""
         self.network, self.blocks, validators, last = network, list[Any](), network.validators, 0
         self.passed = sorted(anchor for anchor in anchors if anchor.height - bool(anchor.kept) <= rows[-1][0][1])
-        require(ascending([anchor.height for anchor in self.passed]), "two anchors for one height: choose a history")
+        theirs = [at for (last_one, _, kept, _) in self.passed for at in range(last_one - bool(kept), last_one + 1)]
+        require(ascending(theirs), "two anchors for one height: choose a history")
         proven, changing = [row[0][1] for row in rows], [row[0][1] for row in changes]
         require(ascending(proven) and ascending(changing), "blocks or changes do not ascend")
         require(changing[-1:] <= proven[-1:], "a change of the validators is later than all that is proven")

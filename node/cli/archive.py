@@ -241,7 +241,13 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
     network = load_trusted(node)
     if not holds_database(node.data_dir):
         raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
-    store = Store(node.data_dir, network.network_id, network.genesis_hash, node.retention.history_blocks)
+    store = Store(
+        node.data_dir,
+        network.network_id,
+        network.genesis_hash,
+        node.retention.history_blocks,
+        signed=node.signed_file,
+    )
     try:
         with _opened(files) as readers:
             done = []

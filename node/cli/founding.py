@@ -170,7 +170,7 @@ def write_genesis(node: NodeConfig, network: NetworkConfig, keys_dir: Path) -> b
         return node.data_dir.exists()
     genesis = Executor(network, Engine(CONTRACTS, FURTHER), Membership).genesis()
     node.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = Store(node.data_dir, network.network_id, network.genesis_hash)
+    store = Store(node.data_dir, network.network_id, network.genesis_hash, signed=node.signed_file)
     try:
         # The mark goes first: if the machine stops between, the node abstains, which is safe.
         (keys_dir / _UNUSED).unlink()

@@ -16,7 +16,7 @@ from node.cli.documents import docs
 from node.cli.governing import proposals, propose, vote
 from node.cli.joining import invite
 from node.cli.maintenance import maintenance
-from node.cli.output import OutputFailed, checked_stdout, message, show_failure
+from node.cli.output import OutputFailed, checked_stdout, log_to_stderr, message, show_failure
 from node.cli.proving import prove
 from node.cli.reading import block, contracts, events, members, query, status, why
 from node.cli.recovering import recovery
@@ -87,6 +87,7 @@ for command in (keys_export, keys_import):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every failure is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    log_to_stderr()
     try:
         with checked_stdout():
             code = _run(given)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO, cast
 
 import msgspec
+import structlog
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
@@ -68,6 +69,14 @@ def checked_stdout() -> Iterator[None]:
         sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.redirect_stdout(cast(TextIO, _CheckedStream(sys.stdout))):
         yield
+
+
+def log_to_stderr() -> None:
+    """What a part of the node logs while a command uses it stays off standard output, which is the command's alone.
+
+    `hansa run` sets up a log of its own.
+    """
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 class Output:
@@ -171,7 +180,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def message(text: str) -> None:
-    """One line to stderr."""
+    """One line to stderr. It may quote a stranger's file: what a terminal would obey is shown as its number."""
     sys.stderr.write(printable(" ".join(text.split())) + "\n")
 
 

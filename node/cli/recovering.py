@@ -173,7 +173,7 @@ def sign(
     except ValueError as error:
         raise ConfigError("invalid_usage", "--instead-of is a recovery's number: 64 hex digits") from error
     node, found = directory.required(), read_recovery_file(file)
-    for line in found.summary():
+    for line in _said(found):
         click.echo(line, err=output.as_json)
     with Survivor.opened(node, load_trusted(node)) as survivor:
         # Said before anybody is asked for a passphrase.
@@ -225,10 +225,21 @@ def apply(file: Path, directory: Directory, output: Output) -> None:
     if output.as_json:
         output.document({**msgspec.to_builtins(_standing(file, applied)), "node_height": height})
         return
-    for line in applied.summary():
+    for line in _said(applied):
         output.text(line)
     rest = "its blocks come from the other nodes" if height < applied.header.height else "start it: hansa run"
     output.text(f"trusted here; this node stands at block {height}: {rest}")
+
+
+def _said(file: RecoveryFile) -> tuple[str, ...]:
+    """What is signed, in words; and what whoever drafted it has accepted for all of them."""
+    if not file.may_lose_blocks:
+        return file.summary()
+    return (
+        *file.summary(),
+        "given up with it: blocks that the members who do not go on with their memory may have decided, for they"
+        " are a quorum",
+    )
 
 
 def _next(file: RecoveryFile) -> str:
@@ -268,7 +279,7 @@ def _show(output: Output, path: Path, file: RecoveryFile, next_step: str) -> Non
     if output.as_json:
         output.document(_standing(path, file))
         return
-    for line in file.summary():
+    for line in _said(file):
         output.text(line)
     signed = ", ".join(item.member for item in file.signatures) or "nobody"
     output.text(f"signed by: {signed}; missing: {', '.join(file.missing) or 'nobody'}")

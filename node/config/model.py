@@ -259,6 +259,11 @@ class NodeConfig(msgspec.Struct, frozen=True):
         return self.data_dir.parent / "recoveries"
 
     @property
+    def signed_file(self) -> Path:
+        """Which recoveries this member has signed, besides the data: deleting that frees nobody from them."""
+        return self.recoveries_dir / "signed"
+
+    @property
     def joining_dir(self) -> Path:
         """Where a snapshot is gathered that this node joins from; a download goes on there after a restart."""
         return self.data_dir.parent / "joining"

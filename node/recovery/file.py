@@ -29,6 +29,8 @@ _Hex: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*\Z")]
 _Hex32: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Hex64: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 _Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+_Network: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,47}-[0-9a-f]{12}\Z")]
+"""People read it: a file of nobody's network must not write over their screen."""
 _Reason: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,400}\Z")]
 _Height: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
@@ -55,7 +57,7 @@ class _File(_Strict, frozen=True):
     hansa_recovery: Literal[1]
     number: _Hex32
     summary: tuple[str, ...]
-    network: str
+    network: _Network
     genesis_hash: _Hex32
     base_height: _Height
     base_digest: _Hex32
@@ -139,6 +141,15 @@ class RecoveryFile(msgspec.Struct, frozen=True, kw_only=True):
         """The former validators that do not go on."""
         staying = [survivor.id for survivor in self.survivors]
         return tuple([item.id for item in self.former if item.id not in staying])
+
+    @property
+    def may_lose_blocks(self) -> bool:
+        """Whether those that do not go on with their memory are a quorum of the former members.
+
+        What they have decided above the base block no survivor may know.
+        """
+        former = Members(self.former)
+        return former.n - (len(self.survivors) - len(self.without_memory)) >= former.quorum
 
     def kept_message(self) -> bytes | None:
         """What a survivor signs for the kept block."""

@@ -32,7 +32,8 @@ def trusted(network: NetworkConfig, paths: Iterable[Path]) -> NetworkConfig:
     """Return the network with the recoveries in the files at `paths`, which its user says to trust.
 
     Raise ConfigError for a file that is none of this network (`recovery_of_another_network`), that not every
-    survivor has signed (`recovery_incomplete`), or for two of the same height (`recovery_differs`).
+    survivor has signed (`recovery_incomplete`), or for two of the same height, or of which the later one goes on
+    from another block than the earlier one's (`recovery_differs`).
     """
     found: dict[bytes, RecoveryFile] = {}
     for path in paths:
@@ -44,15 +45,20 @@ def trusted(network: NetworkConfig, paths: Iterable[Path]) -> NetworkConfig:
                 "recovery_incomplete", f"{path}: these survivors have not signed: {', '.join(file.missing)}"
             )
         found[file.digest] = file
-    items = sorted([file.recovery for file in found.values()], key=lambda item: item.height)
-    for below, above in itertools.pairwise(items):
-        if above.first <= below.height:
-            raise ConfigError(
-                "recovery_differs",
-                f"{below.digest.hex()} and {above.digest.hex()} recover the network at one height: these are two"
-                " histories, and only one of them can be followed",
-            )
-    return msgspec.structs.replace(network, recoveries=Recoveries(tuple(items)))
+    files = sorted(found.values(), key=lambda file: file.header.height)
+    for below, above in itertools.pairwise(files):
+        if above.base_height < below.header.height:
+            how = "recover the network at one height"
+        elif above.base_height == below.header.height and above.base_digest != below.digest:
+            how = f"name two blocks {above.base_height}"
+        else:
+            continue
+        raise ConfigError(
+            "recovery_differs",
+            f"{below.digest.hex()} and {above.digest.hex()} {how}: these are two histories, and only one of them"
+            " can be followed",
+        )
+    return msgspec.structs.replace(network, recoveries=Recoveries(tuple([file.recovery for file in files])))
 
 
 def load_trusted(node: NodeConfig, anchors: Iterable[Path] = ()) -> NetworkConfig:

@@ -16,7 +16,7 @@ from node.config import NetworkConfig, NodeConfig
 from node.errors import ConfigError, HansaError, StoreError, Unavailable
 from node.ledger import HeadRecord
 from node.repair.ledger_rows import LedgerRows
-from node.repair.own_rows import give_up_votes, mend_own
+from node.repair.own_rows import give_up_votes, mend_own, mend_promises
 from node.repair.replacing import drop_stale, finish_replacing, replace
 from node.repair.report import Journal, Outcome, RepairReport, unproven
 from node.repair.sources import BlockSource
@@ -115,6 +115,10 @@ class Repair:
     def _mend_rows(self, copy: Path) -> None:
         """The copy is right, all of it; StoreError when it cannot be made so."""
         with contextlib.closing(self._open(copy)) as database:
+            mend_promises(database, self._node, self._network, self._journal)
+            if self._salvaged:
+                # Rows may be missing without a trace, votes among them.
+                give_up_votes(database, self._journal, "consensus records may be among what was lost")
             if database.get(META_ADOPTING) is not None:
                 raise unproven("a snapshot is being taken over: start the node, it goes on with that")
             self._claim(database)
@@ -153,11 +157,8 @@ class Repair:
             lost = error
         salvage(copy)
         self._salvaged = True
-        database = LevelDatabase(copy)
         self._journal.say(f"files of the database were damaged ({lost.message}): what can be read was kept")
-        # Rows may be missing without a trace, votes among them.
-        give_up_votes(database, self._journal, "consensus records may be among what was lost")
-        return database
+        return LevelDatabase(copy)
 
     def _claim(self, database: Database) -> None:
         """The copy is marked as this network's, unless it is marked as another's."""
@@ -226,6 +227,7 @@ class Repair:
         with contextlib.closing(LevelDatabase(copy)) as database:
             marker = encode((self._network.network_id, self._network.genesis_hash))
             database.write([(META_FORMAT, FORMAT), (META_NETWORK, marker), *own])
+            mend_promises(database, self._node, self._network, self._journal)
             if not readable:
                 give_up_votes(database, self._journal, "consensus records could not be read")
             elif not self._journal.abstains:
@@ -263,7 +265,12 @@ def _read_own(copy: Path) -> tuple[list[tuple[bytes, bytes]], bool]:
             except StoreError:
                 votes = votes and letter != b"c"
         for key in OWN_MARKERS:
-            value = database.get(key)
+            try:
+                value = database.get(key)
+            except StoreError:
+                # Nobody knows which it was: what cannot be read of the others must not be lost with it.
+                votes = False
+                continue
             if value is not None:
                 own.append((key, value))
         readable = votes

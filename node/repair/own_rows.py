@@ -2,20 +2,21 @@
 
 Invariant: a consensus record is never changed. When one cannot be read, or may be missing, nobody knows any more
 what this member signed: then all records and every marker of a vote go, which is how a member without memory looks,
-and it abstains until it has learnt from the others (consensus/README.md, section 9). One promise survives even
-that: never to sign again with a key that was seen in two places.
+and it abstains until it has learnt from the others (consensus/README.md, section 9). Two promises survive even
+that: never to sign again with a key that was seen in two places, and what a signed recovery binds it to.
 """
 
 import itertools
 
-from node.config import NetworkConfig
+from node.config import NetworkConfig, NodeConfig
 from node.errors import HansaError, StoreError
 from node.keys import verify
 from node.ledger import HeadRecord
 from node.repair.report import Journal
-from node.store import Database, forget_votes
-from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, META_RECOVERY, number
+from node.store import Database, forget_votes, promises
+from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, number
 from node.store.reading import read_body
+from node.store.signed_file import SignedFile
 from node.verification.own import LETTERS, MARKERS, Own
 from node.verification.report import Progress
 from node.wording import agreeing, counted
@@ -31,6 +32,22 @@ def give_up_votes(database: Database, journal: Journal, why: str) -> None:
     journal.say(
         f"{why}: the node abstains from voting until it has caught up with the others, and says so in `why`"
     )
+
+
+def mend_promises(database: Database, node: NodeConfig, network: NetworkConfig, journal: Journal) -> None:
+    """Which recoveries this member has signed can be read: where it could not, it is what stands beside the data.
+
+    Raise StoreError where nothing stands there: without it the member could vote on a chain that it has promised
+    never to vote on again. What the database does not hold at all the node's next start takes from there.
+    """
+    try:
+        promises.read_promises(database)
+    except StoreError:
+        signed = SignedFile(node.signed_file, network.network_id, network.genesis_hash).read()
+        if not signed:
+            raise
+        database.write(promises.restored((), signed))
+        give_up_votes(database, journal, "the note of the recoveries that this member signed was damaged")
 
 
 def mend_own(
@@ -61,9 +78,6 @@ def _give_up(database: Database, entry: str, where: str, error: HansaError, jour
     """The row that the verification complained of is gone, and what hangs on it."""
     letter, _, rest = entry.partition(" ")
     key = letter.encode() + bytes.fromhex(rest)
-    if key == META_RECOVERY:
-        # Without it the member could vote on a chain that it has promised never to vote on again.
-        raise StoreError("store_corrupt", "the note of the recovery that this member signed cannot be read")
     if where == "the consensus records" or key in (META_NEVER_VOTED, META_ABSTAIN) or letter == "c":
         give_up_votes(database, journal, f"a consensus record is damaged ({error.message})")
         return

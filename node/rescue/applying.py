@@ -6,12 +6,11 @@ the head at the base, at the kept block or at the recovery block; the next start
 """
 
 import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 import structlog
 
+from consensus.messages import Certificate
 from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
@@ -21,7 +20,9 @@ from node.executor import Executor
 from node.recovery import RecoveryFile, read_recovery_file, trusted
 from node.rescue.execution import execute_kept, execute_recovery
 from node.rescue.survivor import open_ledger
+from node.state import ExecutedBlock
 from node.store import Store
+from node.store.durable import replace_durably
 
 
 def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
@@ -35,11 +36,11 @@ def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
     network = trusted(load_network(node.network_file), [*present, path])
     file = read_recovery_file(path)
     with contextlib.closing(open_ledger(node, network)) as store:
-        executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
         if not store.initialised:
             raise ConfigError("ledger_not_here", "start the node once, and stop it, before a recovery is applied")
         require_history(store, network)
         _require_base(store, file)
+        _require_terms(network, store, file)
         owed = store.owed_recovery()
         if owed is not None and owed.digest != file.digest:
             raise ConfigError(
@@ -47,7 +48,7 @@ def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
                 f"{node.member} has signed the recovery {owed.digest.hex()} of block {owed.height}",
             )
         _install(node.recoveries_dir, file)
-        executor.open(store.snapshot())
+        executor = _opened(network, store)
         perform_recoveries(node, network, store, executor)
         return file, store.head.height
 
@@ -81,6 +82,13 @@ def require_history(store: Store, network: NetworkConfig) -> None:
     for recovery in network.recoveries.items:
         for height in range(recovery.first, min(recovery.height, store.head.height) + 1):
             digest = _digest_at(store, height)
+            if digest is None and height == recovery.height:
+                # A recovery changes the members, so its head record would be here even after a join from above it.
+                raise ConfigError(
+                    "recovery_differs",
+                    f"no block {height} changed the members here, and the recovery {recovery.digest.hex()} did:"
+                    " these are two histories, and this node has the other one",
+                )
             if digest is not None and not recovery.names(height, digest):
                 raise ConfigError(
                     "recovery_differs",
@@ -98,6 +106,23 @@ def _require_base(store: Store, file: RecoveryFile) -> None:
             f"block {file.base_height} is {digest.hex()} here, and the recovery {file.digest.hex()} goes on from"
             " another one: these are two histories, and this node has the other one",
         )
+
+
+def _require_terms(network: NetworkConfig, store: Store, file: RecoveryFile) -> None:
+    """What the file says is what its survivors have signed, as far as this ledger tells; else raise ConfigError.
+
+    Their signatures cover it by the recovery block's digest alone, which only who executes that block can judge.
+    """
+    height = file.header.height
+    if (store.head.height, store.head.digest) in _below(file):
+        _execute(_opened(network, store), file)
+    elif height <= store.head.height and store.has_receipts(height):
+        [call] = store.receipt(height, 0).calls
+        if call.events[-1].data["statement"] != file.recovery.statement:
+            raise ConfigError(
+                "recovery_differs",
+                f"block {height} has this number, and was made under other terms than the file's",
+            )
 
 
 def _prove_kept(store: Store, file: RecoveryFile) -> None:
@@ -128,39 +153,44 @@ def _below(file: RecoveryFile) -> list[tuple[int, bytes]]:
     return heads if file.kept is None else [*heads, (file.base_height + 1, file.kept_digest)]
 
 
-def _perform(store: Store, executor: Executor, file: RecoveryFile) -> None:
-    """The recovery's blocks are durable, each in one batch, and the executor stands on the last."""
-    if file.kept is not None and store.head.height == file.base_height:
+def _opened(network: NetworkConfig, store: Store) -> Executor:
+    """An executor on the store's head."""
+    executor = Executor(network, Engine(CONTRACTS, FURTHER), Membership)
+    executor.open(store.snapshot())
+    return executor
+
+
+def _execute(executor: Executor, file: RecoveryFile) -> list[tuple[ExecutedBlock, Certificate]]:
+    """Return the recovery's blocks above the executor's head, with their certificates; nothing is written.
+
+    The executor stands below the last of them then. Raise ConfigError where this node comes to another block.
+    """
+    blocks: list[tuple[ExecutedBlock, Certificate]] = []
+    if file.kept is not None and executor.head.height == file.base_height:
         certificate = file.certificate(kept=True)
-        store.apply(execute_kept(executor, file.kept.body, certificate), certificate, file.view)
-        executor.settle(store.snapshot())
+        blocks.append((execute_kept(executor, file.kept.body, certificate), certificate))
     executed = execute_recovery(executor, file.recovery, file.time_ms)
     if executed.digest != file.digest:
         raise ConfigError(
             "recovery_differs",
             f"this node comes to the recovery block {executed.digest.hex()}, and {file.digest.hex()} was signed:"
-            " use the release that the survivors use",
+            " use the release that the survivors use, and the file as they have it",
         )
-    store.apply(executed, file.certificate(), file.view)
-    executor.advance(executed, store.snapshot())
+    return [*blocks, (executed, file.certificate())]
+
+
+def _perform(store: Store, executor: Executor, file: RecoveryFile) -> None:
+    """The recovery's blocks are durable, each in one batch, and the executor stands on the last."""
+    blocks = _execute(executor, file)
+    for executed, certificate in blocks:
+        store.apply(executed, certificate, file.view)
+    executor.advance(blocks[-1][0], store.snapshot())
 
 
 def _install(directory: Path, file: RecoveryFile) -> None:
     """The file lies in the directory, whole and durable, under a name of its own; raise ConfigError otherwise."""
     target = directory / f"{file.header.height:012d}-{file.digest.hex()[:16]}.json"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(prefix=".recovery.", dir=directory)
-        with open(descriptor, "wb") as opened:
-            opened.write(file.encode())
-            opened.flush()
-            os.fsync(descriptor)
-        Path(beside).replace(target)
-        for path in (directory, directory.parent):
-            name = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(name)
-            finally:
-                os.close(name)
+        replace_durably(target, file.encode())
     except OSError as error:
         raise ConfigError("recovery_not_written", f"{target}: {error.strerror or error}") from error

@@ -38,22 +38,36 @@ from node.rescue.execution import execute_kept, execute_recovery, survivors_of
 from node.state import Overlay
 from node.store import RecoveryPromise, Store
 from node.store.database import holds_database
+from node.store.layout import META_ADOPTING
 
 REPLACED_MAX = 1_000
-"""So many epochs at most lie between the base block's and that of a recovery: one for each that was signed and
-given up. The file's views end at 2^53, and no single draft may use them up."""
+"""So many epochs at most lie between a recovery's and the highest of the base block and of what the member has
+signed: one for each that was signed and given up elsewhere. The file's views end at 2^53, and no single draft may
+use them up, nor leave none to a member that has signed it."""
 
 
 def open_ledger(node: NodeConfig, network: NetworkConfig) -> Store:
     """Return the store of the stopped node.
 
-    Raise ConfigError where there is none yet (`ledger_not_here`), or a running node holds it.
+    Raise ConfigError where there is none yet, or one in the making (`ledger_not_here`), or a running node holds it.
     """
     if not holds_database(node.data_dir):
         raise ConfigError(
             "ledger_not_here", f"{node.data_dir} is empty: start the node once and stop it, then do this"
         )
-    return Store(node.data_dir, network.network_id, network.genesis_hash, node.retention.history_blocks)
+    store = Store(
+        node.data_dir,
+        network.network_id,
+        network.genesis_hash,
+        node.retention.history_blocks,
+        signed=node.signed_file,
+    )
+    if any(store.rows(META_ADOPTING, META_ADOPTING + b"\0")):
+        store.close()
+        raise ConfigError(
+            "ledger_not_here", "a snapshot is being taken over: start the node, it goes on with that; and stop it"
+        )
+    return store
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -149,12 +163,13 @@ class Survivor:
             raise ConfigError("recovery_of_another_network", f"it recovers {file.network}")
 
     def _require_view(self, view: int) -> None:
-        first = next_epoch(self.head.first_view)
-        if not first <= view <= first + REPLACED_MAX * EPOCH_VIEWS:
+        known = max([self.head.first_view, *(item.view for item in self._store.recovery_promises())])
+        first, last = next_epoch(self.head.first_view), next_epoch(known) + REPLACED_MAX * EPOCH_VIEWS
+        if not first <= view <= last:
             raise ConfigError(
                 "recovery_refused",
                 f"its view {view} is not among the first {REPLACED_MAX:,} epochs above that of block"
-                f" {self.head.height}",
+                f" {self.head.height} and of what this member has signed",
             )
 
     def _prepared_block(self) -> CertifiedBlock | None:
@@ -172,7 +187,7 @@ class Survivor:
 
     def _require_accepted(self, file: RecoveryFile, terms: Terms) -> None:
         former, remembering = self.head.members, len(file.survivors) - len(file.without_memory)
-        if former.n - remembering >= former.quorum and not terms.accepts_unseen:
+        if file.may_lose_blocks and not terms.accepts_unseen:
             raise ConfigError(
                 "recovery_may_lose_blocks",
                 f"of {former.n} members {remembering} go on with their memory; the other {former.n - remembering}"

@@ -50,6 +50,7 @@ def open_store(
             network.genesis_hash,
             config.retention.history_blocks,
             open_database=lambda _: database,
+            signed=config.signed_file,
         )
 
     store = opened()

@@ -2,6 +2,7 @@
 
 Invariants: who has signed a recovery votes only on a chain that has its block; a lost memory comes back with that
 block once, however often the chain comes to it; no two recoveries that one member has signed begin in one epoch.
+They stand in a file beside the database too (signed_file.py), for a database that is lost sets nobody free.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,21 @@ def promised(known: Sequence[RecoveryPromise], promise: RecoveryPromise) -> _Row
     passed = any(item.digest == promise.digest and item.passed for item in known)
     others = [item for item in known if item.digest != promise.digest]
     return [(META_RECOVERY, encode((*others, msgspec.structs.replace(promise, passed=passed))))]
+
+
+def lost(known: Sequence[RecoveryPromise], beside: Sequence[RecoveryPromise]) -> bool:
+    """Whether the file beside the database holds a promise that the database does not `know`."""
+    return not {item.digest for item in beside} <= {item.digest for item in known}
+
+
+def restored(known: Sequence[RecoveryPromise], beside: Sequence[RecoveryPromise]) -> _Rows:
+    """The rows by which the database knows those `beside` it again, of which the last one holds.
+
+    All of them count as passed (forgetting.py): a database that has lost one does not know what came after it.
+    """
+    digests = [item.digest for item in beside]
+    all_of_them = (*[item for item in known if item.digest not in digests], *beside)
+    return [(META_RECOVERY, encode(tuple([msgspec.structs.replace(item, passed=True) for item in all_of_them])))]
 
 
 def passed(known: tuple[RecoveryPromise, ...], height: int) -> _Rows:

@@ -55,6 +55,7 @@ from node.store.reading import (
     read_transaction_location,
     stored,
 )
+from node.store.signed_file import SignedFile, settle
 from node.store.view import PAST_BLOCKS_MAX, StoreView
 
 EVIDENCE_MAX = 1_000
@@ -75,21 +76,26 @@ class Store:
         genesis_hash: bytes,
         history_blocks: int = PAST_BLOCKS_MAX,
         open_database: Callable[[Path], Database] = LevelDatabase,
+        signed: Path | None = None,
     ) -> None:
         """Open or create the store of `network` at `path`; undo records of `history_blocks` blocks are kept.
 
+        `signed`: the file that holds the member's promises too (signed_file.py); None: nobody signs with this one.
         Raise ConfigError for a directory that is in use, of another network or of an unknown format, StoreError
         for one that is damaged or on a failing disk.
         """
         self._path = path
         self._history_blocks = history_blocks
         self._database = open_database(path)
+        self._signed = None if signed is None else SignedFile(signed, network, genesis_hash)
         try:
             self._claim(network, genesis_hash)
             if lost_memory(path):
                 # Its last record may be among what cannot be read.
                 forget_votes(self._database)
                 memory_settled(path)
+            if self._signed is not None:
+                settle(self._database, self._signed)
             self._head = read_head(self._database, read_height(self._database)) if self.initialised else None
             self._journaled = {key[1:] for key, _ in self._database.scan(b"p", b"q")}
             self._records: dict[bytes, tuple[int, Record]] = {}
@@ -101,10 +107,8 @@ class Store:
                 self._records[key] = (sequence, stored(value[8:], Record, "consensus record"))  # type: ignore[arg-type]
                 self._sequence = max(self._sequence, sequence)
             # A snapshot may have led past the block of a recovery.
-            if self._head is not None:
-                noted = promises.passed(self.recovery_promises(), self._head.height)
-                if noted:
-                    self._database.write(noted)
+            if self._head is not None and (noted := promises.passed(self.recovery_promises(), self._head.height)):
+                self._database.write(noted)
         except BaseException:
             self._database.close()
             raise
@@ -135,7 +139,7 @@ class Store:
         head = HeadRecord(0, genesis.digest, header.time_ms, header.state_root, None, 0, genesis.members.validators)
         rows = self._state_rows(genesis)
         rows += [(b"h" + number(0), encode(head)), (META_HEAD, number(0))]
-        if never_voted:
+        if never_voted and not self.recovery_promises():
             rows.append((META_NEVER_VOTED, b"1"))
         self._database.write(rows)
         self._head = head
@@ -372,9 +376,11 @@ class Store:
     def promise_recovery(self, promise: RecoveryPromise) -> None:
         """From now on this member votes only on a chain that has this recovery block: durable before it signs it.
 
-        The promise takes the place of an earlier one.
+        The promise takes the place of an earlier one. The database has it first (signed_file.py).
         """
         self._database.write(promises.promised(self.recovery_promises(), promise))
+        if self._signed is not None:
+            self._signed.write(self.recovery_promises())
 
     def recovery_promises(self) -> tuple[RecoveryPromise, ...]:
         """Return the recoveries that this member has signed, the one that holds last."""

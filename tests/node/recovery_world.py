@@ -59,7 +59,9 @@ class RecoveryWorld:
 
     def store(self, bank: str) -> Store:
         """The bank's store; close it."""
-        return Store(self.node(bank).data_dir, self.network.network_id, self.network.genesis_hash)
+        node = self.node(bank)
+        named = (self.network.network_id, self.network.genesis_hash)
+        return Store(node.data_dir, *named, signed=node.signed_file)
 
     def draft(self, bank: str, survivors: Sequence[str], **terms: Any) -> RecoveryFile:
         """What the bank drafts."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from node.api import ApiServer
 from node.cli.documents import error_page
@@ -273,7 +274,8 @@ def test_every_failure_is_one_line_with_its_exit_code(
 def test_a_bug_is_one_line_and_exit_70(hansa: Any, live: Live, key_file: Path) -> None:
     live.node.broken = True
     try:
-        result = hansa("tx", "submit", "till.deposit", "account=a", "amount=1", "--key", str(key_file))
+        with capture_logs():  # The node's log: it is in this process too.
+            result = hansa("tx", "submit", "till.deposit", "account=a", "amount=1", "--key", str(key_file))
     finally:
         live.node.broken = False
     assert result.code == 70

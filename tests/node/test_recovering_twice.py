@@ -50,7 +50,7 @@ def start(world: RecoveryWorld, bank: str, *votes: Vote) -> Memory:
 def trust(world: RecoveryWorld, bank: str, file: RecoveryFile) -> None:
     """The file lies where the bank's next start finds it."""
     directory = world.node(bank).recoveries_dir
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     (directory / "recovery.json").write_bytes(file.encode())
 
 

@@ -63,6 +63,14 @@ def test_each_history_is_proven_by_its_own_recovery_file_alone(made: Made) -> No
             verify(packs[name], genesis, anchors=[other])
 
 
+def test_who_anchors_both_histories_is_told_to_choose_one(made: Made) -> None:
+    """Where one kept a block, only the recovery blocks' heights were compared, and these differ."""
+    world, files, packs = made
+    for name in GROUPS:
+        with pytest.raises(Refused, match="two anchors for one height"):
+            verify(packs[name], world.network_file.read_bytes(), anchors=[file.encode() for file in files.values()])
+
+
 async def test_a_block_from_before_needs_no_recovery_file_and_survives_one(made: Made) -> None:
     world, files, _ = made
     ledger = world.ledger("bank-c")
