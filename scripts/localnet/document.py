@@ -50,7 +50,8 @@ class Case(msgspec.Struct, frozen=True):
     `share_of_limit` and `peak_share_of_limit`: of the single-call transactions a second that the machine could
     verify. CPU, bytes and writes are the sums over all nodes; `rss_mb` is the largest node's peak. `sent_bytes`: to
     peers. `synced_writes`: of the database; each waits for the disk. `last_run`: each node in the last run.
-    `stolen`: the share of the machine's processor time, of 1, that its host gave to others during peaks and runs.
+    `stolen`: the share of the machine's processor time, of 1, that its host gave to others during peaks and runs;
+    absent in older documents.
     """
 
     name: str
@@ -81,9 +82,9 @@ class Case(msgspec.Struct, frozen=True):
     view_changes: int
     behind_ms: float
     runs: int
-    stolen: Spread
     queries: Queries | None
     last_run: tuple[NodeSpent, ...]
+    stolen: Spread | None = None
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -141,9 +142,9 @@ def case_of(name: str, nodes: int, limit_per_s: float, peaks: Sequence[Spent], r
         view_changes=sum(run.spent.view_changes for run in runs),
         behind_ms=median(lambda run: run.report.behind_ms),
         runs=len(runs),
-        stolen=spread([spent.stolen for spent in (*peaks, *(run.spent for run in runs))], 3),
         queries=_queries([run.queries for run in runs if run.queries is not None]),
         last_run=runs[-1].spent.nodes,
+        stolen=spread([spent.stolen for spent in (*peaks, *(run.spent for run in runs))], 3),
     )
 
 
@@ -224,6 +225,7 @@ def print_cases(console: Console, cases: Sequence[Case], limit: Callable[[int], 
         table.add_column(heading, justify="right")
     for case in cases:
         best = case.final_per_s if case.peak_per_s is None else case.peak_per_s.median
+        stolen = case.stolen
         table.add_row(
             case.name,
             str(case.nodes),
@@ -237,7 +239,7 @@ def print_cases(console: Console, cases: Sequence[Case], limit: Callable[[int], 
             f"{case.latency_ms.p999:,.0f}",
             f"{case.cpu_us_per_transaction:,.0f}",
             f"{case.rss_mb:,.0f}",
-            f"{case.stolen.median:.0%} ({case.stolen.min:.0%}-{case.stolen.max:.0%})",
+            "" if stolen is None else f"{stolen.median:.0%} ({stolen.min:.0%}-{stolen.max:.0%})",
         )
         for what, count in (("failed calls", case.failed_calls), ("without fate", case.without_fate)):
             if count:

@@ -110,6 +110,16 @@ def test_a_document_is_read_again(tmp_path: Path) -> None:
         document.read(path)
 
 
+def test_a_document_from_before_stolen_time_was_measured_is_compared(tmp_path: Path) -> None:
+    """`--compare` called it no document of scripts/bench."""
+    path, case = tmp_path / "bench.json", msgspec.to_builtins(_case(50.0))
+    del case["stolen"]
+    path.write_text(document.encode({"commit": "abc", "cases": [case]}))
+    assert ratios([_case(100.0)], document.read(path).cases)["single"]["final/s"] == pytest.approx(
+        100.0 / 90.0, 1e-3
+    )
+
+
 def test_groups_name_cases_and_every_case_says_what_it_is() -> None:
     assert bench.expand(["wan", "single", "wan20"]) == ["wan20", "wan80", "single"]
     assert all(name in LOAD_CASES for names in GROUPS.values() for name in names)
