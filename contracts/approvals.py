@@ -413,9 +413,8 @@ class Approvals(Contract):
         ]
         listed = [key for key, _ in self.ended.scan(limit=None)]
         names = [key[0] for key in listed]
-        return sorted(over) == sorted(listed) and all(
-            count == names.count(name) for name, count in self.ended_total.scan(limit=None)
-        )
+        counted = {name: names.count(name) for name in names}
+        return sorted(over) == sorted(listed) and dict(self.ended_total.scan(limit=None)) == counted
 
 
 def _planned(found: Request) -> tuple[Planned, ...]:
