@@ -41,9 +41,9 @@ from node.store.database import holds_database
 from node.store.layout import META_ADOPTING
 
 REPLACED_MAX = 1_000
-"""So many epochs at most lie between a recovery's and the highest of the base block and of what the member has
-signed: one for each that was signed and given up elsewhere. The file's views end at 2^53, and no single draft may
-use them up, nor leave none to a member that has signed it."""
+"""A recovery lies at most so many epochs above the base block's and all that the member has signed: one for each
+that was signed and given up elsewhere. The file's views end at 2^53: no single draft may use them up, and whoever
+has signed one can always sign another in its place."""
 
 
 def open_ledger(node: NodeConfig, network: NetworkConfig) -> Store:
