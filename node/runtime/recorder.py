@@ -15,7 +15,7 @@ import structlog
 from consensus.effects import Applied, Effect, Input, Synced, Tick
 from node.runtime.recording import Outcome, PartWriter, mark, signed_name
 
-RECORDING_BYTES_MAX: Final = 16 * 1024 * 1024
+RECORDING_BYTES_MAX: Final = 4 * 1024 * 1024
 PART_BYTES_MAX: Final = 256 * 1024
 STALL_PARTS_KEPT: Final = 2
 """How many parts from the beginning of the height in work on outlast the others."""
