@@ -300,7 +300,8 @@ def came_too_late(fate: Fate, number: int) -> bool:
 
 def _status(proposal: dict[str, Any]) -> str:
     """How far it is, and where it ended without effect, why."""
-    return proposal["status"] + (f" ({proposal['ended_code']})" if proposal["ended_code"] else "")
+    ended = f" ({proposal['ended_code']})" if proposal["ended_code"] else ""
+    return f"{proposal['status']}{ended}"
 
 
 def _show_proposal(output: Output, view: dict[str, Any]) -> None:
