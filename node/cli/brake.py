@@ -120,7 +120,8 @@ def _decide(
         fate = act(client, transaction, output)
         if fate is not None and not output.as_json:
             now = client.query("brake.brake", {"brake": number}).value
-            asking = now["lifters"]
+            # Once it has ended nobody asks any more.
+            asking = now["lifters"] if now["brake"]["status"] == "on" else []
             lifters = f" ({names(asking)} {'asks' if len(asking) == 1 else 'ask'} for its end)" if asking else ""
             output.text(f"Brake {number} is {now['brake']['status']}{lifters}.")
     return exit_code(fate)

@@ -169,7 +169,7 @@ def vote(
             return FAILED
         if fate is not None and not output.as_json:
             now = client.query("governance.proposal", {"proposal": number}).value["proposal"]
-            output.text(f"Voted {choice}. Proposal {number} is {now['status']}.")
+            output.text(f"Voted {choice}. Proposal {number} is {_status(now)}.")
         return exit_code(fate)
 
 
@@ -260,7 +260,7 @@ def _changes(client: Client, kind: str, args: dict[str, Any]) -> list[tuple[str,
         # One that is not there is refused by the ledger.
         every = client.query("membership.tiers", {"member": args["member"]}).value
         found = [tiers.described(item) for item in every if item["name"] == args["tier"]]
-        return [("standing", "active", "absent"), *(("tier", text, "none") for text in found)]
+        return [("tier", text, "none") for text in found]
     row = client.query("membership.member", {"member": args["member"]}).value
     standings = {"remove_member": "removed", "suspend_member": "suspended", "resume_member": "active"}
     after = {"standing": standings.get(kind, row["standing"])}
@@ -298,9 +298,14 @@ def came_too_late(fate: Fate, number: int) -> bool:
     return any((item.data["proposal"], item.data["status"]) == (number, "expired") for item in told)
 
 
+def _status(proposal: dict[str, Any]) -> str:
+    """How far it is, and where it ended without effect, why."""
+    ended = f" ({proposal['ended_code']})" if proposal["ended_code"] else ""
+    return f"{proposal['status']}{ended}"
+
+
 def _show_proposal(output: Output, view: dict[str, Any]) -> None:
     found = view["proposal"]
-    ended = f" ({found['ended_code']})" if found["ended_code"] else ""
     output.facts(
         [
             ("proposal", view["number"]),
@@ -316,13 +321,14 @@ def _show_proposal(output: Output, view: dict[str, Any]) -> None:
             *[
                 (name.replace("_", " "), f"{found['before'][name]} -> {found['after'][name]}")
                 for name in found["before"]
-                if found["before"][name] != found["after"][name]
+                # A tier's standing reads like its member's: the tier is shown below.
+                if found["before"][name] != found["after"][name] and found["tier"] is None
             ],
             *(versions.show_code(found["subject"], found["code"]) if found["code"] is not None else []),
             *([("tier", f"{tiers.described(found['tier'])} -> none")] if found["tier"] is not None else []),
             *([("reason", found["reason"])] if found["reason"] else []),
             ("proposed by", f"{found['proposer']} at height {found['proposed_height']}"),
-            ("status", f"{found['status']}{ended}"),
+            ("status", _status(found)),
             ("yes", ", ".join(view["yes"]) or "nobody"),
             ("no", ", ".join(view["no"]) or "nobody"),
             ("ready", ", ".join(f"{row['member']} (block {row['height']})" for row in view["ready"]) or "nobody"),

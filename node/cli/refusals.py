@@ -57,7 +57,8 @@ def _explain(client: Client, called: Sequence[str], codes: Sequence[str], detail
     for code, sentence, detail in dict.fromkeys(told):
         # Contracts know times of blocks as numbers alone.
         readable = re.sub(r"\b[0-9]{13}\b", lambda found: moment(int(found[0])), detail)
-        message(f"hansa: the ledger said no: {code}. {sentence} {readable}".rstrip())
+        named = f" ({readable})" if readable else ""
+        message(f"hansa: the ledger said no: {code}{named}. {sentence}".rstrip())
 
 
 def _name_brakes(client: Client) -> None:

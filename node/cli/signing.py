@@ -57,7 +57,11 @@ class Standing(msgspec.Struct, frozen=True):
 @click.option(
     "--as", "sender", required=True, metavar="PRINCIPAL", help="Who acts, and whose policy says who signs."
 )
-@click.option("--request-id", metavar="ID", help="Your own id: the same content again under it has one effect.")
+@click.option(
+    "--request-id",
+    metavar="ID",
+    help="Your own id: one transaction at most has an effect under it; a second one is refused.",
+)
 @click.option("--expires", type=Duration(), default="12h", show_default=True, help="Time to sign; at most 24h.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The new file.")
 @node_option

@@ -48,7 +48,11 @@ def tx() -> None:
     metavar="FILE",
     help="Send the transaction that `hansa tx build` wrote to FILE, with the signatures of `hansa tx sign`.",
 )
-@click.option("--request-id", metavar="ID", help="Your own id: the same content again under it has one effect.")
+@click.option(
+    "--request-id",
+    metavar="ID",
+    help="Your own id: one transaction at most has an effect under it; a second one is refused.",
+)
 @click.option("--expires", type=Duration(), default="10m", show_default=True, help="At most 24h.")
 @click.option("--wait/--no-wait", default=True, help="Wait until it is final (default), or only until it is taken.")
 @click.option("--timeout", "timeout_ms", type=Duration(), default="30s", show_default=True, help="Of the wait.")
@@ -166,7 +170,7 @@ def _naming_the_missing(
         sender = transaction.body.sender
         if error.code == "approval_required":
             asked = f"{sender}'s signatures do not suffice; {required(client, sender, transaction.body.calls)}"
-            command = request_command(words, sender) if words else "hansa tx sign, with the keys of these"
+            command = f"`{request_command(words, sender)}`" if words else "hansa tx sign, with the keys of these"
             raise RejectedTransaction(error.code, f"{asked}. Next: {command}", **error.details) from error
         if found is None or error.code != "policy_unsatisfied":
             raise

@@ -138,7 +138,8 @@ _CAUSES: dict[str, Cause] = {
     ),
     "withheld": Cause(
         "{who} {does} not vote because {its} own checks forbid it",
-        "Read node.log of {who}: it names the block and what differs.",
+        "Read node.log of {who}: it says why: what differs at which block, or which signed recovery waits for"
+        " `hansa recovery apply`.",
         silences=True,
     ),
     "memory_gone": Cause(

@@ -199,8 +199,7 @@ class Survivor:
         if len(file.survivors) < least and not terms.accepts_few:
             raise ConfigError(
                 "recovery_too_few",
-                f"{len(file.survivors)} go on, and the members have agreed on {least} at least: say --accept-few;"
-                " the others can be resumed by vote afterwards",
+                f"{len(file.survivors)} go on, and the members have agreed on {least} at least",
             )
 
     def _built(self, former: Members, terms: Terms, kept: CertifiedBlock | None, view: int) -> RecoveryFile:

@@ -130,6 +130,8 @@ def a_tier_goes(says: Assembly, scratch: Path) -> None:
     number = says.agreed(*change, by="bank-a", voters=FOUNDERS[1:])
     shown = " ".join(says.done("bank-b", "proposals", number).split())
     assert f"bank-a, all of membership: 2 of {', '.join(persons)} -> none" in shown
+    # It read as if the member itself went.
+    assert "standing" not in shown
     # Nothing but the tier stood against it.
     says.refused("tier_not_found", "bank-a", *removal)
 
