@@ -134,8 +134,9 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "Choose an expiry within 24 hours.",
     ),
     "request_conflict": ErrorEntry(
-        "The request_id was used before with other content.",
-        "Use a new request_id for new content; look up the old one with `hansa tx show`.",
+        "The sender has used the request_id before, for the transaction that is named.",
+        "See what came of that one: `hansa tx show TX_ID`. Only what shall happen besides it takes a new"
+        " request_id: the same payment under another id is paid twice.",
     ),
     "transaction_too_large": ErrorEntry(
         "The transaction is larger than a block of this network may be.",

@@ -123,6 +123,14 @@ class Transaction:
         return cls.decode(encode(SignedBody(body_bytes, ordered)))
 
 
+def request_conflict(request_id: str, tx_id: bytes) -> RejectedTransaction:
+    """Return the refusal of a transaction whose sender has used its request id for `tx_id`."""
+    name = tx_id.hex()
+    return RejectedTransaction(
+        "request_conflict", f"{request_id} is the request_id of transaction {name}", tx_id=name
+    )
+
+
 def transaction_id(body_bytes: bytes) -> bytes:
     """The name of the transaction with that body, whoever signs it."""
     return sha256(b"hansa/tx" + body_bytes)

@@ -12,8 +12,8 @@ from itertools import islice
 
 import msgspec
 
-from node.errors import RejectedTransaction, Unavailable
-from node.ledger import SIGNATURES_MAX, Ending, Transaction
+from node.errors import Unavailable
+from node.ledger import SIGNATURES_MAX, Ending, Transaction, request_conflict
 
 VARIANTS_MAX = 4
 ENDINGS_MAX = 20_000
@@ -113,7 +113,7 @@ class Mempool:
         sender, size_bytes = body.sender, len(transaction.data)
         request = (sender, body.request_id)
         if request in self._requests:
-            raise RejectedTransaction("request_conflict", f"another transaction waits as {body.request_id}")
+            raise request_conflict(body.request_id, self._requests[request])
         refusal = self.refusal(sender, size_bytes, promised=promised)
         if refusal is not None:
             raise refusal

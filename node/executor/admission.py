@@ -19,7 +19,7 @@ from node.executor.run import (
     unsatisfied,
 )
 from node.executor.tier_verdicts import TierVerdicts
-from node.ledger import RequestRecord, Transaction
+from node.ledger import RequestRecord, Transaction, request_conflict
 from node.state import LedgerView, Overlay
 
 SENDERS_MAX = 10_000
@@ -82,6 +82,8 @@ class Admission:
         if reason == "approval_required":
             tier = self._tiers.open_tier(Overlay(self._view), transaction, time_ms)
             raise RejectedTransaction(reason, f"{body.sender}'s tier {tier!r} asks for more signatures", tier=tier)
+        if reason == "request_conflict" and used is not None:
+            raise request_conflict(body.request_id, used.tx_id)
         if reason is not None:
             raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")
         return None

@@ -32,6 +32,7 @@ from node.ledger import (
     content_root,
     members_hash,
     merkle_root,
+    request_conflict,
 )
 from node.state import ExecutedBlock, LedgerView, Overlay, ValueCache, WriteSet
 from node.state_tree import StateTree
@@ -496,7 +497,7 @@ class Executor:
     def dry_run(self, transaction: Transaction, now_ms: int) -> DryRun:
         """Return what the transaction would do in the next block; nothing is changed. Raises as `admission`."""
         if self.admission(transaction, now_ms) is not None:
-            raise RejectedTransaction("request_conflict", "the transaction is final already")
+            raise request_conflict(transaction.body.request_id, transaction.tx_id)
         self.validate_calls(transaction)
         view = self._opened_admission().view
         run = BlockRun(self._rules, view, None, view.head.height + 1, max(now_ms, view.head.time_ms + 1))

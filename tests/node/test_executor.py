@@ -343,6 +343,21 @@ def test_a_dry_run_says_everything_and_changes_nothing(ledger: Ledger) -> None:
         ledger.executor.dry_run(item, ledger.now_ms)
 
 
+def test_who_pays_twice_under_one_request_id_is_told_which_transaction_has_it(ledger: Ledger) -> None:
+    """It said "use a new request_id", by which the payment would have been made twice."""
+    ledger.open_accounts("A", "B", funds=100)
+    paid = ledger.transaction("bank-a", transfer("A", "B", 60, 1), request="invoice-7")
+    ledger.settle(paid)
+    again = ledger.transaction(
+        "bank-a", transfer("A", "B", 60, 1), request="invoice-7", expires_at_ms=ledger.now_ms + 60_000
+    )
+    with pytest.raises(RejectedTransaction, match="request_conflict") as refused:
+        ledger.executor.admission(again, ledger.now_ms)
+    assert refused.value.details == {"tx_id": paid.tx_id.hex()}
+    assert paid.tx_id.hex() in refused.value.message
+    assert "hansa tx show TX_ID" in refused.value.entry.action
+
+
 def test_queries_answer_for_the_head_and_for_past_heights(ledger: Ledger) -> None:
     ledger.open_accounts("A", "B", funds=100)
     for number in range(3):

@@ -78,8 +78,9 @@ def test_variants_are_bounded() -> None:
 
 def test_another_transaction_under_a_waiting_request_id_is_refused() -> None:
     pool = filled(transaction(note="first"))
-    with pytest.raises(RejectedTransaction, match="request_conflict"):
+    with pytest.raises(RejectedTransaction, match="request_conflict") as refused:
         pool.add(transaction(note="second"), 0)
+    assert refused.value.details == {"tx_id": transaction(note="first").tx_id.hex()}
     assert pool.add(transaction(note="second", sender="bank-b"), 0) is Added.NEW
 
 
