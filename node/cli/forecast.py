@@ -30,6 +30,10 @@ KINDS = (
 )
 
 
+STRICT_KINDS = ("change_parameter", "remove_tier")
+"""What needs the votes of all but f validators, whatever genesis says."""
+
+
 class ListFacts(msgspec.Struct, frozen=True):
     """A list that decides blocks: who stands in it, how many may fail, how many decide, and who of them runs.
 
@@ -70,6 +74,11 @@ class Forecast(msgspec.Struct, frozen=True):
             f"after it {len(after.up)} of {len(after.members)} validators would run ({up})"
             f" and {after.quorum} must agree on every block; down or silent: {down}"
         )
+
+
+def votes_needed(kind: str, now: ListFacts, all_but_f: Sequence[str]) -> int:
+    """Return how many of the list must vote for a proposal; `all_but_f` has the kinds that genesis names."""
+    return len(now.members) - now.f if kind in (*STRICT_KINDS, *all_but_f) else now.quorum
 
 
 def forecast(

@@ -9,7 +9,7 @@ import click
 
 from node.cli import tiers, versions
 from node.cli.acting import FAILED, act, as_option, event_data, exit_code, key_option, signed, tried
-from node.cli.forecast import KINDS, Forecast, ListFacts, forecast
+from node.cli.forecast import KINDS, Forecast, ListFacts, forecast, votes_needed
 from node.cli.joining import Request, read_request
 from node.cli.options import Directory, Duration, connect, node_option, output_option
 from node.cli.output import Output, message
@@ -156,7 +156,7 @@ def vote(
         view = proposal_view(client, number)
         expected = _forecast_of(client, view["proposal"])
         if not output.as_json:
-            _show_proposal(output, view)
+            _show_proposal(output, view, expected)
             _show_forecast(output, expected)
         found = view["proposal"]
         _warn_of_users(client, found["kind"], found["subject"].removeprefix(versions.CONTRACT_SUBJECT))
@@ -189,7 +189,7 @@ def proposals(number: int | None, every: bool, nodes: Sequence[str], directory: 
             if output.as_json:
                 output.document({**view, "forecast": expected})
                 return
-            _show_proposal(output, view)
+            _show_proposal(output, view, expected)
             if expected is not None:
                 _show_forecast(output, expected)
             return
@@ -304,8 +304,11 @@ def _status(proposal: dict[str, Any]) -> str:
     return f"{proposal['status']}{ended}"
 
 
-def _show_proposal(output: Output, view: dict[str, Any]) -> None:
+def _show_proposal(output: Output, view: dict[str, Any], expected: Forecast | None) -> None:
     found = view["proposal"]
+    yes = ", ".join(view["yes"]) or "nobody"
+    if expected is not None and found["status"] == "open":
+        yes += f" (of {votes_needed(found['kind'], expected.before, view['rules']['all_but_f'])} that it needs)"
     output.facts(
         [
             ("proposal", view["number"]),
@@ -329,7 +332,7 @@ def _show_proposal(output: Output, view: dict[str, Any]) -> None:
             *([("reason", found["reason"])] if found["reason"] else []),
             ("proposed by", f"{found['proposer']} at height {found['proposed_height']}"),
             ("status", _status(found)),
-            ("yes", ", ".join(view["yes"]) or "nobody"),
+            ("yes", yes),
             ("no", ", ".join(view["no"]) or "nobody"),
             ("ready", ", ".join(f"{row['member']} (block {row['height']})" for row in view["ready"]) or "nobody"),
         ]

@@ -1,6 +1,7 @@
 """What a change would do is reckoned from who runs now, with the arithmetic of consensus."""
 
-from node.cli.forecast import ListFacts, forecast
+from contracts import governance
+from node.cli.forecast import STRICT_KINDS, ListFacts, forecast, votes_needed
 from node.client.answers import MemberDiagnosis, MemberStatus
 
 
@@ -8,21 +9,23 @@ def bank(place: int) -> str:
     return f"bank-{'abcdef'[place]}"
 
 
+def member(name: str, standing: str = "active") -> MemberStatus:
+    """A validator, but for "watch", which is an observer."""
+    return MemberStatus(
+        id=name,
+        role="observer" if name == "watch" else "validator",
+        address="",
+        voting_key="",
+        tls_key="",
+        connected=True,
+        standing=standing,
+    )
+
+
 def members(count: int, **standings: str) -> list[MemberStatus]:
     """So many validators and an observer; `standings` by member, with "_" for "-"."""
     names = [*[bank(place) for place in range(count)], "watch"]
-    return [
-        MemberStatus(
-            id=name,
-            role="observer" if name == "watch" else "validator",
-            address="",
-            voting_key="",
-            tls_key="",
-            connected=True,
-            standing=standings.get(name.replace("-", "_"), "active"),
-        )
-        for name in names
-    ]
+    return [member(name, standings.get(name.replace("-", "_"), "active")) for name in names]
 
 
 def heard(count: int, *down: str, suspended: str = "") -> list[MemberDiagnosis]:
@@ -111,3 +114,12 @@ def test_a_role_brings_in_and_puts_out() -> None:
     assert (came.after.members[-1], came.after.up[-1]) == ("watch", "watch")
     away = forecast("change_role", "watch", members(4), heard(4), "validator")
     assert "watch" not in away.after.up
+
+
+def test_the_votes_that_are_told_to_be_needed_are_those_that_the_contract_counts() -> None:
+    assert STRICT_KINDS == governance.STRICT_KINDS
+    for count in range(1, 20):
+        names = tuple(f"bank-{number}" for number in range(count))
+        now = forecast("remove_member", "nobody", [member(name) for name in names], []).before
+        for kind, strict in (("remove_member", False), ("remove_tier", True), ("add_member", True)):
+            assert votes_needed(kind, now, ["add_member"]) == governance.votes_needed(count, strict)
