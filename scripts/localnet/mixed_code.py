@@ -31,10 +31,15 @@ POLL_S = 0.1
 
 
 class Beside(msgspec.Struct, frozen=True):
-    """A load, and its ratios to the same load under equal code, round by round."""
+    """A load, and its ratios to the same load under equal code, round by round.
+
+    `others_cpu_ratio` is of the processor time that the other nodes spend on a transaction at the peak. Here all
+    nodes share the cores; where each has a machine of its own, what they spend is what they can do.
+    """
 
     case: Case
     peak_ratio: Spread
+    others_cpu_ratio: Spread
     final_ratio: Spread
     p50_ratio: Spread
     p99_ratio: Spread
@@ -128,6 +133,9 @@ def _case(measuring: Measuring, name: str, peaks: dict[str, list[Spent]], runs: 
 
 
 def _beside(measuring: Measuring, name: str, peaks: dict[str, list[Spent]], runs: dict[str, list[Run]]) -> Beside:
+    def others_cpu_s(spent: Spent) -> float:
+        return spent.per_transaction(sum(node.cpu_s for node in spent.nodes if node.member != measuring.spared))
+
     def ratios(now: list[float], equal: list[float]) -> Spread:
         return spread([one / max(other, 1e-9) for one, other in zip(now, equal, strict=True)], 3)
 
@@ -136,6 +144,7 @@ def _beside(measuring: Measuring, name: str, peaks: dict[str, list[Spent]], runs
     return Beside(
         _case(measuring, name, peaks, runs),
         ratios([one.per_s for one in peaks[name]], [one.per_s for one in peaks[EQUAL]]),
+        ratios([others_cpu_s(one) for one in peaks[name]], [others_cpu_s(one) for one in peaks[EQUAL]]),
         ratios([one.final_per_s for one in reports], [one.final_per_s for one in before]),
         ratios([one.latency_ms.p50 for one in reports], [one.latency_ms.p50 for one in before]),
         ratios([one.latency_ms.p99 for one in reports], [one.latency_ms.p99 for one in before]),
