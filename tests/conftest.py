@@ -72,8 +72,8 @@ COMPUTING = (
     "verifier/",
 )
 """How the paths begin whose slow tests only compute: time that another test takes from them changes nothing. All
-others run networks of their own in real time and have the machine to themselves, as any new file has until it is
-named here."""
+others run networks of their own in real time and share the machine with one more of their kind, as any new file
+does until it is named here."""
 
 TESTS = Path(__file__).parent
 

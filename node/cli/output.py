@@ -31,6 +31,16 @@ class OutputFailed(OSError):
     """Standard output takes no more, for another reason than that nobody reads it."""
 
 
+class _StandardError:
+    """Standard error as it is when a line is written: who calls a command within a process may redirect it."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 class _CheckedStream:
     """Standard output that tells its own failures from all others; whatever else is asked of it is the stream's."""
 
@@ -76,7 +86,7 @@ def log_to_stderr() -> None:
 
     `hansa run` sets up a log of its own.
     """
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())))
 
 
 class Output:

@@ -3,7 +3,9 @@
 import io
 
 import pytest
+import structlog
 
+from node.cli.main import main
 from node.cli.output import Output, message
 
 KEYS = ("ab" * 32, "cd" * 32)
@@ -73,3 +75,15 @@ def test_what_members_write_on_the_ledger_moves_no_cursor(
     shown = screen.getvalue() + capsys.readouterr().err
     assert shown.count("case 4711") == 5
     assert all(line.isprintable() for line in shown.split("\n"))
+
+
+def test_a_log_outlives_the_standard_error_of_the_command_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node in the same process failed as it stopped: its log went to the stream of a command that had ended."""
+    before, after = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", before)
+    assert main(["docs", "causes"]) == 0
+    log = structlog.get_logger("part").bind()
+    before.close()
+    monkeypatch.setattr("sys.stderr", after)
+    log.info("stopped")
+    assert "stopped" in after.getvalue()
