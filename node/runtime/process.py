@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import logging
@@ -38,12 +37,6 @@ transaction. With less, every few thousand transactions that come and go start a
 finds nothing and holds up everything for 50 ms.
 """
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's <malloc.h>
-MALLOC_OPTIONS: Final = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 1 << 20), (_M_TRIM_THRESHOLD, 4 << 20))
-"""One heap, from which what is free at its end goes back, and large blocks beside it. By itself glibc gives each
-thread a heap, whose free room no other thread can use, and puts ever larger blocks on them.
-"""
-
 
 def run(directory: Path, passphrase: Callable[[], str]) -> int:
     """Run the node of `directory` until SIGTERM, SIGINT or a failure; return the exit code.
@@ -51,7 +44,6 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     `passphrase` is asked when neither environment nor node.toml has one. Raise ConfigError (configuration, keys,
     ports) or StoreError (disk) when the node cannot start.
     """
-    _set_up_allocator()
     config = load_node(directory / NODE_FILE)
     network = load_trusted(config)
     _set_up_log(config)
@@ -84,14 +76,6 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main())
-
-
-def _set_up_allocator() -> None:
-    """Memory that is given back goes back to the machine. A C library that is not glibc has its own ways."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in MALLOC_OPTIONS:
-            mallopt(option, value)
 
 
 def _settle() -> None:

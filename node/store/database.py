@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import random
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -16,10 +15,7 @@ from node.errors import ConfigError, StoreError
 from node.store.log_tail import mend_logs, needs_mending
 from node.store.packing import PACKED_KINDS, may_hold_packed, pack, unpack
 
-WRITE_BUFFER_BYTES = (12 * 1024 * 1024, 20 * 1024 * 1024)
-"""The least and the most; every opening draws its own. Members write the same rows: with buffers of one size all of
-them would write tables, and merge them, in the same seconds, and no quorum would be quick then.
-"""
+WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 CACHE_BYTES = 32 * 1024 * 1024
 OPEN_FILES_MAX = 512
 BLOCK_BYTES = 2 * 1024
@@ -279,7 +275,7 @@ def _open(path: Path) -> Any:
         # What shrinks is compressed once, before it comes here; the rest is hashes and signatures.
         compression=None,
         block_size=BLOCK_BYTES,
-        write_buffer_size=random.randint(*WRITE_BUFFER_BYTES),
+        write_buffer_size=WRITE_BUFFER_BYTES,
         lru_cache_size=CACHE_BYTES,
         max_open_files=OPEN_FILES_MAX,
     )
