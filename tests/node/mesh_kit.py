@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -172,8 +174,23 @@ class Intruder:
         self.writer.transport.abort()
 
 
+_PORTS_EACH = 500
+_FIRST_PORT = 10_000 + os.getpid() % 20 * _PORTS_EACH
+_PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + _PORTS_EACH))
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that nobody is lent before it is used.
+
+    The kernel lends ports from 32,768 on to outgoing connections, of which other tests make many; the networks of
+    tests/e2e have theirs from 20,000 on. Each process goes through a range of its own.
+    """
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
