@@ -2,8 +2,9 @@
 
 Invariant: a consensus record is never changed. When one cannot be read, or may be missing, nobody knows any more
 what this member signed: then all records and every marker of a vote go, which is how a member without memory looks,
-and it abstains until it has learnt from the others (consensus/README.md, section 9). Two promises survive even
-that: never to sign again with a key that was seen in two places, and what a signed recovery binds it to.
+and it abstains until it has learnt from the others (consensus/README.md, section 9). Two promises survive
+that: what a signed recovery binds it to, by the database or by the file beside it (node/store/signed_file.py), and,
+where its row can be read, never to sign again with a key that was seen in two places.
 """
 
 import itertools
