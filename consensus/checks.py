@@ -14,6 +14,7 @@ class Check(msgspec.Struct, frozen=True):
     """A `CheckPayload` without an answer yet."""
 
     first: bool
+    decided: bool
     payload: bytes | None
     started_ms: int
 
@@ -29,6 +30,8 @@ class Checks:
         self._quarantine_view = quarantine_view
         self._running: dict[tuple[int, bytes], Check] = {}
         self._good: dict[bytes, bytes | None] = {}
+        # What is refused though it is no first proposal stays so; only its decision makes another question of it.
+        self._refused: set[bytes] = set()
         # Something was not available: ask again when `retry` is called, not before.
         self.unavailable = False
         # What was once not available: waiting for its bytes is no execution, and excuses nobody.
@@ -81,11 +84,16 @@ class Checks:
         first: bool,
         proposer: int,
         holders: tuple[int, ...],
+        decided: bool = False,
     ) -> None:
-        """Have a block executed, unless that is under way or was answered with `not available` since `retry`."""
+        """Have a block executed, unless that is under way, it was refused for good, or was answered with `not
+        available` since `retry`.
+        """
         if (view, digest) in self._running or self.unavailable:  # [11.3]
             return
-        self._running[(view, digest)] = Check(first, payload, self._context.now_ms)
+        if digest in self._refused and not decided:
+            return
+        self._running[(view, digest)] = Check(first, decided, payload, self._context.now_ms)
         self._context.emit(
             CheckPayload(
                 height=self._height,
@@ -93,6 +101,7 @@ class Checks:
                 digest=digest,
                 payload=payload,
                 first=first,
+                decided=decided,
                 # What a quorum has prepared is settled: it is never refused for how its view began.
                 allow_quarantine=not first or view >= self._quarantine_view,
                 proposer=self._members.id(proposer),
@@ -114,6 +123,8 @@ class Checks:
             if payload is not None or answer.digest not in self._good:
                 self._good[answer.digest] = payload
             self.unavailable = self.unavailable or payload is None
+        elif answer.valid is False and not check.first:
+            self._refused.add(answer.digest)
         elif answer.valid is None:
             self.unavailable = True
             self._starved.add((answer.view, answer.digest))

@@ -234,7 +234,9 @@ class CheckPayload(msgspec.Struct, frozen=True):
     """Execute the block `digest` and compare; `payload` None means: find it at hand or fetch it from `holders`.
 
     `first` is False where the block was prepared in an earlier view: then neither its clock nor its proposer is
-    judged. `allow_quarantine` as in BuildPayload. `proposer` is the member that sent this pre-prepare.
+    judged. `decided` says that a quorum has committed it: nothing is signed at its height any more, so whoever
+    comes to the same roots may apply it, whatever code made it. `allow_quarantine` as in BuildPayload. `proposer`
+    is the member that sent this pre-prepare.
     """
 
     height: Height
@@ -242,6 +244,7 @@ class CheckPayload(msgspec.Struct, frozen=True):
     digest: Digest
     payload: bytes | None
     first: bool
+    decided: bool
     allow_quarantine: bool
     proposer: str
     holders: tuple[str, ...]

@@ -188,8 +188,8 @@ class HeightInWork:
         if answer.valid is False:
             self._context.refusal = answer.reason or "the block is invalid"
             if self.outcome is not None and self.outcome.digest == answer.digest:
-                # A first proposal may be refused for its clock or proposer; a decided block for neither.
-                self.diverged = self.diverged or not check.first
+                # A proposal may be refused for its clock, its proposer or its code; a decided block for neither.
+                self.diverged = self.diverged or check.decided
             elif judged:
                 self.ask(self.view + 1, f"invalid proposal: {self._context.refusal}")  # [3.6]
         self.advance()
@@ -414,7 +414,9 @@ class HeightInWork:
             proposal = self.proposal
             payload = proposal.payload if proposal is not None and proposal.vote.digest == digest else None
             holders, proposer = certificate.signers, self.primary(certificate.view)
-            self.checks.ask(digest, certificate.view, payload, first=False, proposer=proposer, holders=holders)
+            self.checks.ask(
+                digest, certificate.view, payload, first=False, proposer=proposer, holders=holders, decided=True
+            )
 
     def catch_up_from(self) -> tuple[str, ...]:
         """Who has this height's decided block, when it is not to be had here in any other way."""

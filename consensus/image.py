@@ -42,7 +42,7 @@ from consensus.replica import Replica
 
 IMAGE_SIZE_MAX: Final = 16 * 1024 * 1024
 DEPTH_MAX: Final = 10
-_HEADER: Final = "hansa/image/1"
+_HEADER: Final = "hansa/image/2"
 _MODULES: Final = (
     amnesia,
     checks,

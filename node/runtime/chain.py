@@ -152,7 +152,11 @@ class Chain:
                         return self._checked(effect, None, None, "the height is over")
                     started_ms = self._clock.now_ms()
                     executed = await self._threads.execute(
-                        self._executor.check, proposal, transactions, allow_quarantine=effect.allow_quarantine
+                        self._executor.check,
+                        proposal,
+                        transactions,
+                        allow_quarantine=effect.allow_quarantine,
+                        decided=effect.decided,
                     )
                     self._keep(executed, started_ms)
             elif proposal.quarantined and not effect.allow_quarantine:

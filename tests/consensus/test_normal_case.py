@@ -194,8 +194,32 @@ def test_a_decided_block_is_not_refused_for_what_only_a_first_proposal_is() -> N
     effects = stage.checked(stage.receive(stage.pre_prepare(A)), valid=False)
     effects = stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
     [check] = of(CheckPayload, effects)
-    assert not check.first
+    assert (check.payload, check.first, check.decided) == (A, False, True)
     assert of(Decide, stage.checked(effects))
+
+
+def test_a_block_that_other_code_made_is_executed_once_it_is_decided_and_nothing_is_signed() -> None:
+    """3.5, 4.3"""
+    stage = Stage(me=1)
+    stage.checked(stage.receive(*(stage.prepare(index, A) for index in (0, 2, 3))), valid=False)
+    stage.receive(stage.pre_prepare(A))
+    effects = stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
+    [check] = of(CheckPayload, effects)
+    assert (check.payload, check.decided) == (A, True)
+    effects = stage.checked(effects)
+    assert of(Decide, effects)
+    assert not said(Vote, effects) + of(Persist, effects)
+
+
+def test_a_prepared_block_that_was_refused_is_not_asked_for_again_and_again() -> None:
+    """3.4: with other code, before the proposal came, its payload was fetched from the voters without end"""
+    stage = Stage(me=1)
+    effects = stage.receive(*(stage.prepare(index, A) for index in (0, 2, 3)))
+    [check] = of(CheckPayload, effects)
+    assert (check.first, check.decided) == (False, False)
+    effects = stage.checked(effects, valid=False) + stage.pass_time(400)
+    effects += stage.receive(stage.pre_prepare(A), stage.commit(0, A))
+    assert not of(CheckPayload, effects)
 
 
 def test_a_verdict_on_a_first_proposal_does_not_count_against_the_decided_block() -> None:
@@ -205,7 +229,7 @@ def test_a_verdict_on_a_first_proposal_does_not_count_against_the_decided_block(
     assert not stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
     effects = stage.checked(first, valid=False)
     [check] = of(CheckPayload, effects)
-    assert not check.first
+    assert (check.first, check.decided) == (False, True)
     assert of(Decide, stage.checked(effects))
 
 
@@ -226,7 +250,7 @@ def test_a_vote_is_verified_once_and_an_own_certificate_not_again() -> None:
     for _ in range(3):
         stage.receive(stage.pre_prepare(A), stage.prepare(2, A), stage.prepare(3, A))
     assert stage.verified - start == 3
-    effects = stage.checked([CheckPayload(1, 0, digest_of(A), A, True, False, "member-0", ())])
+    effects = stage.checked([CheckPayload(1, 0, digest_of(A), A, True, False, False, "member-0", ())])
     effects = stage.receive(stage.commit(0, A), stage.commit(2, A))
     assert stage.verified - start == 5
     stage.applied(effects)

@@ -85,6 +85,7 @@ class Faults:
             (2, self._drift),
             (5, self._forget),
             (2, self._withhold_signature),
+            (3, self._other_code),
             (6, self._change_members),
         )
         # Every seed has its own mix: faults that never meet in an even mix meet often in an odd one.
@@ -249,12 +250,31 @@ class Faults:
         self.count("clock drift", machine.name, permille, "permille")
 
     def _withhold_signature(self) -> None:
-        """One member's code differs from the others': it signs nothing until it is mended, and does all else."""
+        """One member may sign nothing for a while, and does all else."""
         machine = self.any()
         if machine.honest and not machine.paused:
-            machine.withhold("its code differs")
+            machine.withhold("its disk is full")
             self.count("signature withheld", machine.name)
             self.later(lambda: machine.withhold(""))
+
+    def _other_code(self) -> None:
+        """One process starts with other code: it signs nothing and refuses all but what is decided, until another
+        one starts with the others' code.
+        """
+        machine = self.any()
+        if machine.honest and machine.up and not machine.paused and not machine.other_code:
+            self.count("other code", machine.name)
+            machine.crash()
+            machine.other_code = True
+            machine.start()
+            self.later(lambda: self._mend_code(machine))
+
+    def _mend_code(self, machine: Machine) -> None:
+        if machine.other_code:
+            if machine.up:
+                machine.crash()
+            machine.other_code = False
+            machine.start()
 
     def _slow_builder(self) -> None:
         """One member takes long to build its blocks, and nobody else's executor is to blame."""
@@ -328,6 +348,7 @@ class Faults:
             machine.crash_at = None
             if machine.paused:
                 machine.pause_ends()
+            self._mend_code(machine)
             if not machine.up:
                 machine.start()
             elif machine.honest:

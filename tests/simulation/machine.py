@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from consensus.amnesia import HEIGHT_MAX
 from consensus.effects import (
     Accuse,
@@ -80,6 +82,7 @@ class Machine:
         self.key_version = 0
         self.clock = Clock(world)
         self.slow = 1
+        self.other_code = False  # it refuses what the others' code made, unless it is decided
         self.build_late_us = 0  # how much longer than its executor its builder takes
         self.life = 0
         self.up = False
@@ -116,7 +119,7 @@ class Machine:
         self.replica = self.factory(
             self.world.config_for(self),
             head,
-            self.disk.memory(),
+            msgspec.structs.replace(self.disk.memory(), withheld=self._withheld),
             sign,
             self.world.signer.verify,
             now_ms,
@@ -224,10 +227,14 @@ class Machine:
             self.world.after(self.world.pick(1_000, 50_000), self, self.learn, request)
 
     def withhold(self, reason: str) -> None:
-        """The operator, or a check of the code that runs here, forbids every signature; "" allows it again."""
+        """The operator, or a check of the disk, forbids every signature; "" allows it again."""
         self.disk.withheld = reason
         if self.up:
-            self.step(Withhold(reason))
+            self.step(Withhold(self._withheld))
+
+    @property
+    def _withheld(self) -> str:
+        return "its code differs" if self.other_code else self.disk.withheld
 
     def learn(self, request: int) -> None:
         """A client's request reached this member."""
@@ -395,6 +402,9 @@ class Machine:
             self._fetch_body(effect, tries)
             return
         block = parse(payload)
+        if self.other_code and not effect.decided:
+            self._answer_check(effect, False, None, "other code made it")
+            return
         if block is not None and effect.first and block.time_ms > self.clocks()[1] + DRIFT_MS:
             self.world.after(
                 self.world.pick(100_000, 200_000), self, self._check, effect, tries

@@ -81,6 +81,7 @@ EXPECTED_FAULTS = (
     "message duplicate",
     "message late",
     "one-way cut",
+    "other code",
     "pause",
     "power cut",
     "signature withheld",
