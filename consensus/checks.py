@@ -3,7 +3,7 @@
 import msgspec
 
 from consensus.context import Context
-from consensus.effects import CheckPayload, PayloadChecked
+from consensus.effects import CheckPayload, PayloadChecked, Standing
 from consensus.members import Members
 
 # An executor that is busy for this many capped time-outs accuses again: the blocks are too large for everybody.
@@ -13,8 +13,7 @@ PATIENCE_TIMEOUTS = 3
 class Check(msgspec.Struct, frozen=True):
     """A `CheckPayload` without an answer yet."""
 
-    first: bool
-    decided: bool
+    standing: int
     payload: bytes | None
     started_ms: int
 
@@ -30,8 +29,8 @@ class Checks:
         self._quarantine_view = quarantine_view
         self._running: dict[tuple[int, bytes], Check] = {}
         self._good: dict[bytes, bytes | None] = {}
-        # What is refused though it is no first proposal stays so; only its decision makes another question of it.
-        self._refused: set[bytes] = set()
+        # As what a block was refused in a view: there it is asked about again when it stands better, not before.
+        self._refused: dict[tuple[int, bytes], int] = {}
         # Something was not available: ask again when `retry` is called, not before.
         self.unavailable = False
         # What was once not available: waiting for its bytes is no execution, and excuses nobody.
@@ -71,8 +70,9 @@ class Checks:
         self._good[digest] = payload
 
     def forget_but(self, digests: list[bytes]) -> None:
-        """Drop what was found good, except `digests`."""
+        """A view begins: drop what was found good, except `digests`, and what was refused."""
         self._good = {digest: payload for digest, payload in self._good.items() if digest in digests}
+        self._refused = {}
         self.unavailable = False
 
     def ask(
@@ -81,29 +81,26 @@ class Checks:
         view: int,
         payload: bytes | None,
         *,
-        first: bool,
+        standing: Standing,
         proposer: int,
         holders: tuple[int, ...],
-        decided: bool = False,
     ) -> None:
-        """Have a block executed, unless that is under way, it was refused for good, or was answered with `not
-        available` since `retry`.
+        """Have a block executed, unless that is under way, it was refused in this view as what it is, or was
+        answered with `not available` since `retry`.
         """
-        if (view, digest) in self._running or self.unavailable:  # [11.3]
+        slot = (view, digest)
+        if slot in self._running or self.unavailable or self._refused.get(slot, -1) >= standing:  # [11.3]
             return
-        if digest in self._refused and not decided:
-            return
-        self._running[(view, digest)] = Check(first, decided, payload, self._context.now_ms)
+        self._running[slot] = Check(int(standing), payload, self._context.now_ms)
         self._context.emit(
             CheckPayload(
                 height=self._height,
                 view=view,
                 digest=digest,
                 payload=payload,
-                first=first,
-                decided=decided,
+                standing=standing,
                 # What a quorum has prepared is settled: it is never refused for how its view began.
-                allow_quarantine=not first or view >= self._quarantine_view,
+                allow_quarantine=standing > Standing.PROPOSED or view >= self._quarantine_view,
                 proposer=self._members.id(proposer),
                 holders=tuple(
                     self._members.id(index)
@@ -123,9 +120,9 @@ class Checks:
             if payload is not None or answer.digest not in self._good:
                 self._good[answer.digest] = payload
             self.unavailable = self.unavailable or payload is None
-        elif answer.valid is False and not check.first:
-            self._refused.add(answer.digest)
-        elif answer.valid is None:
+        elif answer.valid is False:
+            self._refused[(answer.view, answer.digest)] = check.standing
+        else:
             self.unavailable = True
             self._starved.add((answer.view, answer.digest))
         return check

@@ -16,6 +16,7 @@ The caller's duties, each of them once:
    Where it is not, no two blocks are decided for that, but members wait for different primaries.
 """
 
+from enum import IntEnum
 from typing import TypeAlias
 
 import msgspec
@@ -149,8 +150,8 @@ class PayloadBuilt(msgspec.Struct, frozen=True):
 class PayloadChecked(msgspec.Struct, frozen=True):
     """Answer to CheckPayload.
 
-    `valid` True: executed, roots agree, and the payload is at hand. False: it is invalid for ever, or invalid as
-    a first proposal. None: not available now (nobody sent the payload or its transactions).
+    `valid` True: executed, roots agree, and the payload is at hand. False: it is invalid for ever, or with
+    the standing that it had. None: not available now (nobody sent the payload or its transactions).
     `payload` is the encoded payload where it is at hand (the replica may have asked by digest alone).
     """
 
@@ -230,21 +231,27 @@ class BuildPayload(msgspec.Struct, frozen=True):
     allow_quarantine: bool
 
 
+class Standing(IntEnum):
+    """How far a block has come by the time it is executed; the farther, the less of it is left to judge."""
+
+    PROPOSED = 0  # nobody is known to have accepted it: its clock and its proposer are judged too
+    VOTED = 1  # this member has voted for it, before a restart
+    PREPARED = 2  # a quorum has, so it may be the one that is decided: other code may have made it
+    DECIDED = 3  # nothing is signed at its height any more: whoever comes to the same roots applies it
+
+
 class CheckPayload(msgspec.Struct, frozen=True):
     """Execute the block `digest` and compare; `payload` None means: find it at hand or fetch it from `holders`.
 
-    `first` is False where the block was prepared in an earlier view: then neither its clock nor its proposer is
-    judged. `decided` says that a quorum has committed it: nothing is signed at its height any more, so whoever
-    comes to the same roots may apply it, whatever code made it. `allow_quarantine` as in BuildPayload. `proposer`
-    is the member that sent this pre-prepare.
+    What is judged depends on its `standing`. `allow_quarantine` as in BuildPayload. `proposer` is the member that
+    sent this pre-prepare.
     """
 
     height: Height
     view: View
     digest: Digest
     payload: bytes | None
-    first: bool
-    decided: bool
+    standing: Standing
     allow_quarantine: bool
     proposer: str
     holders: tuple[str, ...]

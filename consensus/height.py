@@ -16,6 +16,7 @@ from consensus.effects import (
     PayloadChecked,
     Persist,
     Record,
+    Standing,
 )
 from consensus.messages import (
     Certificate,
@@ -106,7 +107,7 @@ class HeightInWork:
         if prepare is not None:
             # Its block lies on the disk; its outcome has to be computed again.
             author = self.primary(prepare.view)
-            self.checks.ask(prepare.digest, prepare.view, None, first=False, proposer=author, holders=())
+            self._ask_for(prepare.digest, prepare.view, None, author, ())
         self.begin()
 
     def begin(self) -> None:
@@ -189,7 +190,7 @@ class HeightInWork:
             self._context.refusal = answer.reason or "the block is invalid"
             if self.outcome is not None and self.outcome.digest == answer.digest:
                 # A proposal may be refused for its clock, its proposer or its code; a decided block for neither.
-                self.diverged = self.diverged or check.decided
+                self.diverged = self.diverged or check.standing == Standing.DECIDED
             elif judged:
                 self.ask(self.view + 1, f"invalid proposal: {self._context.refusal}")  # [3.6]
         self.advance()
@@ -374,17 +375,33 @@ class HeightInWork:
         if proposal is None or proposal.vote.member == self.me:
             return
         vote = proposal.vote
-        judged = (self.required, self.pledge.prepared, self.pledge.votes.get(VoteKind.PREPARE))
-        first = all(known is None or known.digest != vote.digest for known in judged)
-        if self.verdict is None and not first and self.checks.is_good(vote.digest):
+        if (
+            self.verdict is None
+            and self.checks.is_good(vote.digest)
+            and self._standing(vote.digest) > Standing.PROPOSED
+        ):
             self.verdict = True
         if self.verdict is None:
             holders = self.book.voters(VoteKind.PREPARE, vote.view, vote.digest)  # [3.3]
-            self.checks.ask(
-                vote.digest, vote.view, proposal.payload, first=first, proposer=vote.member, holders=holders
-            )
+            self._ask_for(vote.digest, vote.view, proposal.payload, vote.member, holders)
         elif self.verdict:
             self._vote(VoteKind.PREPARE, vote.digest)
+
+    def _standing(self, digest: bytes) -> Standing:
+        """How far the block has come, as far as we know."""
+        if self.outcome is not None and self.outcome.digest == digest:
+            return Standing.DECIDED
+        if any(known is not None and known.digest == digest for known in (self.required, self.pledge.prepared)):
+            return Standing.PREPARED
+        own = self.pledge.votes.get(VoteKind.PREPARE)
+        return Standing.VOTED if own is not None and own.digest == digest else Standing.PROPOSED
+
+    def _ask_for(
+        self, digest: bytes, view: int, payload: bytes | None, proposer: int, holders: tuple[int, ...]
+    ) -> None:
+        """Have the block executed as what it is by now."""
+        standing = self._standing(digest)
+        self.checks.ask(digest, view, payload, standing=standing, proposer=proposer, holders=holders)
 
     def _commit(self) -> None:
         """Note the prepared certificate of the open view, and vote commit once its block is at hand."""
@@ -400,8 +417,7 @@ class HeightInWork:
         if self.checks.is_good(digest):
             self._vote(VoteKind.COMMIT, digest)  # [8.4]
         elif self.proposal is None or self.proposal.vote.digest != digest:
-            proposer = self.primary(self.view)
-            self.checks.ask(digest, self.view, None, first=False, proposer=proposer, holders=prepared.signers)
+            self._ask_for(digest, self.view, None, self.primary(self.view), prepared.signers)
 
     def _decide(self, certificate: Certificate) -> None:
         """Hand the decided block over, once it is at hand."""
@@ -413,10 +429,7 @@ class HeightInWork:
         elif not (self.decided or self.diverged or self.checks.is_running(digest)):
             proposal = self.proposal
             payload = proposal.payload if proposal is not None and proposal.vote.digest == digest else None
-            holders, proposer = certificate.signers, self.primary(certificate.view)
-            self.checks.ask(
-                digest, certificate.view, payload, first=False, proposer=proposer, holders=holders, decided=True
-            )
+            self._ask_for(digest, certificate.view, payload, self.primary(certificate.view), certificate.signers)
 
     def catch_up_from(self) -> tuple[str, ...]:
         """Who has this height's decided block, when it is not to be had here in any other way."""
@@ -445,8 +458,7 @@ class HeightInWork:
             if payload is not None:
                 self._propose(required.digest, payload, None)  # [5.3]
             else:
-                holders = required.signers  # [5.7]
-                self.checks.ask(required.digest, self.view, None, first=False, proposer=self.me, holders=holders)
+                self._ask_for(required.digest, self.view, None, self.me, required.signers)  # [5.7]
             return
         context = self._context
         if context.wants_block():
@@ -478,7 +490,7 @@ class HeightInWork:
             return
         payload = self.checks.payload(own.digest)
         if payload is None:
-            self.checks.ask(own.digest, own.view, None, first=False, proposer=own.member, holders=())
+            self._ask_for(own.digest, own.view, None, own.member, ())
         else:
             self._publish(PrePrepare(own, payload, self.pledge.parent))  # [8.2]
 

@@ -172,7 +172,7 @@ class _Freezer:
         if _CODED.get(kind.__name__) is kind:
             return ["c", kind.__name__, encode(value)]
         if isinstance(value, Check):
-            return ["x", "Check", value.first, _hidden(value.payload), value.started_ms]
+            return ["x", "Check", value.standing, _hidden(value.payload), value.started_ms]
         if _STRUCTS.get(kind.__name__) is kind:
             return ["x", kind.__name__, *map(self._value, msgspec.structs.astuple(cast(msgspec.Struct, value)))]
         if _OBJECTS.get(kind.__name__) is kind:

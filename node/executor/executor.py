@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from consensus.codec import decode_own, encode
+from consensus.effects import Standing
 from contracts.engine import CallError, Engine, Environment, Revert
 from node.config import PROPOSER, NetworkConfig, Parameters, Recovery
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction, StoreError
@@ -296,17 +297,16 @@ class Executor:
         transactions: Sequence[Transaction],
         *,
         allow_quarantine: bool = True,
-        decided: bool = False,
+        standing: Standing = Standing.PROPOSED,
     ) -> ExecutedBlock:
         """Return the executed block when `proposal` is what the rules make of its (verified) `transactions`.
 
         Raise InvalidBlock otherwise. No clock is judged: that is `judge_first`, for first proposals alone. Decided
-        blocks are replayed with `allow_quarantine`, for a certificate says that its height needed it, and as
-        `decided`: then other code may have made the block, if only this code comes to the same roots.
+        blocks are replayed with `allow_quarantine`, for a certificate says that its height needed it.
         """
         header = proposal.header
         run = self._block_run(header.height, header.time_ms)
-        executed = self._run(run, proposal, transactions, allow_quarantine, decided)
+        executed = self._run(run, proposal, transactions, allow_quarantine, standing)
         for code, ours, theirs in (
             ("receipts_differ", executed.header.receipts_root, header.receipts_root),
             ("state_differs", executed.header.state_root, header.state_root),
@@ -325,7 +325,7 @@ class Executor:
         proposal = Proposal(body.header, wire_ids, body.quarantined)
         verify_claim(body.header, claim, lambda writes: self._opened_tree().stage(writes).root)
         run = TracedRun(self._rules, self._opened_view(), body.header.height, body.header.time_ms)
-        executed = self._run(run, proposal, transactions, allow_quarantine=True, decided=True)
+        executed = self._run(run, proposal, transactions, allow_quarantine=True, standing=Standing.DECIDED)
         return find_difference(self._opened_view(), run, executed, transactions, claim)
 
     def _block_run(self, height: int, time_ms: int) -> BlockRun:
@@ -337,16 +337,16 @@ class Executor:
         proposal: Proposal,
         transactions: Sequence[Transaction],
         allow_quarantine: bool,
-        decided: bool,
+        standing: Standing,
     ) -> ExecutedBlock:
         """Return what execution makes of the block; raise InvalidBlock where the rules forbid it."""
         header, parameters = proposal.header, self._rules.parameters
-        self._check_header(proposal, transactions, self.head, decided)
+        self._check_header(proposal, transactions, self.head, standing)
         quarantined = proposal.quarantined
         if quarantined and not allow_quarantine:
             raise InvalidBlock("quarantine_refused", "fewer than two views have failed at this height")
         if header.proposer == PROPOSER:
-            run.recover(self._recovery_of(proposal, decided))
+            run.recover(self._recovery_of(proposal, standing))
         else:
             run.begin(lambda position, _: position in quarantined)
         for index, transaction in enumerate(transactions):
@@ -370,7 +370,7 @@ class Executor:
         if tuple(run.quarantined) != quarantined:
             raise InvalidBlock("quarantine_refused", "a quarantined position is out of order or names nothing")
         if header.proposer != PROPOSER:
-            run.end(decided)
+            run.end(standing is Standing.DECIDED)
         return self._finish(
             run,
             transactions,
@@ -381,18 +381,18 @@ class Executor:
             tx_root=header.tx_root,  # what these transactions have: `_check_header` has seen to it
         )
 
-    def _recovery_of(self, proposal: Proposal, decided: bool) -> Recovery:
+    def _recovery_of(self, proposal: Proposal, standing: Standing) -> Recovery:
         """The trusted recovery that a decided block performs; raise InvalidBlock where there is none."""
         header = proposal.header
         found = self._network.recoveries.of_block(header.height, header.digest)
-        if found is None or not decided or proposal.wire_ids or proposal.quarantined:
+        if found is None or standing is not Standing.DECIDED or proposal.wire_ids or proposal.quarantined:
             raise InvalidBlock(
                 "recovery_refused", f"block {header.height} is not the recovery block of a recovery trusted here"
             )
         return found
 
     def _check_header(
-        self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord, decided: bool
+        self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord, standing: Standing
     ) -> None:
         """Raise InvalidBlock for what can be refused without executing anything."""
         header, parameters = proposal.header, self._rules.parameters
@@ -404,17 +404,29 @@ class Executor:
             raise InvalidBlock("wrong_parent", f"block {header.height} stands on {header.parent.hex()}")
         if header.time_ms <= head.time_ms:
             raise InvalidBlock("time_not_after_parent", f"{header.time_ms} after {head.time_ms}")
-        if self._code.absent:
-            raise InvalidBlock("contract_not_here", f"block {header.height} needs {', '.join(self._code.absent)}")
-        if (header.contracts_hash != self._contracts_hash or self._code.lacking) and not decided:
-            raise InvalidBlock("contracts_differ", f"contracts {header.contracts_hash.hex()} made the block")
-        if len(transactions) > parameters.block_transactions_max:
-            raise InvalidBlock("block_too_large", f"{len(transactions)} transactions in a block")
+        self._check_code(header, standing)
         if tuple(transaction.wire_id for transaction in transactions) != proposal.wire_ids:
             raise InvalidBlock("block_content_differs", "the transactions are not those of the proposal")
         data = [transaction.data for transaction in transactions]
         if content_root(data, proposal.quarantined) != header.tx_root:
             raise InvalidBlock("block_content_differs", "the transactions do not have the header's tx_root")
+        # Last, for it is said of the block itself then, and not of what somebody sent under its name.
+        if len(transactions) > parameters.block_transactions_max:
+            raise InvalidBlock("block_too_large", f"{len(transactions)} transactions in a block")
+
+    def _check_code(self, header: Header, standing: Standing) -> None:
+        """Raise InvalidBlock where this node's code has no say on a block of that standing, or cannot execute it.
+
+        What a quorum has prepared may be decided somewhere, so nothing else may come at its height: whoever runs
+        other code by now, and comes to the same roots, goes on with it. But where the ledger names versions that
+        are not here, or other bytes of them, this node has no say before the decision.
+        """
+        code = self._code
+        if code.absent:
+            raise InvalidBlock("contract_not_here", f"block {header.height} needs {', '.join(code.absent)}")
+        differs = header.contracts_hash != self._contracts_hash
+        if (code.lacking and standing < Standing.DECIDED) or (differs and standing < Standing.PREPARED):
+            raise InvalidBlock("contracts_differ", f"contracts {header.contracts_hash.hex()} made the block")
 
     def _finish(
         self,

@@ -25,6 +25,7 @@ from consensus.effects import (
     Persist,
     PersistAbstention,
     PreparedRecord,
+    Standing,
     Synced,
     VoteRecord,
 )
@@ -141,7 +142,7 @@ class Chain:
             proposal = await self._proposal(effect)
             if proposal is None:
                 return self._checked(effect, None, None, "nobody sent the payload")
-            if effect.first:
+            if effect.standing == Standing.PROPOSED:
                 await self._judge_first(proposal, effect.proposer)
             if effect.digest not in self._executed:
                 transactions = await self._transactions(proposal, effect)
@@ -156,7 +157,7 @@ class Chain:
                         proposal,
                         transactions,
                         allow_quarantine=effect.allow_quarantine,
-                        decided=effect.decided,
+                        standing=effect.standing,
                     )
                     self._keep(executed, started_ms)
             elif proposal.quarantined and not effect.allow_quarantine:
@@ -181,7 +182,7 @@ class Chain:
         if executed is not None:
             return executed.proposal
         payload = effect.payload
-        if payload is None:
+        if payload is None or payload in self._misfits:
             body = self._store.body(effect.digest)
             if body is not None:
                 return proposal_of(body)
@@ -307,7 +308,7 @@ class Chain:
 
     async def _execute_decided(self, body: BlockBody, transactions: Sequence[Transaction]) -> ExecutedBlock:
         proposal = Proposal(body.header, tuple(item.wire_id for item in transactions), body.quarantined)
-        return await self._threads.execute(self._executor.check, proposal, transactions, decided=True)
+        return await self._threads.execute(self._executor.check, proposal, transactions, standing=Standing.DECIDED)
 
     async def compare(self, block: CertifiedBlock, claim: Claim) -> Difference:
         """Where this node's execution of the certified block parts from what `claim` proves that it does.

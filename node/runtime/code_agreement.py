@@ -4,7 +4,8 @@ Agreed is what a quorum of the validators says that it runs (each in its greetin
 such quorum is known, the code that made the last block. So a whole network that was upgraded together votes at
 once, and one member that was upgraded alone, or left behind, does not. Who differs follows: it applies every
 decided block whose roots its own code comes to. Believing a greeting is safe: a vote is only ever cast for a block
-of one's own code that was executed here, and fewer members than a quorum can talk nobody into silence.
+that was executed here and came to the same roots (and of other code than one's own only where a quorum has prepared
+it), and fewer members than a quorum can talk nobody into silence.
 
 Which versions of the contracts are active is the ledger's to say, and a change of them at one height is no
 difference of code: whatever this node's own code was under other versions counts as its own. But a version that

@@ -1,6 +1,15 @@
 """README 5: view changes, new views, and what may be proposed in them."""
 
-from consensus.effects import Broadcast, BuildPayload, CheckPayload, Head, NewViewRecord, Persist, ViewChangeRecord
+from consensus.effects import (
+    Broadcast,
+    BuildPayload,
+    CheckPayload,
+    Head,
+    NewViewRecord,
+    Persist,
+    Standing,
+    ViewChangeRecord,
+)
 from consensus.messages import Decided, NewView, PrePrepare, ViewChange, Vote, VoteKind
 from consensus.view_change import highest_prepared, jump_target
 
@@ -99,7 +108,8 @@ def test_the_new_primary_fetches_a_prepared_block_that_it_lacks() -> None:
     prepared = stage.prepared(A, members=(0, 2, 3))
     effects = stage.receive(stage.ask(2, 1, prepared), stage.ask(3, 1))
     [check] = of(CheckPayload, effects)
-    assert (check.payload, check.first, check.holders) == (None, False, ("member-0", "member-2", "member-3"))
+    assert (check.payload, check.standing) == (None, Standing.PREPARED)
+    assert check.holders == ("member-0", "member-2", "member-3")
     assert not stage.built(B, view=1)
     [proposal] = said(PrePrepare, stage.checked(effects, payload=A))
     assert proposal.payload == A
@@ -140,7 +150,7 @@ def test_a_backup_votes_again_for_the_prepared_block_without_judging_its_age() -
     stage.receive(stage.open(1, stage.prepared(A)))
     effects = stage.receive(stage.pre_prepare(A, 1))
     [check] = of(CheckPayload, effects)
-    assert not check.first
+    assert check.standing == Standing.PREPARED
     assert check.allow_quarantine
     assert said(Vote, stage.checked(effects)) == [stage.prepare(0, A, 1)]
 
@@ -173,7 +183,7 @@ def test_a_fresh_block_after_a_new_view_is_a_first_proposal() -> None:
     stage = Stage(me=0)
     stage.receive(stage.open(1))
     [check] = of(CheckPayload, stage.receive(stage.pre_prepare(A, 1)))
-    assert check.first
+    assert check.standing == Standing.PROPOSED
 
 
 def test_a_proposal_without_new_view_needs_the_certificate_of_the_same_view() -> None:
@@ -321,6 +331,18 @@ def test_a_proposal_that_comes_before_its_new_view_is_kept() -> None:
     stage = Stage(me=0)
     assert not of(CheckPayload, stage.receive(stage.pre_prepare(A, 1)))
     assert of(CheckPayload, stage.receive(stage.open(1)))
+
+
+def test_a_required_block_that_came_with_bad_bytes_is_judged_again_in_the_next_view() -> None:
+    """3.4: one primary's garbage beside a genuine vote kept this member from voting for the block ever after."""
+    stage = Stage(me=0)
+    stage.receive(stage.open(1, stage.prepared(A)))
+    genuine = stage.pre_prepare(A, 1)
+    stage.checked(stage.receive(PrePrepare(genuine.vote, b"garbage", None)), valid=False)
+    stage.receive(stage.open(2, stage.prepared(A)))
+    effects = stage.receive(stage.pre_prepare(A, 2))
+    assert [check.payload for check in of(CheckPayload, effects)] == [A]
+    assert said(Vote, stage.checked(effects)) == [stage.prepare(0, A, 2)]
 
 
 def test_votes_that_come_before_their_new_view_count() -> None:

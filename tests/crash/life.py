@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from consensus.codec import encode
-from consensus.effects import CheckPayload, Decide, Persist, PersistAbstention, Record
+from consensus.effects import CheckPayload, Decide, Persist, PersistAbstention, Record, Standing
 from consensus.messages import Evidence
 from node.errors import HansaError
 from node.executor import Executor
@@ -179,7 +179,9 @@ class Process:
         block = item.block
         at_hand = block.height in self._promises.bodies
         payload = None if at_hand else encode(block.proposal)
-        effect = CheckPayload(block.height, item.view, block.digest, payload, False, False, "bank-a", ("bank-a",))
+        effect = CheckPayload(
+            block.height, item.view, block.digest, payload, Standing.VOTED, False, "bank-a", ("bank-a",)
+        )
         answer = await self._chain.check(effect)
         if answer.valid is not True:
             raise Loss(f"block {block.height} cannot be executed again: {answer.reason}")

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from consensus.effects import Standing
 from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.state_keys import encode_key
@@ -42,7 +43,7 @@ def compared(right: Drifted, wrong: Drifted, *transactions: Transaction, **chang
     claim = Claim(account.receipts, None if account.writes is None else dict(account.writes))
     claim = msgspec.structs.replace(claim, **changes)
     with pytest.raises(InvalidBlock):
-        wrong.executor.check(executed.proposal, decoded(executed.body), decided=True)
+        wrong.executor.check(executed.proposal, decoded(executed.body), standing=Standing.DECIDED)
     return wrong.executor.compare(executed.body, decoded(executed.body), claim)
 
 
@@ -111,14 +112,17 @@ def test_an_account_without_the_certified_roots_proves_nothing(
     assert wrong.build(wrong.add("even", 1)) is not None
 
 
-def test_a_block_of_other_code_is_good_only_when_it_is_decided(right: Drifted, tmp_path: Path) -> None:
+def test_a_block_of_other_code_is_good_only_when_it_is_prepared_or_decided(right: Drifted, tmp_path: Path) -> None:
     other = Drifted(tmp_path / "other", source=SOURCE + "\n# another release\n")
     executed = right.build(right.transaction("bank-a"))
     assert executed is not None
-    with pytest.raises(InvalidBlock) as raised:
-        other.executor.check(executed.proposal, decoded(executed.body))
-    assert raised.value.code == "contracts_differ"
-    checked = other.executor.check(executed.proposal, decoded(executed.body), decided=True)
+    for standing in (Standing.PROPOSED, Standing.VOTED):
+        with pytest.raises(InvalidBlock) as raised:
+            other.executor.check(executed.proposal, decoded(executed.body), standing=standing)
+        assert raised.value.code == "contracts_differ"
+    prepared = other.executor.check(executed.proposal, decoded(executed.body), standing=Standing.PREPARED)
+    assert prepared.digest == executed.digest
+    checked = other.executor.check(executed.proposal, decoded(executed.body), standing=Standing.DECIDED)
     assert checked.digest == executed.digest
     other.decide(checked)
     assert other.store.head.state_root == executed.header.state_root

@@ -306,7 +306,9 @@ def test_other_bytes_than_the_proposal_names_are_refused(ledger: Ledger) -> None
     item, other = ledger.transaction("bank-a"), ledger.transaction("bank-a")
     built = ledger.build(item)
     assert built is not None
-    for transactions in ([], [other], [item, other]):
+    # More than a block may hold, too: what somebody sent under a block's name says nothing of the block.
+    many = [item] * (ledger.network.parameters.block_transactions_max + 1)
+    for transactions in ([], [other], [item, other], many):
         assert refusal(ledger, built.proposal, transactions).code == "block_content_differs"
 
 

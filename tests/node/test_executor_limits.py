@@ -32,7 +32,10 @@ def test_blocks_keep_their_limits_and_checkers_insist_on_them(tmp_path: Path) ->
     assert refusal(ledger, forged, two_calls[:3]).code == "block_too_large"
     singles = [ledger.transaction("bank-a") for _ in range(4)]
     assert len((ledger.build(*singles) or built).tx_ids) == 3
-    many = msgspec.structs.replace(built.proposal, wire_ids=tuple(item.wire_id for item in singles))
+    many = with_header(
+        msgspec.structs.replace(built.proposal, wire_ids=tuple(item.wire_id for item in singles)),
+        tx_root=ledger.tx_root(*singles),
+    )
     assert refusal(ledger, many, singles).code == "block_too_large"
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from consensus.codec import encode
-from consensus.effects import VoteRecord
+from consensus.effects import Standing, VoteRecord
 from consensus.epochs import EPOCH_VIEWS
 from consensus.messages import Vote, VoteKind
 from node.config import Recoveries
@@ -435,9 +435,9 @@ def test_a_node_executes_no_recovery_that_it_does_not_trust(world: RecoveryWorld
     store.close()
     ledger = world.ledger("bank-c")
     proposal = Proposal(block.body.header, (), ())
-    for decided in (True, False):
+    for standing in Standing:
         with pytest.raises(InvalidBlock, match="recovery_refused"):
-            ledger.executor.check(proposal, [], decided=decided)
+            ledger.executor.check(proposal, [], standing=standing)
     ledger.close()
 
 
@@ -551,8 +551,8 @@ def test_nobody_proposes_a_recovery_block(world: RecoveryWorld) -> None:
     ledger = ProvableLedger(world.node("bank-b").data_dir, world.trusted("bank-a"))
     proposal = Proposal(file.header, (), ())
     with pytest.raises(InvalidBlock, match="recovery_refused"):
-        ledger.executor.check(proposal, [], decided=False)
-    assert ledger.executor.check(proposal, [], decided=True).digest == file.digest
+        ledger.executor.check(proposal, [])
+    assert ledger.executor.check(proposal, [], standing=Standing.DECIDED).digest == file.digest
     ledger.close()
 
 

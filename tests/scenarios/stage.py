@@ -22,6 +22,7 @@ from consensus.effects import (
     NewViewRecord,
     Persist,
     PersistAbstention,
+    Standing,
     Synced,
     Tick,
     ViewChangeRecord,
@@ -179,7 +180,8 @@ class Player(Machine):
 
     def _fault_in(self, effect: CheckPayload, payload: bytes, block: Block | None) -> str:
         """As the node's executor: a first proposal must not lie far behind the clock, a prepared block may."""
-        if block is not None and effect.first and block.time_ms < self.clocks()[1] - DRIFT_MS:
+        first = effect.standing == Standing.PROPOSED
+        if block is not None and first and block.time_ms < self.clocks()[1] - DRIFT_MS:
             return "block_time_behind"
         return super()._fault_in(effect, payload, block)
 

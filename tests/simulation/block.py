@@ -22,6 +22,8 @@ class Block(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     requests: tuple[int, ...]
     quarantined: tuple[int, ...] = ()
     """Those of `requests` that were settled without being executed."""
+    release: int = 0
+    """What its maker ran."""
 
 
 def payload_of(block: Block) -> bytes:

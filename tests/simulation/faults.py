@@ -1,6 +1,7 @@
 """What goes wrong in one seed: the shape of the network, and faults that begin and end at random times."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.simulation.byzantine.roles import ROLES
@@ -85,7 +86,8 @@ class Faults:
             (2, self._drift),
             (5, self._forget),
             (2, self._withhold_signature),
-            (3, self._other_code),
+            (3, self._odd_release),
+            (2, self._new_release),
             (6, self._change_members),
         )
         # Every seed has its own mix: faults that never meet in an even mix meet often in an odd one.
@@ -257,24 +259,25 @@ class Faults:
             self.count("signature withheld", machine.name)
             self.later(lambda: machine.withhold(""))
 
-    def _other_code(self) -> None:
-        """One process starts with other code: it signs nothing and refuses all but what is decided, until another
-        one starts with the others' code.
-        """
+    def _odd_release(self) -> None:
+        """One member runs other code than the rest for a while."""
         machine = self.any()
-        if machine.honest and machine.up and not machine.paused and not machine.other_code:
-            self.count("other code", machine.name)
-            machine.crash()
-            machine.other_code = True
-            machine.start()
-            self.later(lambda: self._mend_code(machine))
+        if machine.up and not machine.paused:
+            self.count("other release at one", machine.name)
+            self.world.releases.install_odd(machine)
+            self.later(lambda: self.world.releases.mend(machine))
 
-    def _mend_code(self, machine: Machine) -> None:
-        if machine.other_code:
-            if machine.up:
-                machine.crash()
-            machine.other_code = False
-            machine.start()
+    def _new_release(self) -> None:
+        """Everybody changes to a new release, one after the other or all at once."""
+        releases = self.world.releases
+        releases.newest += 1
+        at_once = self.world.chance(400)
+        self.count("new release", "at once" if at_once else "by and by")
+        for machine in self.world.machines:
+            if at_once:
+                releases.mend(machine)
+            else:
+                self.later(partial(releases.mend, machine))
 
     def _slow_builder(self) -> None:
         """One member takes long to build its blocks, and nobody else's executor is to blame."""
@@ -341,6 +344,7 @@ class Faults:
         world = self.world
         self._links.heal()
         for machine in world.machines:
+            world.releases.mend(machine)
             machine.slow = 1
             machine.build_late_us = 0
             machine.clock.mend(world.pick(-2_000, 2_000))
@@ -348,7 +352,6 @@ class Faults:
             machine.crash_at = None
             if machine.paused:
                 machine.pause_ends()
-            self._mend_code(machine)
             if not machine.up:
                 machine.start()
             elif machine.honest:

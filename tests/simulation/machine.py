@@ -27,9 +27,12 @@ from consensus.effects import (
     Persist,
     PersistAbstention,
     Received,
+    Record,
     Send,
+    Standing,
     Synced,
     Tick,
+    ViewChangeRecord,
     VoteRecord,
     Withhold,
     WorkWaiting,
@@ -82,7 +85,7 @@ class Machine:
         self.key_version = 0
         self.clock = Clock(world)
         self.slow = 1
-        self.other_code = False  # it refuses what the others' code made, unless it is decided
+        self.release = 0
         self.build_late_us = 0  # how much longer than its executor its builder takes
         self.life = 0
         self.up = False
@@ -201,6 +204,9 @@ class Machine:
         if world.watches_phases:
             self._watch_phase()
         if effects:
+            if self.honest and self._withheld:
+                signed = [effect for effect in effects if isinstance(effect, Persist) and _is_own(effect.record)]
+                world.checks.require("nothing is signed that is withheld", not signed, self.name, signed)
             self._perform_all(effects)
 
     def _watch_phase(self) -> None:
@@ -234,7 +240,13 @@ class Machine:
 
     @property
     def _withheld(self) -> str:
-        return "its code differs" if self.other_code else self.disk.withheld
+        differs = self.release != self.world.releases.agreed
+        return "its code differs" if differs else self.disk.withheld
+
+    def judge_release(self) -> None:
+        """What most run may be another release by now."""
+        if self.up:
+            self.step(Withhold(self._withheld))
 
     def learn(self, request: int) -> None:
         """A client's request reached this member."""
@@ -390,6 +402,7 @@ class Machine:
             view=effect.view,
             requests=tuple(requests),
             quarantined=tuple(one for one in requests if effect.allow_quarantine and one in self.world.poison),
+            release=self.release,
         )
         payload = payload_of(block)
         digest = digest_of(payload)
@@ -402,10 +415,8 @@ class Machine:
             self._fetch_body(effect, tries)
             return
         block = parse(payload)
-        if self.other_code and not effect.decided:
-            self._answer_check(effect, False, None, "other code made it")
-            return
-        if block is not None and effect.first and block.time_ms > self.clocks()[1] + DRIFT_MS:
+        first = effect.standing == Standing.PROPOSED
+        if block is not None and first and block.time_ms > self.clocks()[1] + DRIFT_MS:
             self.world.after(
                 self.world.pick(100_000, 200_000), self, self._check, effect, tries
             )  # held until it fits
@@ -416,16 +427,20 @@ class Machine:
         reason = self._fault_in(effect, payload, block)
         if reason == "":
             self._bodies[effect.digest] = payload
+            if block is not None and block.release != self.release:
+                self.world.checks.reached[f"{effect.standing.name.lower()} by another release, and executed"] += 1
         self._answer_check(effect, reason == "", payload, reason)
 
     def _fault_in(self, effect: CheckPayload, payload: bytes, block: Block | None) -> str:
         if block is None or digest_of(payload) != effect.digest:
             return "malformed"
+        if block.release != self.release and effect.standing < Standing.PREPARED:
+            return "another release made it"
         if block.parent != self.disk.head_digest or block.time_ms <= self.disk.head_time_ms:
             return "does not follow the head"
-        if effect.first and block.time_ms < self.clocks()[1] - DRIFT_MS:
+        if effect.standing == Standing.PROPOSED and block.time_ms < self.clocks()[1] - DRIFT_MS:
             return "its time is long past"
-        if effect.first and self.world.signer.name(block.proposer) != effect.proposer:
+        if effect.standing == Standing.PROPOSED and self.world.signer.name(block.proposer) != effect.proposer:
             return "another member's block"
         if block.quarantined and not effect.allow_quarantine:
             return "settles a request without executing it, too early"
@@ -537,3 +552,7 @@ def _moment(effect: Effect) -> str:
         message = effect.message
         return message.kind.name if isinstance(message, Vote) else type(message).__name__
     return type(effect).__name__
+
+
+def _is_own(record: Record) -> bool:
+    return isinstance(record, VoteRecord | ViewChangeRecord)

@@ -18,6 +18,7 @@ from consensus.messages import (
     VoteKind,
 )
 from tests.simulation.byzantine.behaviour import slot_of
+from tests.simulation.byzantine.evasions import Mute
 from tests.simulation.byzantine.view_changer import VIEW_MAX
 from tests.simulation.disk import Disk
 from tests.simulation.machine import Machine
@@ -362,8 +363,13 @@ class LongOutage(Stage):
     faults_end_ms: ClassVar[int] = 75_000
 
     def begins(self) -> None:
-        """m3 is silent in all its lives."""
-        self.traitor(3).behaviour.begins()
+        """m3 is silent at all heights from its second second on."""
+        self.after(1_000_000, None, self._silence)
+
+    def _silence(self) -> None:
+        mute = self.traitor(3).behaviour
+        assert isinstance(mute, Mute)
+        mute.silent_of_four = 4
 
     def passes(self, sender: Machine, receiver: Machine, message: Message) -> bool:
         """Whatever could decide is lost; m3 is never heard."""

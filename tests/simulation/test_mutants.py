@@ -27,6 +27,7 @@ from consensus.effects import (
     PersistAbstention,
     PreparedRecord,
     Record,
+    Standing,
     Synced,
     Tick,
 )
@@ -137,7 +138,7 @@ def a_clock_check_on_a_re_proposal(patch: Patch) -> None:
     shipped = BlockChecks.ask
 
     def ask(self: BlockChecks, digest: bytes, view: int, payload: bytes | None, **rest: Any) -> None:
-        shipped(self, digest, view, payload, **{**rest, "first": True})
+        shipped(self, digest, view, payload, **{**rest, "standing": Standing.PROPOSED})
 
     patch.setattr(BlockChecks, "ask", ask)
 
@@ -376,4 +377,18 @@ def test_seeds_find_a_member_that_lost_its_disk_and_votes_at_once() -> None:
 def test_seeds_find_a_vote_below_a_view_asked_for(monkeypatch: Patch) -> None:
     a_view_asked_for_is_no_floor(monkeypatch)
     rule = "never below a view asked for or voted in"
+    assert first_failure(Replica, rules=(rule,)).rule == rule
+
+
+@pytest.mark.slow
+def test_seeds_find_a_release_that_refuses_what_the_one_before_it_had_prepared(monkeypatch: Patch) -> None:
+    """Everybody came back with other code while a block was prepared: nobody could vote for it, nor for another."""
+    shipped = BlockChecks.ask
+
+    def ask(self: BlockChecks, *block: Any, standing: Standing, **rest: Any) -> None:
+        known = Standing.VOTED if standing is Standing.PREPARED else standing
+        shipped(self, *block, standing=known, **rest)
+
+    monkeypatch.setattr(BlockChecks, "ask", ask)
+    rule = "progress after healing"
     assert first_failure(Replica, rules=(rule,)).rule == rule

@@ -24,6 +24,7 @@ from tests.simulation.instances import Instances
 from tests.simulation.machine import Machine, ReplicaFactory
 from tests.simulation.membership import Change, Membership
 from tests.simulation.network import Network
+from tests.simulation.releases import Releases
 from tests.simulation.signing import Signer
 from tests.simulation.windows import Windows
 
@@ -95,6 +96,7 @@ class World:
         self.checks = Checks(self.signer)
         self._instances = Instances(seed, self.plan.instances)
         self.network = Network(self)
+        self.releases = Releases(self)
         self.machines = self._people(factory)
         self._faults = Faults(self, self.plan)
         self._healed_us = 0

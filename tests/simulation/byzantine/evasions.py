@@ -20,14 +20,14 @@ class Mute(Behaviour):
 
     def begins(self) -> None:
         """Draw for how many heights of each four it is silent, and whether it still seems alive."""
-        self._silent_of_four = self.world.pick(1, 5)
+        self.silent_of_four = self.world.pick(1, 5)
         self._heartbeat = self.world.chance(500)
 
     def tells(self, message: Message, receiver: int) -> Iterable[Message]:
         """Nothing, or the status alone."""
         slot = slot_of(message)
         height = slot[0] if slot is not None else self.traitor.disk.height + 1
-        silent = height % 4 < self._silent_of_four
+        silent = height % 4 < self.silent_of_four
         return () if silent and not (self._heartbeat and isinstance(message, Status)) else (message,)
 
 
