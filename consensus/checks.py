@@ -3,7 +3,7 @@
 import msgspec
 
 from consensus.context import Context
-from consensus.effects import CheckPayload, PayloadChecked, Standing
+from consensus.effects import BlockStanding, CheckPayload, PayloadChecked
 from consensus.members import Members
 
 # An executor that is busy for this many capped time-outs accuses again: the blocks are too large for everybody.
@@ -13,7 +13,7 @@ PATIENCE_TIMEOUTS = 3
 class Check(msgspec.Struct, frozen=True):
     """A `CheckPayload` without an answer yet."""
 
-    standing: int
+    standing: int  # plain, for an image holds no enumerations of effects
     payload: bytes | None
     started_ms: int
 
@@ -29,7 +29,7 @@ class Checks:
         self._quarantine_view = quarantine_view
         self._running: dict[tuple[int, bytes], Check] = {}
         self._good: dict[bytes, bytes | None] = {}
-        # As what a block was refused in a view: there it is asked about again when it stands better, not before.
+        # With which standing a block was refused in a view: there it is asked about again when it stands better.
         self._refused: dict[tuple[int, bytes], int] = {}
         # Something was not available: ask again when `retry` is called, not before.
         self.unavailable = False
@@ -70,7 +70,7 @@ class Checks:
         self._good[digest] = payload
 
     def forget_but(self, digests: list[bytes]) -> None:
-        """A view begins: drop what was found good, except `digests`, and what was refused."""
+        """A view begins: drop what was found good, except `digests`, and what was refused in views before it."""
         self._good = {digest: payload for digest, payload in self._good.items() if digest in digests}
         self._refused = {}
         self.unavailable = False
@@ -80,8 +80,7 @@ class Checks:
         digest: bytes,
         view: int,
         payload: bytes | None,
-        *,
-        standing: Standing,
+        standing: BlockStanding,
         proposer: int,
         holders: tuple[int, ...],
     ) -> None:
@@ -100,7 +99,7 @@ class Checks:
                 payload=payload,
                 standing=standing,
                 # What a quorum has prepared is settled: it is never refused for how its view began.
-                allow_quarantine=standing > Standing.PROPOSED or view >= self._quarantine_view,
+                allow_quarantine=standing > BlockStanding.PROPOSED or view >= self._quarantine_view,
                 proposer=self._members.id(proposer),
                 holders=tuple(
                     self._members.id(index)

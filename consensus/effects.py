@@ -150,8 +150,9 @@ class PayloadBuilt(msgspec.Struct, frozen=True):
 class PayloadChecked(msgspec.Struct, frozen=True):
     """Answer to CheckPayload.
 
-    `valid` True: executed, roots agree, and the payload is at hand. False: it is invalid for ever, or with
-    the standing that it had. None: not available now (nobody sent the payload or its transactions).
+    `valid` True: executed, roots agree, and the payload is at hand. False: it, or what came under
+    its name, is invalid with the standing that it had. None: not available now (nobody sent the payload or its
+    transactions).
     `payload` is the encoded payload where it is at hand (the replica may have asked by digest alone).
     """
 
@@ -231,7 +232,7 @@ class BuildPayload(msgspec.Struct, frozen=True):
     allow_quarantine: bool
 
 
-class Standing(IntEnum):
+class BlockStanding(IntEnum):
     """How far a block has come by the time it is executed; the farther, the less of it is left to judge."""
 
     PROPOSED = 0  # nobody is known to have accepted it: its clock and its proposer are judged too
@@ -251,7 +252,7 @@ class CheckPayload(msgspec.Struct, frozen=True):
     view: View
     digest: Digest
     payload: bytes | None
-    standing: Standing
+    standing: BlockStanding
     allow_quarantine: bool
     proposer: str
     holders: tuple[str, ...]

@@ -2,11 +2,14 @@
 
 Every `on_…` method either ignores what it is given or takes note of it by a rule of README 3 to 5, and leaves
 it to `advance` to do whatever has become possible. Numbers in brackets are README sections.
+
+More than 500 lines because the rules of one height share one state, and are read together to judge them.
 """
 
 from consensus.checks import Checks
 from consensus.context import Context
 from consensus.effects import (
+    BlockStanding,
     Broadcast,
     BuildPayload,
     Decide,
@@ -16,7 +19,6 @@ from consensus.effects import (
     PayloadChecked,
     Persist,
     Record,
-    Standing,
 )
 from consensus.messages import (
     Certificate,
@@ -106,8 +108,7 @@ class HeightInWork:
         prepare = self.pledge.votes.get(VoteKind.PREPARE)
         if prepare is not None:
             # Its block lies on the disk; its outcome has to be computed again.
-            author = self.primary(prepare.view)
-            self._ask_for(prepare.digest, prepare.view, None, author, ())
+            self._ask_for(prepare.digest, prepare.view, None, ())
         self.begin()
 
     def begin(self) -> None:
@@ -186,12 +187,14 @@ class HeightInWork:
         judged = proposal is not None and (self.view, proposal.vote.digest) == (answer.view, answer.digest)
         if judged:
             self.verdict = answer.valid
-        if answer.valid is False:
+        if answer.valid:
+            self._context.refusal = ""
+        elif answer.valid is False:
             self._context.refusal = answer.reason or "the block is invalid"
             if self.outcome is not None and self.outcome.digest == answer.digest:
                 # A proposal may be refused for its clock, its proposer or its code; a decided block for neither.
-                self.diverged = self.diverged or check.standing == Standing.DECIDED
-            elif judged:
+                self.diverged = self.diverged or check.standing == BlockStanding.DECIDED
+            elif judged and check.standing >= self._standing(answer.digest):
                 self.ask(self.view + 1, f"invalid proposal: {self._context.refusal}")  # [3.6]
         self.advance()
 
@@ -375,33 +378,28 @@ class HeightInWork:
         if proposal is None or proposal.vote.member == self.me:
             return
         vote = proposal.vote
-        if (
-            self.verdict is None
-            and self.checks.is_good(vote.digest)
-            and self._standing(vote.digest) > Standing.PROPOSED
-        ):
+        settled = self._standing(vote.digest) > BlockStanding.PROPOSED  # [3.3]
+        if self.verdict is None and settled and self.checks.is_good(vote.digest):
             self.verdict = True
-        if self.verdict is None:
-            holders = self.book.voters(VoteKind.PREPARE, vote.view, vote.digest)  # [3.3]
-            self._ask_for(vote.digest, vote.view, proposal.payload, vote.member, holders)
-        elif self.verdict:
+        if self.verdict:
             self._vote(VoteKind.PREPARE, vote.digest)
+        else:
+            # Once refused, it is asked about again only if it stands better by now.
+            holders = self.book.voters(VoteKind.PREPARE, vote.view, vote.digest)
+            self._ask_for(vote.digest, vote.view, proposal.payload, holders)
 
-    def _standing(self, digest: bytes) -> Standing:
+    def _standing(self, digest: bytes) -> BlockStanding:
         """How far the block has come, as far as we know."""
         if self.outcome is not None and self.outcome.digest == digest:
-            return Standing.DECIDED
+            return BlockStanding.DECIDED
         if any(known is not None and known.digest == digest for known in (self.required, self.pledge.prepared)):
-            return Standing.PREPARED
+            return BlockStanding.PREPARED
         own = self.pledge.votes.get(VoteKind.PREPARE)
-        return Standing.VOTED if own is not None and own.digest == digest else Standing.PROPOSED
+        return BlockStanding.VOTED if own is not None and own.digest == digest else BlockStanding.PROPOSED
 
-    def _ask_for(
-        self, digest: bytes, view: int, payload: bytes | None, proposer: int, holders: tuple[int, ...]
-    ) -> None:
+    def _ask_for(self, digest: bytes, view: int, payload: bytes | None, holders: tuple[int, ...]) -> None:
         """Have the block executed as what it is by now."""
-        standing = self._standing(digest)
-        self.checks.ask(digest, view, payload, standing=standing, proposer=proposer, holders=holders)
+        self.checks.ask(digest, view, payload, self._standing(digest), self.primary(view), holders)
 
     def _commit(self) -> None:
         """Note the prepared certificate of the open view, and vote commit once its block is at hand."""
@@ -417,7 +415,7 @@ class HeightInWork:
         if self.checks.is_good(digest):
             self._vote(VoteKind.COMMIT, digest)  # [8.4]
         elif self.proposal is None or self.proposal.vote.digest != digest:
-            self._ask_for(digest, self.view, None, self.primary(self.view), prepared.signers)
+            self._ask_for(digest, self.view, None, prepared.signers)
 
     def _decide(self, certificate: Certificate) -> None:
         """Hand the decided block over, once it is at hand."""
@@ -429,7 +427,7 @@ class HeightInWork:
         elif not (self.decided or self.diverged or self.checks.is_running(digest)):
             proposal = self.proposal
             payload = proposal.payload if proposal is not None and proposal.vote.digest == digest else None
-            self._ask_for(digest, certificate.view, payload, self.primary(certificate.view), certificate.signers)
+            self._ask_for(digest, certificate.view, payload, certificate.signers)
 
     def catch_up_from(self) -> tuple[str, ...]:
         """Who has this height's decided block, when it is not to be had here in any other way."""
@@ -458,7 +456,7 @@ class HeightInWork:
             if payload is not None:
                 self._propose(required.digest, payload, None)  # [5.3]
             else:
-                self._ask_for(required.digest, self.view, None, self.me, required.signers)  # [5.7]
+                self._ask_for(required.digest, self.view, None, required.signers)  # [5.7]
             return
         context = self._context
         if context.wants_block():
@@ -490,7 +488,7 @@ class HeightInWork:
             return
         payload = self.checks.payload(own.digest)
         if payload is None:
-            self._ask_for(own.digest, own.view, None, own.member, ())
+            self._ask_for(own.digest, own.view, None, ())
         else:
             self._publish(PrePrepare(own, payload, self.pledge.parent))  # [8.2]
 

@@ -693,6 +693,10 @@ CATALOGUE: Final[dict[str, ErrorEntry]] = {
         "The block's time lies further behind this node's clock than drift_ms.",
         "Synchronise the clocks (NTP) of the proposer and of this node.",
     ),
+    "malformed_block": ErrorEntry(
+        "What was sent as a proposal is none, or it is that of another block.",
+        "Look at the node that sent it: it runs another release, or it lies.",
+    ),
     "wrong_proposer": ErrorEntry(
         "The block names another proposer than the primary.", "Look at the proposer's node."
     ),

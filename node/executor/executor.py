@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from consensus.codec import decode_own, encode
-from consensus.effects import Standing
+from consensus.effects import BlockStanding
 from contracts.engine import CallError, Engine, Environment, Revert
 from node.config import PROPOSER, NetworkConfig, Parameters, Recovery
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction, StoreError
@@ -297,7 +297,7 @@ class Executor:
         transactions: Sequence[Transaction],
         *,
         allow_quarantine: bool = True,
-        standing: Standing = Standing.PROPOSED,
+        standing: BlockStanding = BlockStanding.PROPOSED,
     ) -> ExecutedBlock:
         """Return the executed block when `proposal` is what the rules make of its (verified) `transactions`.
 
@@ -325,7 +325,7 @@ class Executor:
         proposal = Proposal(body.header, wire_ids, body.quarantined)
         verify_claim(body.header, claim, lambda writes: self._opened_tree().stage(writes).root)
         run = TracedRun(self._rules, self._opened_view(), body.header.height, body.header.time_ms)
-        executed = self._run(run, proposal, transactions, allow_quarantine=True, standing=Standing.DECIDED)
+        executed = self._run(run, proposal, transactions, allow_quarantine=True, standing=BlockStanding.DECIDED)
         return find_difference(self._opened_view(), run, executed, transactions, claim)
 
     def _block_run(self, height: int, time_ms: int) -> BlockRun:
@@ -337,7 +337,7 @@ class Executor:
         proposal: Proposal,
         transactions: Sequence[Transaction],
         allow_quarantine: bool,
-        standing: Standing,
+        standing: BlockStanding,
     ) -> ExecutedBlock:
         """Return what execution makes of the block; raise InvalidBlock where the rules forbid it."""
         header, parameters = proposal.header, self._rules.parameters
@@ -370,7 +370,7 @@ class Executor:
         if tuple(run.quarantined) != quarantined:
             raise InvalidBlock("quarantine_refused", "a quarantined position is out of order or names nothing")
         if header.proposer != PROPOSER:
-            run.end(standing is Standing.DECIDED)
+            run.end(standing is BlockStanding.DECIDED)
         return self._finish(
             run,
             transactions,
@@ -381,18 +381,18 @@ class Executor:
             tx_root=header.tx_root,  # what these transactions have: `_check_header` has seen to it
         )
 
-    def _recovery_of(self, proposal: Proposal, standing: Standing) -> Recovery:
+    def _recovery_of(self, proposal: Proposal, standing: BlockStanding) -> Recovery:
         """The trusted recovery that a decided block performs; raise InvalidBlock where there is none."""
         header = proposal.header
         found = self._network.recoveries.of_block(header.height, header.digest)
-        if found is None or standing is not Standing.DECIDED or proposal.wire_ids or proposal.quarantined:
+        if found is None or standing is not BlockStanding.DECIDED or proposal.wire_ids or proposal.quarantined:
             raise InvalidBlock(
                 "recovery_refused", f"block {header.height} is not the recovery block of a recovery trusted here"
             )
         return found
 
     def _check_header(
-        self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord, standing: Standing
+        self, proposal: Proposal, transactions: Sequence[Transaction], head: HeadRecord, standing: BlockStanding
     ) -> None:
         """Raise InvalidBlock for what can be refused without executing anything."""
         header, parameters = proposal.header, self._rules.parameters
@@ -414,7 +414,7 @@ class Executor:
         if len(transactions) > parameters.block_transactions_max:
             raise InvalidBlock("block_too_large", f"{len(transactions)} transactions in a block")
 
-    def _check_code(self, header: Header, standing: Standing) -> None:
+    def _check_code(self, header: Header, standing: BlockStanding) -> None:
         """Raise InvalidBlock where this node's code has no say on a block of that standing, or cannot execute it.
 
         What a quorum has prepared may be decided somewhere, so nothing else may come at its height: whoever runs
@@ -425,7 +425,7 @@ class Executor:
         if code.absent:
             raise InvalidBlock("contract_not_here", f"block {header.height} needs {', '.join(code.absent)}")
         differs = header.contracts_hash != self._contracts_hash
-        if (code.lacking and standing < Standing.DECIDED) or (differs and standing < Standing.PREPARED):
+        if (code.lacking and standing < BlockStanding.DECIDED) or (differs and standing < BlockStanding.PREPARED):
             raise InvalidBlock("contracts_differ", f"contracts {header.contracts_hash.hex()} made the block")
 
     def _finish(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from consensus.effects import Standing
+from consensus.effects import BlockStanding
 from consensus.members import Members, Validator
 from consensus.messages import Certificate
 from node.config import Recovery
@@ -23,7 +23,7 @@ def execute_kept(executor: Executor, body: BlockBody, certificate: Certificate) 
         transactions = [Transaction.decode(data) for data in body.transactions]
         _require_signatures(transactions)
         proposal = Proposal(body.header, tuple([item.wire_id for item in transactions]), body.quarantined)
-        executed = executor.check(proposal, transactions, standing=Standing.DECIDED)
+        executed = executor.check(proposal, transactions, standing=BlockStanding.DECIDED)
     except (InvalidBlock, RejectedTransaction) as error:
         raise ConfigError("recovery_differs", f"the kept block is refused here: {error.message}") from error
     executor.advance(executed, AheadView(base, [executed], certificate), shown=False)

@@ -15,6 +15,7 @@ import structlog
 from consensus.codec import CodecError, decode, encode
 from consensus.effects import (
     Applied,
+    BlockStanding,
     BuildPayload,
     CheckPayload,
     Decide,
@@ -25,7 +26,6 @@ from consensus.effects import (
     Persist,
     PersistAbstention,
     PreparedRecord,
-    Standing,
     Synced,
     VoteRecord,
 )
@@ -142,7 +142,7 @@ class Chain:
             proposal = await self._proposal(effect)
             if proposal is None:
                 return self._checked(effect, None, None, "nobody sent the payload")
-            if effect.standing == Standing.PROPOSED:
+            if effect.standing == BlockStanding.PROPOSED:
                 await self._judge_first(proposal, effect.proposer)
             if effect.digest not in self._executed:
                 transactions = await self._transactions(proposal, effect)
@@ -181,16 +181,23 @@ class Chain:
         executed = self._executed.get(effect.digest)
         if executed is not None:
             return executed.proposal
-        payload = effect.payload
-        if payload is None or payload in self._misfits:
-            body = self._store.body(effect.digest)
-            if body is not None:
-                return proposal_of(body)
-            payload = await self._bodies.payload(
-                effect.height, effect.digest, effect.holders, FETCH_TIMEOUT_S, self._misfits
-            )
-            if payload is None:
-                return None
+        if effect.payload is not None and effect.payload not in self._misfits:
+            try:
+                return self._opened(effect, effect.payload)
+            except InvalidBlock:
+                # What came beside a vote may be anything: the decided block is elsewhere then.
+                if effect.standing < BlockStanding.DECIDED:
+                    raise
+        body = self._store.body(effect.digest)
+        if body is not None:
+            return proposal_of(body)
+        payload = await self._bodies.payload(
+            effect.height, effect.digest, effect.holders, FETCH_TIMEOUT_S, self._misfits
+        )
+        return None if payload is None else self._opened(effect, payload)
+
+    def _opened(self, effect: CheckPayload, payload: bytes) -> Proposal:
+        """The proposal in `payload`; raise InvalidBlock where it is not the one that the effect names."""
         try:
             proposal = decode(payload, Proposal, size_max=PAYLOAD_SIZE_MAX)
         except CodecError as error:
@@ -308,7 +315,9 @@ class Chain:
 
     async def _execute_decided(self, body: BlockBody, transactions: Sequence[Transaction]) -> ExecutedBlock:
         proposal = Proposal(body.header, tuple(item.wire_id for item in transactions), body.quarantined)
-        return await self._threads.execute(self._executor.check, proposal, transactions, standing=Standing.DECIDED)
+        return await self._threads.execute(
+            self._executor.check, proposal, transactions, standing=BlockStanding.DECIDED
+        )
 
     async def compare(self, block: CertifiedBlock, claim: Claim) -> Difference:
         """Where this node's execution of the certified block parts from what `claim` proves that it does.

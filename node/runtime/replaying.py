@@ -24,7 +24,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from consensus.effects import Standing, VoteRecord
+from consensus.effects import BlockStanding, VoteRecord
 from consensus.messages import Certificate
 from node.executor import AheadView, Executor
 from node.ledger import CertifiedBlock, HeadRecord, Proposal, Transaction
@@ -125,7 +125,7 @@ class Replaying:
             executed = self._known(certificate.digest)
             if executed is None:
                 proposal = Proposal(body.header, tuple([item.wire_id for item in transactions]), body.quarantined)
-                executed = self._executor.check(proposal, transactions, standing=Standing.DECIDED)
+                executed = self._executor.check(proposal, transactions, standing=BlockStanding.DECIDED)
             durable = self._durable
             begun = [item for item in self._executed if item.height > durable.head.height]
             self._executed = [*begun, executed]

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from consensus.codec import encode
-from consensus.effects import Standing
+from consensus.effects import BlockStanding
 from contracts import CONTRACTS, FURTHER
 from contracts.engine import Engine
 from contracts.membership import Membership
@@ -153,7 +153,7 @@ class Replay:
         """Return what the next block does; raise InvalidBlock when it is not what its header says."""
         wire_ids = tuple([transaction.wire_id for transaction in opened.transactions])
         proposal = Proposal(opened.body.header, wire_ids, opened.body.quarantined)
-        return self.executor.check(proposal, opened.transactions, standing=Standing.DECIDED)
+        return self.executor.check(proposal, opened.transactions, standing=BlockStanding.DECIDED)
 
     def apply(self, executed: ExecutedBlock, block: CertifiedBlock, start_view: int) -> HeadRecord:
         """The executed block is part of the ledger; return the new head."""

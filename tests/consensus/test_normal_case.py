@@ -1,6 +1,7 @@
 """README 2 and 3: votes, proposals, prepared, decided."""
 
 from consensus.effects import (
+    BlockStanding,
     Broadcast,
     BuildPayload,
     CheckPayload,
@@ -8,7 +9,6 @@ from consensus.effects import (
     PayloadChecked,
     Persist,
     PreparedRecord,
-    Standing,
     VoteRecord,
 )
 from consensus.messages import PrePrepare, Vote, VoteKind
@@ -91,7 +91,7 @@ def test_a_backup_votes_only_for_what_it_executed() -> None:
     stage = Stage(me=1)
     effects = stage.receive(stage.pre_prepare(A))
     [check] = of(CheckPayload, effects)
-    assert (check.payload, check.standing) == (A, Standing.PROPOSED)
+    assert (check.payload, check.standing) == (A, BlockStanding.PROPOSED)
     assert (check.proposer, check.digest) == ("member-0", digest_of(A))
     assert not said(Vote, effects)
     assert said(Vote, stage.checked(effects)) == [stage.prepare(1, A)]
@@ -186,7 +186,7 @@ def test_who_missed_the_proposal_fetches_the_decided_block_from_its_voters() -> 
     stage = Stage(me=1)
     effects = stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
     [check] = of(CheckPayload, effects)
-    assert (check.payload, check.standing) == (None, Standing.DECIDED)
+    assert (check.payload, check.standing) == (None, BlockStanding.DECIDED)
     assert check.holders == ("member-0", "member-2", "member-3")
     assert of(Decide, stage.checked(effects, payload=A))
 
@@ -197,7 +197,7 @@ def test_a_decided_block_is_not_refused_for_what_only_a_first_proposal_is() -> N
     effects = stage.checked(stage.receive(stage.pre_prepare(A)), valid=False)
     effects = stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
     [check] = of(CheckPayload, effects)
-    assert (check.payload, check.standing) == (A, Standing.DECIDED)
+    assert (check.payload, check.standing) == (A, BlockStanding.DECIDED)
     assert of(Decide, stage.checked(effects))
 
 
@@ -208,7 +208,7 @@ def test_a_block_that_other_code_made_is_executed_once_it_is_decided_and_nothing
     stage.receive(stage.pre_prepare(A))
     effects = stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
     [check] = of(CheckPayload, effects)
-    assert (check.payload, check.standing) == (A, Standing.DECIDED)
+    assert (check.payload, check.standing) == (A, BlockStanding.DECIDED)
     effects = stage.checked(effects)
     assert of(Decide, effects)
     assert not said(Vote, effects) + of(Persist, effects)
@@ -219,7 +219,7 @@ def test_a_prepared_block_that_was_refused_is_not_asked_for_again_and_again() ->
     stage = Stage(me=1)
     effects = stage.receive(*(stage.prepare(index, A) for index in (0, 2, 3)))
     [check] = of(CheckPayload, effects)
-    assert check.standing == Standing.PREPARED
+    assert check.standing == BlockStanding.PREPARED
     effects = stage.checked(effects, valid=False) + stage.pass_time(400)
     effects += stage.receive(stage.pre_prepare(A), stage.commit(0, A))
     assert not of(CheckPayload, effects)
@@ -232,7 +232,7 @@ def test_a_verdict_on_a_first_proposal_does_not_count_against_the_decided_block(
     assert not stage.receive(stage.commit(0, A), stage.commit(2, A), stage.commit(3, A))
     effects = stage.checked(first, valid=False)
     [check] = of(CheckPayload, effects)
-    assert check.standing == Standing.DECIDED
+    assert check.standing == BlockStanding.DECIDED
     assert of(Decide, stage.checked(effects))
 
 
@@ -253,7 +253,7 @@ def test_a_vote_is_verified_once_and_an_own_certificate_not_again() -> None:
     for _ in range(3):
         stage.receive(stage.pre_prepare(A), stage.prepare(2, A), stage.prepare(3, A))
     assert stage.verified - start == 3
-    effects = stage.checked([CheckPayload(1, 0, digest_of(A), A, Standing.PROPOSED, False, "member-0", ())])
+    effects = stage.checked([CheckPayload(1, 0, digest_of(A), A, BlockStanding.PROPOSED, False, "member-0", ())])
     effects = stage.receive(stage.commit(0, A), stage.commit(2, A))
     assert stage.verified - start == 5
     stage.applied(effects)

@@ -1,6 +1,7 @@
 """README 8: durable before sent, and the same again after a restart."""
 
 from consensus.effects import (
+    BlockStanding,
     Broadcast,
     BuildPayload,
     CheckPayload,
@@ -13,7 +14,6 @@ from consensus.effects import (
     Persist,
     PreparedRecord,
     Record,
-    Standing,
     ViewChangeRecord,
     VoteRecord,
 )
@@ -78,7 +78,7 @@ def test_the_own_proposal_is_sent_again_once_its_block_is_read_back() -> None:
     stage = Stage(me=0, memory=remembering(VoteRecord(before.prepare(0, A), True, None)))
     assert not said(PrePrepare, stage.first_effects)
     [check] = of(CheckPayload, stage.first_effects)
-    assert (check.payload, check.standing) == (None, Standing.VOTED)
+    assert (check.payload, check.standing) == (None, BlockStanding.VOTED)
     assert said(PrePrepare, stage.checked(stage.first_effects, payload=A)) == [before.pre_prepare(A)]
 
 
@@ -168,7 +168,7 @@ def test_a_proposal_voted_for_before_the_restart_is_not_judged_by_the_clock_agai
     stage = Stage(me=1, memory=remembering(VoteRecord(before.prepare(1, A), False, None)))
     effects = stage.first_effects + stage.checked(stage.first_effects, payload=A) + confirmed(stage)
     effects += stage.receive(stage.pre_prepare(A))
-    assert [check.standing for check in of(CheckPayload, effects)] == [Standing.VOTED]
+    assert [check.standing for check in of(CheckPayload, effects)] == [BlockStanding.VOTED]
     assert not said(ViewChange, effects)
 
 
@@ -176,12 +176,26 @@ def test_what_was_voted_for_under_other_code_is_judged_again_once_a_quorum_has_p
     """3.3, 3.4: everybody came back with another release, and the height was held up for good."""
     before = Stage(me=1)
     stage = Stage(me=1, memory=remembering(VoteRecord(before.prepare(1, A), False, None)))
-    assert [check.standing for check in of(CheckPayload, stage.first_effects)] == [Standing.VOTED]
+    assert [check.standing for check in of(CheckPayload, stage.first_effects)] == [BlockStanding.VOTED]
     stage.checked(stage.first_effects, valid=False)
     confirmed(stage)
     effects = stage.receive(stage.prepare(0, A), stage.prepare(2, A))
-    assert [check.standing for check in of(CheckPayload, effects)] == [Standing.PREPARED]
+    assert [check.standing for check in of(CheckPayload, effects)] == [BlockStanding.PREPARED]
     assert said(Vote, stage.checked(effects, payload=A)) == [before.commit(1, A)]
+
+
+def test_what_a_quorum_prepares_while_it_is_refused_accuses_nobody_and_is_judged_again() -> None:
+    """3.4, 3.6: back with another release, it asked for another view though its quorum could decide in this one."""
+    before = Stage(me=1)
+    stage = Stage(me=1, memory=remembering(VoteRecord(before.prepare(1, A), False, None)))
+    confirmed(stage)
+    stage.receive(stage.pre_prepare(A), stage.prepare(2, A))
+    effects = stage.checked(stage.first_effects, valid=False)
+    assert [check.standing for check in of(CheckPayload, effects)] == [BlockStanding.PREPARED]
+    effects += stage.checked(effects, payload=A)
+    assert not said(ViewChange, effects)
+    assert said(Vote, effects) == [before.commit(1, A)]
+    assert stage.replica.status().refusal == ""
 
 
 def test_a_proposal_that_a_quorum_has_prepared_is_not_judged_by_the_clock() -> None:
@@ -191,7 +205,7 @@ def test_a_proposal_that_a_quorum_has_prepared_is_not_judged_by_the_clock() -> N
     stage.checked(stage.first_effects, valid=None)
     confirmed(stage)
     effects = stage.receive(stage.pre_prepare(A)) + stage.pass_time(600)
-    assert [check.standing for check in of(CheckPayload, effects)] == [Standing.PREPARED]
+    assert [check.standing for check in of(CheckPayload, effects)] == [BlockStanding.PREPARED]
 
 
 def test_records_of_decided_heights_are_ignored() -> None:

@@ -1,13 +1,13 @@
 """README 5: view changes, new views, and what may be proposed in them."""
 
 from consensus.effects import (
+    BlockStanding,
     Broadcast,
     BuildPayload,
     CheckPayload,
     Head,
     NewViewRecord,
     Persist,
-    Standing,
     ViewChangeRecord,
 )
 from consensus.messages import Decided, NewView, PrePrepare, ViewChange, Vote, VoteKind
@@ -108,7 +108,7 @@ def test_the_new_primary_fetches_a_prepared_block_that_it_lacks() -> None:
     prepared = stage.prepared(A, members=(0, 2, 3))
     effects = stage.receive(stage.ask(2, 1, prepared), stage.ask(3, 1))
     [check] = of(CheckPayload, effects)
-    assert (check.payload, check.standing) == (None, Standing.PREPARED)
+    assert (check.payload, check.standing) == (None, BlockStanding.PREPARED)
     assert check.holders == ("member-0", "member-2", "member-3")
     assert not stage.built(B, view=1)
     [proposal] = said(PrePrepare, stage.checked(effects, payload=A))
@@ -150,7 +150,7 @@ def test_a_backup_votes_again_for_the_prepared_block_without_judging_its_age() -
     stage.receive(stage.open(1, stage.prepared(A)))
     effects = stage.receive(stage.pre_prepare(A, 1))
     [check] = of(CheckPayload, effects)
-    assert check.standing == Standing.PREPARED
+    assert check.standing == BlockStanding.PREPARED
     assert check.allow_quarantine
     assert said(Vote, stage.checked(effects)) == [stage.prepare(0, A, 1)]
 
@@ -183,7 +183,7 @@ def test_a_fresh_block_after_a_new_view_is_a_first_proposal() -> None:
     stage = Stage(me=0)
     stage.receive(stage.open(1))
     [check] = of(CheckPayload, stage.receive(stage.pre_prepare(A, 1)))
-    assert check.standing == Standing.PROPOSED
+    assert check.standing == BlockStanding.PROPOSED
 
 
 def test_a_proposal_without_new_view_needs_the_certificate_of_the_same_view() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from consensus.codec import encode
-from consensus.effects import CheckPayload, Decide, Persist, PersistAbstention, Record, Standing
+from consensus.effects import BlockStanding, CheckPayload, Decide, Persist, PersistAbstention, Record
 from consensus.messages import Evidence
 from node.errors import HansaError
 from node.executor import Executor
@@ -180,7 +180,7 @@ class Process:
         at_hand = block.height in self._promises.bodies
         payload = None if at_hand else encode(block.proposal)
         effect = CheckPayload(
-            block.height, item.view, block.digest, payload, Standing.VOTED, False, "bank-a", ("bank-a",)
+            block.height, item.view, block.digest, payload, BlockStanding.VOTED, False, "bank-a", ("bank-a",)
         )
         answer = await self._chain.check(effect)
         if answer.valid is not True:

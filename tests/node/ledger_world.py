@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from consensus.messages import Certificate, VoteKind
 from contracts import CONTRACTS
 from contracts.engine import Engine
@@ -187,6 +189,11 @@ class Ledger:
 def certificate(executed: ExecutedBlock) -> Certificate:
     """A certificate whose signatures say nothing; the store does not judge them."""
     return Certificate(VoteKind.COMMIT, 0, executed.height, executed.digest, ((0, bytes(64)),))
+
+
+def with_header(proposal: Proposal, **fields: Any) -> Proposal:
+    """The proposal with other fields in its header."""
+    return msgspec.structs.replace(proposal, header=msgspec.structs.replace(proposal.header, **fields))
 
 
 def decoded(body: BlockBody) -> list[Transaction]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from consensus.effects import Standing
+from consensus.effects import BlockStanding
 from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.governance import Governance
@@ -167,7 +167,7 @@ class Versions(Ledger):
             body = ahead.store.block(height).body
             transactions = decoded(body)
             proposal = Proposal(body.header, tuple(item.wire_id for item in transactions), body.quarantined)
-            self.decide(self.executor.check(proposal, transactions, standing=Standing.DECIDED))
+            self.decide(self.executor.check(proposal, transactions, standing=BlockStanding.DECIDED))
 
 
 def adding(name: str = "a") -> tuple[str, Call]:

@@ -1,5 +1,8 @@
-"""The head that the runtime gives to consensus: who decides the next height, and who decided this one."""
+"""What the runtime tells consensus: who decides the next height, who decided this one, what a block is worth."""
 
+import contextlib
+import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,22 +10,33 @@ from typing import Any
 import msgspec
 import pytest
 
-from consensus.effects import Decide
+from consensus.codec import encode
+from consensus.effects import BlockStanding, CheckPayload, Decide, PayloadChecked
 from consensus.members import Members, Validator
 from node.config import NO_RECOVERIES, Recoveries, Recovery
 from node.errors import ConfigError
-from node.ledger import CertifiedBlock, Transaction
+from node.ledger import CertifiedBlock, Proposal, Transaction
 from node.runtime.chain import Chain
 from node.runtime.clock import Clock
 from node.runtime.threads import WorkerThreads
-from tests.node.ledger_world import Ledger, certificate, key_of
+from tests.node.ledger_world import Ledger, certificate, decoded, key_of, with_header
 
 
 class VerifiedBodies:
-    """Bodies whose signatures nobody has to verify."""
+    """Bodies whose signatures nobody has to verify, and the one proposal that the others have."""
+
+    def __init__(self, proposal: Proposal | None = None, transactions: Sequence[Transaction] = ()) -> None:
+        self._proposal = proposal
+        self._transactions = list(transactions)
 
     async def verified(self, data: Sequence[bytes]) -> list[Transaction]:
         return [Transaction.decode(item) for item in data]
+
+    async def payload(self, *asked: object) -> bytes | None:
+        return None if self._proposal is None else encode(self._proposal)
+
+    async def transactions(self, *asked: object) -> list[Transaction]:
+        return self._transactions
 
 
 @pytest.fixture
@@ -39,9 +53,14 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def started(ledger: Ledger, threads: WorkerThreads, recoveries: Recoveries = NO_RECOVERIES) -> Chain:
+def started(
+    ledger: Ledger,
+    threads: WorkerThreads,
+    recoveries: Recoveries = NO_RECOVERIES,
+    others: VerifiedBodies | None = None,
+) -> Chain:
     """The chain of a node that has just started on the ledger's store."""
-    bodies: Any = VerifiedBodies()
+    bodies: Any = others or VerifiedBodies()
 
     def on_divergence(*told: object) -> None:
         raise AssertionError(told)
@@ -105,3 +124,75 @@ async def test_a_block_that_the_former_members_decide_in_the_place_of_a_recovery
         await chain.decide(Decide(1, block.digest, certificate(block), 0))
     assert refused.value.code == "recovery_differs"
     assert (chain.head.height, ledger.store.head.height) == (0, 0)
+
+
+class Asked:
+    """A block of the ledger that may be said to be another code's, and the questions about it."""
+
+    def __init__(self, ledger: Ledger, threads: WorkerThreads, **fields: bytes) -> None:
+        built = ledger.build(ledger.transaction("bank-a"))
+        assert built is not None
+        self.proposal = with_header(built.proposal, **fields)
+        others = VerifiedBodies(self.proposal, decoded(built.body))
+        self.chain = started(ledger, threads, others=others)
+
+    async def check(self, standing: BlockStanding, payload: bytes | None = None) -> PayloadChecked:
+        """The chain's answer; the payload is the proposal's own unless another one is given."""
+        payload = encode(self.proposal) if payload is None else payload
+        digest = self.proposal.header.digest
+        return await self.chain.check(CheckPayload(1, 0, digest, payload, standing, False, "bank-a", ("bank-b",)))
+
+
+async def test_other_code_executes_what_is_prepared_or_decided_and_nothing_before(
+    ledger: Ledger, threads: WorkerThreads
+) -> None:
+    for standing in BlockStanding:
+        answer = await Asked(ledger, threads, contracts_hash=bytes(32)).check(standing)
+        assert answer.valid is (standing >= BlockStanding.PREPARED)
+        assert ("contracts_differ" in answer.reason) is (standing == BlockStanding.VOTED)
+
+
+async def test_a_primary_that_sends_garbage_ends_no_node(ledger: Ledger, threads: WorkerThreads) -> None:
+    """Its refusal was in no catalogue of errors: an exception that nobody expected, and the process ended."""
+    other = encode(with_header(Asked(ledger, threads).proposal, parent=bytes(32)))
+    for garbage in (b"", b"garbage", other):
+        answer = await Asked(ledger, threads).check(BlockStanding.PROPOSED, garbage)
+        assert (answer.valid, "malformed_block" in answer.reason) == (False, True)
+
+
+def altered(value: Any, chance: random.Random) -> Any:
+    """Something else of the same kind, as a liar would write it."""
+    if isinstance(value, list):
+        return chance.choice([[], value * 2, value[:-1], [altered(item, chance) for item in value], [2**63]])
+    if isinstance(value, int):
+        return chance.choice([-1, 0, value + 1, 2**53, 2**63 - 1, 2**64 - 1])
+    if isinstance(value, bytes):
+        return chance.choice([b"", bytes(len(value)), value[:-1], value + b"x"])
+    return chance.choice(["", "bank-b", "@governance", "\0", "x" * 300, None])
+
+
+async def test_whatever_a_primary_sends_is_answered(ledger: Ledger, threads: WorkerThreads) -> None:
+    genuine = encode(Asked(ledger, threads).proposal)
+    chance, valid = random.Random(1), Counter[bool | None]()
+    for _ in range(300):
+        header, *_ = fields = msgspec.msgpack.decode(genuine)
+        part = chance.choice([header, header, fields])
+        place = chance.randrange(len(part))
+        part[place] = altered(part[place], chance)
+        sent = msgspec.msgpack.encode(fields)
+        asked = Asked(ledger, threads)
+        with contextlib.suppress(msgspec.ValidationError):
+            asked.proposal = msgspec.msgpack.decode(sent, type=Proposal)
+        valid[(await asked.check(chance.choice(list(BlockStanding)), sent)).valid] += 1
+    assert valid.keys() == {True, False, None}
+
+
+async def test_garbage_beside_a_vote_does_not_keep_the_decided_block_away(
+    ledger: Ledger, threads: WorkerThreads
+) -> None:
+    """The member took itself for one that differs, and fetched the block again with all its transactions."""
+    asked = Asked(ledger, threads)
+    refused = await asked.check(BlockStanding.PREPARED, b"garbage")
+    assert (refused.valid, "malformed_block" in refused.reason) == (False, True)
+    answer = await asked.check(BlockStanding.DECIDED, b"garbage")
+    assert (answer.valid, answer.payload) == (True, encode(asked.proposal))

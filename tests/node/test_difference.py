@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from consensus.effects import Standing
+from consensus.effects import BlockStanding
 from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.state_keys import encode_key
@@ -43,7 +43,7 @@ def compared(right: Drifted, wrong: Drifted, *transactions: Transaction, **chang
     claim = Claim(account.receipts, None if account.writes is None else dict(account.writes))
     claim = msgspec.structs.replace(claim, **changes)
     with pytest.raises(InvalidBlock):
-        wrong.executor.check(executed.proposal, decoded(executed.body), standing=Standing.DECIDED)
+        wrong.executor.check(executed.proposal, decoded(executed.body), standing=BlockStanding.DECIDED)
     return wrong.executor.compare(executed.body, decoded(executed.body), claim)
 
 
@@ -116,13 +116,13 @@ def test_a_block_of_other_code_is_good_only_when_it_is_prepared_or_decided(right
     other = Drifted(tmp_path / "other", source=SOURCE + "\n# another release\n")
     executed = right.build(right.transaction("bank-a"))
     assert executed is not None
-    for standing in (Standing.PROPOSED, Standing.VOTED):
+    for standing in (BlockStanding.PROPOSED, BlockStanding.VOTED):
         with pytest.raises(InvalidBlock) as raised:
             other.executor.check(executed.proposal, decoded(executed.body), standing=standing)
         assert raised.value.code == "contracts_differ"
-    prepared = other.executor.check(executed.proposal, decoded(executed.body), standing=Standing.PREPARED)
+    prepared = other.executor.check(executed.proposal, decoded(executed.body), standing=BlockStanding.PREPARED)
     assert prepared.digest == executed.digest
-    checked = other.executor.check(executed.proposal, decoded(executed.body), standing=Standing.DECIDED)
+    checked = other.executor.check(executed.proposal, decoded(executed.body), standing=BlockStanding.DECIDED)
     assert checked.digest == executed.digest
     other.decide(checked)
     assert other.store.head.state_root == executed.header.state_root

@@ -10,7 +10,7 @@ from node.errors import ConfigError, InvalidBlock, NotFound, RejectedTransaction
 from node.executor import Executor, NotBrief
 from node.executor import queries as queries_module
 from node.ledger import Call, Proposal, Transaction
-from tests.node.ledger_world import BANKS, ENGINE, HOUR_MS, Ledger, decoded, key_of, network, transfer
+from tests.node.ledger_world import BANKS, ENGINE, HOUR_MS, Ledger, decoded, key_of, network, transfer, with_header
 
 DAY_MS = 24 * HOUR_MS
 
@@ -18,10 +18,6 @@ DAY_MS = 24 * HOUR_MS
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "data")
-
-
-def with_header(proposal: Proposal, **fields: Any) -> Proposal:
-    return msgspec.structs.replace(proposal, header=msgspec.structs.replace(proposal.header, **fields))
 
 
 def codes(receipt: Any) -> list[str]:

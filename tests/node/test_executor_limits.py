@@ -9,8 +9,8 @@ import pytest
 from node.errors import RejectedTransaction
 from node.executor import admission as admission_module
 from node.ledger import Call, content_root
-from tests.node.ledger_world import Ledger, decoded, network, transfer, uetr
-from tests.node.test_executor import codes, ledger, refusal, with_header
+from tests.node.ledger_world import Ledger, decoded, network, transfer, uetr, with_header
+from tests.node.test_executor import codes, ledger, refusal
 
 __all__ = ["ledger"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from consensus.effects import Standing
+from consensus.effects import BlockStanding
 from contracts import CONTRACTS
 from contracts.engine import Engine
 from contracts.lifecycle import Lifecycle, Version
@@ -226,7 +226,7 @@ def test_who_lacks_the_version_neither_builds_nor_votes_for_the_block_that_makes
     ledger.decide(last)
     if not others:
         with pytest.raises(InvalidBlock) as refused:
-            behind.executor.check(last.proposal, decoded(last.body), standing=Standing.DECIDED)
+            behind.executor.check(last.proposal, decoded(last.body), standing=BlockStanding.DECIDED)
         assert refused.value.code == "contract_not_here"
     else:
         # Its bytes do the same: it follows the network, and votes for nothing.
@@ -235,7 +235,7 @@ def test_who_lacks_the_version_neither_builds_nor_votes_for_the_block_that_makes
         assert behind.executor.lacking == ("tally 2 (other bytes here)",)
         assert behind.build(allow_empty=True) is None
         again = ledger.block(adding())
-        for standing in (Standing.PROPOSED, Standing.PREPARED):
+        for standing in (BlockStanding.PROPOSED, BlockStanding.PREPARED):
             with pytest.raises(InvalidBlock) as refused:
                 behind.executor.check(again.proposal, decoded(again.body), standing=standing)
             assert refused.value.code == "contracts_differ"
@@ -258,7 +258,7 @@ def test_a_node_that_stands_on_a_version_it_does_not_have_executes_nothing(
     assert old.lacking == ("tally 2 (not here)",)
     block = ledger.block(adding())
     with pytest.raises(InvalidBlock) as refused:
-        old.check(block.proposal, decoded(block.body), standing=Standing.DECIDED)
+        old.check(block.proposal, decoded(block.body), standing=BlockStanding.DECIDED)
     assert refused.value.code == "contract_not_here"
     with pytest.raises(NotFound):
         old.queries.answer(ledger.store.snapshot(), "tally", "count", {"name": "a"})
@@ -307,7 +307,7 @@ def test_a_recovery_block_changes_no_version_and_the_block_after_it_does(ledger:
     trusted = msgspec.structs.replace(ledger.network, recoveries=Recoveries((recovery,)))
     follower = Executor(trusted, ledger.engine, ledger.registry)
     follower.open(ledger.store.snapshot())
-    assert follower.check(drafted.proposal, (), standing=Standing.DECIDED).header == drafted.header
+    assert follower.check(drafted.proposal, (), standing=BlockStanding.DECIDED).header == drafted.header
     ledger.decide(drafted)
     assert (ledger.height, ledger.version.version) == (7, 1)
     ledger.now_ms += 2_000

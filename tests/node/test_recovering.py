@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from consensus.codec import encode
-from consensus.effects import Standing, VoteRecord
+from consensus.effects import BlockStanding, VoteRecord
 from consensus.epochs import EPOCH_VIEWS
 from consensus.messages import Vote, VoteKind
 from node.config import Recoveries
@@ -435,7 +435,7 @@ def test_a_node_executes_no_recovery_that_it_does_not_trust(world: RecoveryWorld
     store.close()
     ledger = world.ledger("bank-c")
     proposal = Proposal(block.body.header, (), ())
-    for standing in Standing:
+    for standing in BlockStanding:
         with pytest.raises(InvalidBlock, match="recovery_refused"):
             ledger.executor.check(proposal, [], standing=standing)
     ledger.close()
@@ -552,7 +552,7 @@ def test_nobody_proposes_a_recovery_block(world: RecoveryWorld) -> None:
     proposal = Proposal(file.header, (), ())
     with pytest.raises(InvalidBlock, match="recovery_refused"):
         ledger.executor.check(proposal, [])
-    assert ledger.executor.check(proposal, [], standing=Standing.DECIDED).digest == file.digest
+    assert ledger.executor.check(proposal, [], standing=BlockStanding.DECIDED).digest == file.digest
     ledger.close()
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from consensus.codec import encode
-from consensus.effects import Decide, Standing, VoteRecord
+from consensus.effects import BlockStanding, Decide, VoteRecord
 from consensus.messages import Vote, VoteKind, vote_bytes
 from node.errors import InvalidBlock, StoreError
 from node.executor import AheadView
@@ -65,7 +65,7 @@ def test_a_view_ahead_of_the_disk_shows_what_the_disk_will_show(decided: Decided
     base, at_work = store.snapshot(), []
     for height, executed in enumerate(decided.executed, 1):
         certificate = decided.blocks[height - 1].certificate
-        checked = executor.check(executed.proposal, decoded(executed.body), standing=Standing.DECIDED)
+        checked = executor.check(executed.proposal, decoded(executed.body), standing=BlockStanding.DECIDED)
         at_work.append(checked)
         ahead = AheadView(base, at_work, certificate)
         executor.advance(checked, ahead)

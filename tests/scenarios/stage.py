@@ -13,6 +13,7 @@ import msgspec
 from consensus.effects import (
     Accuse,
     Applied,
+    BlockStanding,
     BuildPayload,
     CheckPayload,
     Decide,
@@ -22,7 +23,6 @@ from consensus.effects import (
     NewViewRecord,
     Persist,
     PersistAbstention,
-    Standing,
     Synced,
     Tick,
     ViewChangeRecord,
@@ -180,7 +180,7 @@ class Player(Machine):
 
     def _fault_in(self, effect: CheckPayload, payload: bytes, block: Block | None) -> str:
         """As the node's executor: a first proposal must not lie far behind the clock, a prepared block may."""
-        first = effect.standing == Standing.PROPOSED
+        first = effect.standing == BlockStanding.PROPOSED
         if block is not None and first and block.time_ms < self.clocks()[1] - DRIFT_MS:
             return "block_time_behind"
         return super()._fault_in(effect, payload, block)

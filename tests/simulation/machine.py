@@ -14,6 +14,7 @@ from consensus.amnesia import HEIGHT_MAX
 from consensus.effects import (
     Accuse,
     Applied,
+    BlockStanding,
     Broadcast,
     BuildPayload,
     CatchUp,
@@ -29,7 +30,6 @@ from consensus.effects import (
     Received,
     Record,
     Send,
-    Standing,
     Synced,
     Tick,
     ViewChangeRecord,
@@ -86,6 +86,7 @@ class Machine:
         self.clock = Clock(world)
         self.slow = 1
         self.release = 0
+        self._forbidden = False  # the replica was told to sign nothing
         self.build_late_us = 0  # how much longer than its executor its builder takes
         self.life = 0
         self.up = False
@@ -116,6 +117,7 @@ class Machine:
         self.up = True
         self.known = dict(self.disk.accepted)
         self.clock.start(self.world.pick(1, 1_000_000))
+        self._forbidden = bool(self._withheld)
         head = self.disk.head(self.world.members)
         now_ms, time_ms = self.clocks()
         sign = self.world.signer.sign_as(self.member, self.key_version)
@@ -189,6 +191,8 @@ class Machine:
         if world.traced:
             world.tell_input(self, input_)
         replica = self.replica
+        if isinstance(input_, Withhold):
+            self._forbidden = bool(input_.reason)
         try:
             effects = replica.step(input_)
             if world.steps % 200 == 0:
@@ -204,7 +208,7 @@ class Machine:
         if world.watches_phases:
             self._watch_phase()
         if effects:
-            if self.honest and self._withheld:
+            if self.honest and self._forbidden:
                 signed = [effect for effect in effects if isinstance(effect, Persist) and _is_own(effect.record)]
                 world.checks.require("nothing is signed that is withheld", not signed, self.name, signed)
             self._perform_all(effects)
@@ -415,7 +419,7 @@ class Machine:
             self._fetch_body(effect, tries)
             return
         block = parse(payload)
-        first = effect.standing == Standing.PROPOSED
+        first = effect.standing == BlockStanding.PROPOSED
         if block is not None and first and block.time_ms > self.clocks()[1] + DRIFT_MS:
             self.world.after(
                 self.world.pick(100_000, 200_000), self, self._check, effect, tries
@@ -434,13 +438,13 @@ class Machine:
     def _fault_in(self, effect: CheckPayload, payload: bytes, block: Block | None) -> str:
         if block is None or digest_of(payload) != effect.digest:
             return "malformed"
-        if block.release != self.release and effect.standing < Standing.PREPARED:
+        if block.release != self.release and effect.standing < BlockStanding.PREPARED:
             return "another release made it"
         if block.parent != self.disk.head_digest or block.time_ms <= self.disk.head_time_ms:
             return "does not follow the head"
-        if effect.standing == Standing.PROPOSED and block.time_ms < self.clocks()[1] - DRIFT_MS:
+        if effect.standing == BlockStanding.PROPOSED and block.time_ms < self.clocks()[1] - DRIFT_MS:
             return "its time is long past"
-        if effect.standing == Standing.PROPOSED and self.world.signer.name(block.proposer) != effect.proposer:
+        if effect.standing == BlockStanding.PROPOSED and self.world.signer.name(block.proposer) != effect.proposer:
             return "another member's block"
         if block.quarantined and not effect.allow_quarantine:
             return "settles a request without executing it, too early"

@@ -23,14 +23,18 @@ class Releases:
         if ran:
             machine.crash()
         machine.release = release
-        machines = self._world.machines
-        most, count = Counter(one.release for one in machines).most_common(1)[0]
-        if 3 * count > 2 * len(machines):
-            self.agreed = most
+        self._agree()
         if ran:
             machine.start()
-        for one in machines:
-            one.judge_release()
+
+    def _agree(self) -> None:
+        world = self._world
+        run_by = {machine.member: machine.release for machine in world.machines if machine.member < world.plan.n}
+        most, count = Counter(run_by.values()).most_common(1)[0]
+        if most != self.agreed and count >= world.members.quorum:
+            self.agreed = most
+            for machine in world.machines:
+                world.after(0, machine, machine.judge_release)
 
     def install_odd(self, machine: "Machine") -> None:
         """The machine runs what nobody else does."""

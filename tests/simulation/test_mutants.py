@@ -18,6 +18,7 @@ from consensus.config import Config
 from consensus.context import Context
 from consensus.effects import (
     Applied,
+    BlockStanding,
     Decide,
     Effect,
     Head,
@@ -27,7 +28,6 @@ from consensus.effects import (
     PersistAbstention,
     PreparedRecord,
     Record,
-    Standing,
     Synced,
     Tick,
 )
@@ -137,8 +137,10 @@ def the_last_vote_of_a_slot_counts(patch: Patch) -> None:
 def a_clock_check_on_a_re_proposal(patch: Patch) -> None:
     shipped = BlockChecks.ask
 
-    def ask(self: BlockChecks, digest: bytes, view: int, payload: bytes | None, **rest: Any) -> None:
-        shipped(self, digest, view, payload, **{**rest, "standing": Standing.PROPOSED})
+    def ask(
+        self: BlockChecks, digest: bytes, view: int, payload: bytes | None, standing: BlockStanding, *rest: Any
+    ) -> None:
+        shipped(self, digest, view, payload, BlockStanding.PROPOSED, *rest)
 
     patch.setattr(BlockChecks, "ask", ask)
 
@@ -385,9 +387,11 @@ def test_seeds_find_a_release_that_refuses_what_the_one_before_it_had_prepared(m
     """Everybody came back with other code while a block was prepared: nobody could vote for it, nor for another."""
     shipped = BlockChecks.ask
 
-    def ask(self: BlockChecks, *block: Any, standing: Standing, **rest: Any) -> None:
-        known = Standing.VOTED if standing is Standing.PREPARED else standing
-        shipped(self, *block, standing=known, **rest)
+    def ask(
+        self: BlockChecks, digest: bytes, view: int, payload: bytes | None, standing: BlockStanding, *rest: Any
+    ) -> None:
+        known = BlockStanding.VOTED if standing is BlockStanding.PREPARED else standing
+        shipped(self, digest, view, payload, known, *rest)
 
     monkeypatch.setattr(BlockChecks, "ask", ask)
     rule = "progress after healing"

@@ -127,6 +127,7 @@ EXPECTED_SITUATIONS = (
     "one instance in two places",
     "one key twice proved",
     "prepare again in a higher view",
+    "prepared by another release, and executed",
     "prepare for another block in a higher view",
     "proposed afresh in a new view",
     "proposed while another rested",
