@@ -26,9 +26,8 @@ from node.client.rendering import block_answer, content, outcomes
 from node.errors import ConfigError, NotFound
 from node.ledger import Transaction
 from node.recovery import load_trusted
-from node.store import Store
-from node.store.database import holds_database
 from node.store.reading import read_receipt
+from node.store.stopped import open_stopped
 from node.wording import agreeing, blocks_from, counted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -239,15 +238,7 @@ def import_(files: Sequence[Path], undo: bool, directory: Directory, output: Out
     """
     node = directory.required()
     network = load_trusted(node)
-    if not holds_database(node.data_dir):
-        raise ConfigError("data_dir_unusable", f"{node.data_dir} holds no ledger")
-    store = Store(
-        node.data_dir,
-        network.network_id,
-        network.genesis_hash,
-        node.retention.history_blocks,
-        signed=node.signed_file,
-    )
+    store = open_stopped(node, network)
     try:
         with _opened(files) as readers:
             done = []

@@ -19,10 +19,10 @@ from node.errors import ConfigError, NotFound
 from node.executor import Executor
 from node.recovery import RecoveryFile, read_recovery_file, trusted
 from node.rescue.execution import execute_kept, execute_recovery
-from node.rescue.survivor import open_ledger
 from node.state import ExecutedBlock
 from node.store import Store
 from node.store.durable import replace_durably
+from node.store.stopped import open_stopped
 
 
 def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
@@ -35,7 +35,7 @@ def apply_recovery(node: NodeConfig, path: Path) -> tuple[RecoveryFile, int]:
     present = sorted(node.recoveries_dir.glob("*.json"))
     network = trusted(load_network(node.network_file), [*present, path])
     file = read_recovery_file(path)
-    with contextlib.closing(open_ledger(node, network)) as store:
+    with contextlib.closing(open_stopped(node, network)) as store:
         if not store.initialised:
             raise ConfigError("ledger_not_here", "start the node once, and stop it, before a recovery is applied")
         require_history(store, network)

@@ -37,37 +37,12 @@ from node.recovery.file import statement_hash
 from node.rescue.execution import execute_kept, execute_recovery, survivors_of
 from node.state import Overlay
 from node.store import RecoveryPromise, Store
-from node.store.database import holds_database
-from node.store.layout import META_ADOPTING
+from node.store.stopped import open_stopped
 
 REPLACED_MAX = 1_000
 """A recovery lies at most so many epochs above the base block's and all that the member has signed: one for each
 that was signed and given up elsewhere. The file's views end at 2^53: no single draft may use them up, and whoever
 has signed one can always sign another in its place."""
-
-
-def open_ledger(node: NodeConfig, network: NetworkConfig) -> Store:
-    """Return the store of the stopped node.
-
-    Raise ConfigError where there is none yet, or one in the making (`ledger_not_here`), or a running node holds it.
-    """
-    if not holds_database(node.data_dir):
-        raise ConfigError(
-            "ledger_not_here", f"{node.data_dir} is empty: start the node once and stop it, then do this"
-        )
-    store = Store(
-        node.data_dir,
-        network.network_id,
-        network.genesis_hash,
-        node.retention.history_blocks,
-        signed=node.signed_file,
-    )
-    if any(store.rows(META_ADOPTING, META_ADOPTING + b"\0")):
-        store.close()
-        raise ConfigError(
-            "ledger_not_here", "a snapshot is being taken over: start the node, it goes on with that; and stop it"
-        )
-    return store
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -103,7 +78,7 @@ class Survivor:
 
         Raise ConfigError where a running node holds it, or where it has no block yet (`ledger_not_here`).
         """
-        with contextlib.closing(open_ledger(node, network)) as store:
+        with contextlib.closing(open_stopped(node, network)) as store:
             if not store.initialised or store.head.certificate is None:
                 raise ConfigError("ledger_not_here", "there is no certified block: start the node and let it fetch")
             yield cls(node, network, store)

@@ -21,7 +21,7 @@ from node.config import dump_network
 from node.errors import NotFound, StoreError
 from node.ledger import Proposal
 from node.store import LevelDatabase
-from node.store.layout import number
+from node.store.layout import META_ADOPTING, number
 from tests.node.archive_world import ArchivedLedger
 from tests.node.ledger_world import decoded
 from tests.node.test_archive import BLOCKS, ledger, write
@@ -130,6 +130,21 @@ def stopped(ledger: ArchivedLedger, shelf: Path, blocks: int) -> Path:
     (directory / "node.toml").write_text('member = "bank-a"\nlisten = "127.0.0.1:1"\napi = "127.0.0.1:2"\n')
     shutil.copy(shelf / "network.toml", directory / "network.toml")
     return directory
+
+
+def test_nothing_is_put_back_into_a_directory_that_is_empty_or_half_a_snapshots(
+    ledger: ArchivedLedger, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A crash while a snapshot is taken over leaves a head that is neither the old one nor the new one."""
+    directory = stopped(ledger, shelf, 3)
+    with contextlib.closing(LevelDatabase(directory / "data")) as database:
+        database.write([(META_ADOPTING, b"begun")])
+    files = [item.path for item in ArchiveShelf(shelf).files()]
+    code, answer = run(capsys, "import", *files, "--dir", directory)
+    assert (code, answer["error"]["code"], "snapshot" in answer["error"]["message"]) == (2, "ledger_not_here", True)
+    shutil.rmtree(directory / "data")
+    code, answer = run(capsys, "import", *files, "--dir", directory)
+    assert (code, answer["error"]["code"]) == (2, "ledger_not_here")
 
 
 @pytest.mark.parametrize(("blocks", "ends"), [(3, "ends at block 3: blocks 4 to 6"), (0, "has no block yet: ")])
