@@ -11,7 +11,7 @@ from tests.simulation.nodes.links import SlowLink
 if TYPE_CHECKING:
     from tests.simulation.nodes.world import NodeWorld
 
-KINDS_OF_FAULTY = ("wipe", "wipe", "restore", "withhold")
+KINDS_OF_FAULTY = ("wipe", "wipe", "restore", "withhold", "garble", "garble")
 SIZES = (4,) * 9 + (7,)
 
 
@@ -61,6 +61,7 @@ class Faults:
             (1, self._disk_broken),
             (6, self._forget),
             (6, self._withhold),
+            (6, self._garble),
         )
         # Every seed has its own mix: faults that never meet in an even mix meet often in an odd one.
         self._kinds = [(weight * (0, 1, 1, 4)[self._pick(0, 4)], act) for weight, act in kinds] + [(1, self._pause)]
@@ -72,6 +73,8 @@ class Faults:
         for host in self.world.hosts:
             if self._chance(300):
                 host.clock.rate_ppm = self._pick(-500, 500)
+        if self._chance(500):
+            self._garble()
         self.world.timeline.after(self._pick(200_000, 200_000 + self.plan.fault_every_us), self._inject)
         self.world.timeline.after(self.plan.faults_end_us, self._heal)
 
@@ -179,6 +182,13 @@ class Faults:
             if host.faulty == "withhold":
                 self._count("withhold", host.id)
                 self.world.network.withholding[host.id] = "silent" if self._chance(500) else "empty"
+
+    def _garble(self) -> None:
+        """A member that may be faulty says other things than it means, in some of its messages or in most."""
+        for host in self.world.hosts:
+            if host.faulty == "garble":
+                self._count("garble", host.id)
+                self.world.network.garbling[host.id] = (10, 100, 600)[self._pick(0, 3)]
 
     def _slow_executor(self) -> None:
         host = self._any()
@@ -309,6 +319,7 @@ class Faults:
         network.delay_us = self.plan.delay_us
         network.slow.clear()
         network.withholding.clear()
+        network.garbling.clear()
         for sender in world.hosts:
             for receiver in world.hosts:
                 while network.is_cut(sender.id, receiver.id):

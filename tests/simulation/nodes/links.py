@@ -97,6 +97,8 @@ class Network:
         self.epochs: Counter[tuple[str, str]] = Counter()
         self.slow: dict[tuple[str, str], SlowLink] = {}
         self.withholding: dict[str, str] = {}
+        self.garbling: dict[str, int] = {}
+        """Of a thousand messages, so many are garbled by that member."""
         self.running: dict[str, SimTransport] = {}
         self.counts: Counter[str] = Counter()
 

@@ -36,10 +36,10 @@ SHAPE = Shape(
 )
 
 
-def scene(mempool_transactions_max: int = 1_000, shape: Shape = SHAPE) -> NodeWorld:
+def scene(mempool_transactions_max: int = 1_000, shape: Shape = SHAPE, seed: int = 1) -> NodeWorld:
     """Four honest nodes on a quick network."""
     plan = Plan(shape, (500, 1_500), mempool_transactions_max, 1_000_000, 1_000_000, 1_000_000, ())
-    return NodeWorld(1, plan=lambda world: plan)
+    return NodeWorld(seed, plan=lambda world: plan)
 
 
 def serving(*hosts: Host) -> bool:
@@ -301,6 +301,22 @@ def test_a_primary_that_withholds_the_bytes_it_names_cannot_stop_the_network(how
         world.clients.submit_at(others[0], open_ones)
         # The fetch (1 s) must not look like an execution: then the time-out of the view, and one more for the next.
         until(final_at(*others, transactions=open_ones), 1_000 + 3 * BASE_MS)
+
+
+@pytest.mark.parametrize("seed", range(23, 27))
+def test_a_primary_that_garbles_what_it_says_ends_nobody_and_cannot_stop_the_network(seed: int) -> None:
+    """Garbage in the place of a proposal ended the process of everybody who was sent it."""
+    world = scene(seed=seed)
+    with world.staged() as until:
+        until(everybody_votes(world), 20_000)
+        primary = primary_of(world)
+        others = [host for host in world.hosts if host is not primary]
+        world.network.garbling[primary.id] = 1_000
+        world.clients.submit_at(primary, [world.clients.good_payment()])
+        open_ones = [world.clients.good_payment("A-1") for _ in range(2)]
+        world.clients.submit_at(others[0], open_ones)
+        until(final_at(*others, transactions=open_ones), 1_000 + 3 * BASE_MS)
+        assert world.network.counts["message garbled"]
 
 
 @pytest.mark.parametrize("rotation_heights", [1, 10_000])

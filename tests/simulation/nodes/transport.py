@@ -28,6 +28,7 @@ from node.wire import (
     Transactions,
     WireMessage,
 )
+from tests.simulation.nodes.garbling import garbled
 from tests.simulation.nodes.links import TIMING, Link, Network, microseconds
 from tests.simulation.nodes.loop import ProcessLoop
 
@@ -178,7 +179,7 @@ class SimTransport:
         if link is None:
             return False
         self._network.on_sent(self.id, message)
-        kept = self._withhold(message)
+        kept = self._told(message)
         return kept is None or self._network.carry(link, self.id, kept)
 
     def broadcast(self, message: WireMessage) -> None:
@@ -186,13 +187,17 @@ class SimTransport:
         if not self.links:
             return
         self._network.on_sent(self.id, message)
-        kept = self._withhold(message)
+        kept = self._told(message)
         if kept is not None:
             for link in list(self.links.values()):
                 self._network.carry(link, self.id, kept)
 
-    def _withhold(self, message: WireMessage) -> WireMessage | None:
-        """What of `message` leaves a member that withholds the bytes which it names."""
+    def _told(self, message: WireMessage) -> WireMessage | None:
+        """What of `message` leaves a member that garbles its words, or withholds the bytes which it names."""
+        network = self._network
+        if network.timeline.chance(network.garbling.get(self.id, 0)):
+            network.counts["message garbled"] += 1
+            return garbled(message, network.timeline.pick)
         how = self._network.withholding.get(self.id)
         if how is None:
             return message

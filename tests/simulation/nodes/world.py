@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 
 import structlog
 
-from consensus.codec import decode
+from consensus.codec import CodecError, decode
 from consensus.messages import PAYLOAD_SIZE_MAX, PrePrepare, Vote
 from node.config import NetworkConfig, NodeConfig
 from node.ledger import CertifiedBlock, Proposal, Transaction
@@ -201,6 +201,11 @@ class NodeWorld:
         host = self._by_id[member]
         if self._trace is not None:
             self.note(host, f"<- {brief(message)}")
+        # What was garbled inside is of no use here; the node has to live with it.
+        with contextlib.suppress(CodecError):
+            self._count_situations(host, message)
+
+    def _count_situations(self, host: Host, message: WireMessage) -> None:
         if isinstance(message, ConsensusMessage) and isinstance(message.message, PrePrepare):
             vote = message.message.vote
             header = decode(message.message.payload, Proposal, size_max=PAYLOAD_SIZE_MAX).header
@@ -208,7 +213,7 @@ class NodeWorld:
             if vote.height == host.height + 1 and ahead_ms > 0:
                 within = ahead_ms <= self.plan.shape.base_timeout_ms // 2
                 self.reached["a proposal to be held" if within else "a proposal too early to be held"] += 1
-                self._early.add((member, vote.digest))
+                self._early.add((host.id, vote.digest))
         elif isinstance(message, Blocks) and message.blocks:
             first = decode(message.blocks[0], CertifiedBlock, size_max=BLOCK_SIZE_MAX).body.header.height
             heights = range(first, first + len(message.blocks))
