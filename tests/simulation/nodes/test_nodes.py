@@ -157,7 +157,7 @@ LOST = ("no accepted transaction is lost", "progress after healing")
         (what_a_builder_takes_is_gone_when_the_block_fails, 27, LOST),
         (the_journal_is_not_read_at_the_start, 5, LOST),
         (catch_up_and_consensus_apply_at_once, 119, ("a node ends only when told or with its disk",)),
-        (a_wiped_node_takes_its_key_for_new, 667, ("one vote per slot", "agreement")),
+        (a_wiped_node_takes_its_key_for_new, 215, ("one vote per slot", "agreement")),
         (an_ending_is_forgotten, 0, ("no accepted transaction is lost",)),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

@@ -195,7 +195,8 @@ class SimTransport:
     def _told(self, message: WireMessage) -> WireMessage | None:
         """What of `message` leaves a member that garbles its words, or withholds the bytes which it names."""
         network = self._network
-        if network.timeline.chance(network.garbling.get(self.id, 0)):
+        permille = network.garbling.get(self.id)
+        if permille is not None and network.timeline.chance(permille):
             network.counts["message garbled"] += 1
             return garbled(message, network.timeline.pick)
         how = self._network.withholding.get(self.id)
