@@ -14,7 +14,7 @@ Waiting: TypeAlias = dict[str, tuple[int, str, tuple[str, ...]]]
 """By contract: the proposal, what it makes of it, and whose nodes have said that they have it."""
 CONTRACT_SUBJECT = "contract/"
 KINDS = ("activate_contract", "deactivate_contract", "upgrade_contract")
-HEIGHTS_AHEAD = 3
+HEIGHTS_AHEAD = 5
 """A change that names no height may happen so soon: it has to be proposed in a block, and carried out in one."""
 DIGITS = 16
 
