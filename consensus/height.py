@@ -192,7 +192,7 @@ class HeightInWork:
         elif answer.valid is False:
             self._context.refusal = answer.reason or "the block is invalid"
             if self.outcome is not None and self.outcome.digest == answer.digest:
-                # A proposal may be refused for its clock, its proposer or its code; a decided block for neither.
+                # A proposal may be refused for its clock, its proposer or its code; a decided block for none.
                 self.diverged = self.diverged or check.standing == BlockStanding.DECIDED
             elif judged and check.standing >= self._standing(answer.digest):
                 self.ask(self.view + 1, f"invalid proposal: {self._context.refusal}")  # [3.6]

@@ -15,7 +15,9 @@ Waiting: TypeAlias = dict[str, tuple[int, str, tuple[str, ...]]]
 CONTRACT_SUBJECT = "contract/"
 KINDS = ("activate_contract", "deactivate_contract", "upgrade_contract")
 HEIGHTS_AHEAD = 5
-"""A change that names no height may happen so soon: it has to be proposed in a block, and carried out in one."""
+"""A change that names no height may happen so soon: blocks go by until its proposal stands in one, and it is
+carried out in a later one.
+"""
 DIGITS = 16
 
 
