@@ -35,17 +35,17 @@ class StateReader(Protocol):
 
 
 class LedgerView(StateReader, Protocol):
-    """The state, the tree's buckets and the local indexes after one block."""
+    """The state, its tree and the local indexes after one block."""
 
     @property
     def head(self) -> HeadRecord:
         """The block after which this is the state."""
 
-    def bucket(self, path: bytes) -> bytes | None:
-        """Return the state tree's record at `path`, or None."""
+    def bucket(self, name: str) -> bytes | None:
+        """Return the state tree's record of the bucket `name`, or None."""
 
-    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (path, record) of the state tree."""
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key hash, value hash) of the state tree, ascending."""
 
     def requests_due(self, from_ms: int, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to `limit` (expires_at_ms, state key) of the requests that expire in that time, ascending."""

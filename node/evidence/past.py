@@ -24,7 +24,7 @@ class PastTree:
         if tree.root != view.head.state_root:
             raise ValueError("the tree is not that of the view's head")
         self._view = view
-        self._records: dict[bytes, bytes | None] = {}
+        self._records: dict[str, bytes | None] = {}
         self._tree = tree.copy(self._read)
         self._before: dict[bytes, bytes | None] = {}
         self.height = view.head.height
@@ -63,5 +63,5 @@ class PastTree:
         self._records.update(staged.buckets)
         self._tree.commit(staged)
 
-    def _read(self, path: bytes) -> bytes | None:
-        return self._records[path] if path in self._records else self._view.bucket(path)
+    def _read(self, name: str) -> bytes | None:
+        return self._records[name] if name in self._records else self._view.bucket(name)

@@ -60,14 +60,14 @@ class AheadView:
         above = ((key, value) for key in sorted(pending) if (value := pending[key]) is not None)
         yield from merge(below, above)
 
-    def bucket(self, path: bytes) -> bytes | None:
-        """Return the state tree's record at `path`, or None."""
+    def bucket(self, name: str) -> bytes | None:
+        """Return the state tree's record of the bucket `name`, or None."""
         for block in self._newest_first:
-            if path in block.tree.buckets:
-                return block.tree.buckets[path]
-        return self._base.bucket(path)
+            if name in block.tree.buckets:
+                return block.tree.buckets[name]
+        return self._base.bucket(name)
 
-    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         """A tree is built from the disk alone: raise ValueError."""
         raise ValueError("the tree of blocks that are being written is in memory already")
 

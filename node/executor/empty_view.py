@@ -21,11 +21,11 @@ class EmptyView:
         """Yield nothing."""
         yield from ()
 
-    def bucket(self, path: bytes) -> bytes | None:
+    def bucket(self, name: str) -> bytes | None:
         """Return None."""
         return None
 
-    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield nothing."""
         yield from ()
 

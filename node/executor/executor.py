@@ -88,14 +88,14 @@ class Executor:
         return self._finish(run, (), tree, bytes(32), "", network.genesis_hash, engine.contracts_hash())
 
     def open(self, view: LedgerView) -> None:
-        """Stand on `view`; the tree is rebuilt from its buckets. StoreError when its root is not the head's."""
+        """Stand on `view`; the tree is rebuilt from its pairs. StoreError when its root is not the head's."""
         # Read through the attribute: the same tree goes on over later views.
         self._view = view
         self._take_rules(view)
         self._tiers = TierVerdicts(self._registry)
         self._admission = Admission(self._rules, view, self._tiers)
         self._requests_from_ms = 0
-        self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.buckets())
+        self._tree = StateTree(self._rules.parameters.state_tree_bits, self._read_bucket, view.pairs())
         self._cache = ValueCache(lacks=self._tree.lacks)
         if self._tree.root != view.head.state_root:
             raise StoreError(
@@ -519,8 +519,8 @@ class Executor:
 
     # --- what must be open -------------------------------------------------------------------------------
 
-    def _read_bucket(self, path: bytes) -> bytes | None:
-        return self._opened_view().bucket(path)
+    def _read_bucket(self, name: str) -> bytes | None:
+        return self._opened_view().bucket(name)
 
     def _opened_view(self) -> LedgerView:
         if self._view is None:

@@ -11,6 +11,7 @@ Outcome: TypeAlias = Literal["nothing_wrong", "repaired", "ledger_lost", "not_re
 KIND_NAMES: dict[str, str] = {
     "b": "bodies of blocks",
     "c": "consensus records",
+    "d": "parted buckets of the state tree",
     "e": "index of events",
     "f": "endings, in their order",
     "g": "endings, by their expiry",

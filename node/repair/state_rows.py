@@ -22,6 +22,7 @@ from node.state_tree import StateTree
 from node.store import Database, LevelDatabase
 from node.store.layout import number
 from node.store.reading import read_block, read_head
+from node.store.tree_rows import read_bucket, staged_rows
 from node.verification.replay import Replay, batches, open_block
 from node.verification.report import Progress
 from node.verification.state import History, State, request_row
@@ -83,7 +84,7 @@ class StateRows:
         with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="repair-", dir=self._scratch_parent))
             spill = stack.enter_context(contextlib.closing(LevelDatabase(Path(scratch))))
-            tree = StateTree(self._bits, lambda path: spill.get(b"t" + path))
+            tree = StateTree(self._bits, partial(read_bucket, spill))
             changes: dict[bytes, bytes | None] = {}
             try:
                 for key, value in database.scan(b"s", b"t"):
@@ -96,7 +97,8 @@ class StateRows:
                 return False
             if tree.root != head.state_root:
                 return False
-            self._replace(b"t", spill.scan(b"t", b"u"))
+            for letter in (b"t", b"d"):
+                self._replace(letter, spill.scan(letter, bytes((letter[0] + 1,))))
         requests = ((key, value) for key, value in database.scan(b"s" + REQUESTS, b"s" + REQUESTS + b"\xff"))
         self._replace(b"q", ((request_row(key[1:], value), b"") for key, value in requests))
         return True
@@ -135,7 +137,7 @@ class StateRows:
                     ) from error
                 replay.apply(executed, block, read_head(self._database, height).start_view)
                 self._progress(height, head.height)
-            for letter in (b"s", b"t", b"q", b"u"):
+            for letter in (b"s", b"t", b"d", b"q", b"u"):
                 self._replace(letter, replay.store.rows(letter, bytes((letter[0] + 1,))))
 
     def _mend_history(self, head: HeadRecord) -> None:
@@ -174,5 +176,5 @@ def _begin_at(folder: Path, progress: Callable[[int, int], None], replay: Replay
 
 def _stage(tree: StateTree, changes: Mapping[bytes, bytes | None], spill: Database) -> None:
     staged = tree.stage(changes)
-    spill.write([(b"t" + path, record) for path, record in staged.buckets.items()])
+    spill.write(staged_rows(staged))
     tree.commit(staged)

@@ -12,6 +12,7 @@ its votes has none after it either, and abstains (consensus/README.md, section 9
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +28,7 @@ from node.snapshot.chunks import open_chunk
 from node.snapshot.folder import SnapshotFolder
 from node.snapshot.judging import Verify, read_manifest, require_keys, require_own_past, verify_manifest
 from node.snapshot.manifest import Content, Manifest
-from node.state_tree import StateTree, branch_over, record_path
+from node.state_tree import StateTree
 from node.store import Database, StoreView
 from node.store.layout import (
     META_ADOPTING,
@@ -39,6 +40,8 @@ from node.store.layout import (
     number,
 )
 from node.store.reading import read_height, stored
+from node.store.tree_rows import read_bucket, read_pairs, record_rows
+from node.tree_records import branch_over
 
 ROWS_A_BATCH = 5_000
 ROW_BYTES = 256
@@ -47,7 +50,7 @@ indexes."""
 POSITION_UNKNOWN = 2**32 - 1
 """Where a transaction stood in its block: the state knows its height alone."""
 
-_REPLACED = (b"s", b"t", b"q", b"u")
+_REPLACED = (b"s", b"t", b"d", b"q", b"u")
 """Kinds of rows that tell of the state and of its past; none of the old ones may outlive it."""
 
 _Rows: TypeAlias = list[tuple[bytes, bytes | None]]
@@ -139,21 +142,21 @@ class Adoption:
             if len(rows) >= ROWS_A_BATCH:
                 self._database.write(rows)
                 rows = []
-        rows += [(b"t" + path, record) for path, record in opened.buckets.items()]
+        rows += record_rows(opened.buckets)
         self._write(rows, done)
 
     def _join_parted(self) -> None:
         """The records above the parts of buckets that lie in several chunks are there: from below upwards."""
         bits = self.content.tree_bits
         for node in reversed([node for node in self.content.parted if len(node) >= bits // 4]):
-            children = [self._database.get(b"t" + record_path(f"{node}{child:x}", bits)) for child in range(16)]
-            self._write([(b"t" + record_path(node, bits), branch_over(children))], self._record)
+            children = [read_bucket(self._database, f"{node}{child:x}") for child in range(16)]
+            self._write(record_rows({node: branch_over(children)}), self._record)
 
     def _require_root(self) -> None:
         """The tree as it lies on disk now has the certified root."""
-        buckets = ((key[1:], record) for key, record in self._database.scan(b"t", b"u"))
+        database = self._database
         tree = StateTree(
-            self.content.tree_bits, lambda path: self._database.get(b"t" + path), buckets, cache_bytes_max=0
+            self.content.tree_bits, partial(read_bucket, database), read_pairs(database), cache_bytes_max=0
         )
         if tree.root != self.content.header.state_root:
             raise _incomplete(self._folder, "the state written differs from the certified root")

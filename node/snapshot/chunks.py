@@ -27,10 +27,10 @@ class _Rows(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class OpenedChunk(msgspec.Struct, frozen=True):
-    """What a chunk proved to hold: (state key, value) rows, and the records of the state tree's buckets by path."""
+    """What a chunk proved to hold: (state key, value) rows, and the records of the state tree's buckets by name."""
 
     rows: tuple[tuple[bytes, bytes], ...]
-    buckets: dict[bytes, bytes | None]
+    buckets: dict[str, bytes | None]
 
 
 def row_bytes(key: bytes, value: bytes) -> bytes:
@@ -63,7 +63,7 @@ def open_chunk(data: bytes, content: Content, index: int) -> OpenedChunk:
     except CodecError as error:
         raise _corrupt(index, f"cannot be read: {error}") from error
     nodes, first = content.chunk_nodes(index), content.first_subtree(index)
-    buckets: dict[bytes, bytes | None] = {}
+    buckets: dict[str, bytes | None] = {}
     hashes = subtree_hashes(rows, content.tree_bits, nodes, buckets)
     if hashes is None:
         raise _corrupt(index, "holds keys out of order or of other subtrees")
@@ -74,7 +74,7 @@ def open_chunk(data: bytes, content: Content, index: int) -> OpenedChunk:
 
 
 def subtree_hashes(
-    rows: Sequence[tuple[bytes, bytes]], tree_bits: int, nodes: Sequence[str], buckets: dict[bytes, bytes | None]
+    rows: Sequence[tuple[bytes, bytes]], tree_bits: int, nodes: Sequence[str], buckets: dict[str, bytes | None]
 ) -> list[bytes] | None:
     """Return the hashes of the subtrees `nodes`, which ascend, when exactly `rows` lie under them.
 

@@ -38,7 +38,8 @@ from node.snapshot.manifest import (
     MemberChange,
 )
 from node.snapshot.spill import Spill
-from node.state_tree import PAIRS_MAX, bucket_of, build_bucket, build_subtree, fold, root_over
+from node.state_tree import bucket_of, build_bucket, build_subtree, fold, root_over
+from node.tree_records import PAIRS_MAX
 
 ROWS_A_STEP = 50
 COMPRESSED_A_STEP = 64 * 1024
@@ -194,7 +195,7 @@ class _Cutter:
     def _hash(self) -> Steps:
         """The hash of the subtree in work is the last of `hashes`; a step for some of its buckets."""
         node, pairs, bits = self._node, self._subtree.pairs, self._tree_bits
-        unused: dict[bytes, bytes | None] = {}
+        unused: dict[str, bytes | None] = {}
         depth = bits // 4
         if not pairs or len(node) >= depth:
             yield

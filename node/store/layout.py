@@ -10,7 +10,8 @@ m name                  markers: format, network, height of the head, never_vote
                         every body is here; absent: 1), remove (blocks below it may go), pruned (below it all is
                         gone but what `y` rows name), held (topics under legal hold)
 s state-key             canonical bytes of a value of the state
-t path                  a bucket of the state tree
+t sha256(state-key)     SHA-256 of the value: a pair of the state tree
+d name                  the record of a bucket of the state tree that is parted (tree_records.py)
 b digest                a block's body (header, transactions, quarantined)
 w height digest         a body that was written before its height was decided
 h height                the head record of that height: digest, certificate, validators of the next height
@@ -34,9 +35,9 @@ from consensus.effects import PreparedRecord, Record, ViewChangeRecord, VoteReco
 from consensus.messages import Evidence
 from node.ledger import sha256
 
-FORMAT = b"2"
+FORMAT = b"3"
 
-LEDGER_KINDS = b"behklqrstuwxy"
+LEDGER_KINDS = b"bdehklqrstuwxy"
 """The letters of all rows that come from blocks. The others are markers and what the node remembers of itself."""
 
 META_FORMAT = b"mformat"

@@ -56,6 +56,7 @@ from node.store.reading import (
     stored,
 )
 from node.store.signed_file import SignedFile, settle
+from node.store.tree_rows import staged_rows
 from node.store.view import PAST_BLOCKS_MAX, StoreView
 
 EVIDENCE_MAX = 1_000
@@ -229,9 +230,9 @@ class Store:
             self._head = proven
 
     def _state_rows(self, executed: ExecutedBlock) -> _Rows:
-        """Return the rows of the write set, of the tree's buckets and of the request index."""
+        """Return the rows of the write set, of the tree and of the request index."""
         rows: _Rows = [(b"s" + key, value) for key, value in executed.writes.after.items()]
-        rows += [(b"t" + path, record) for path, record in executed.tree.buckets.items()]
+        rows += staged_rows(executed.tree)
         rows += [(b"q" + number(expires_at_ms) + key, b"") for expires_at_ms, key in executed.requests_added]
         rows += [(b"q" + number(expires_at_ms) + key, None) for expires_at_ms, key in executed.requests_removed]
         return rows

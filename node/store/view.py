@@ -18,12 +18,11 @@ from node.store.reading import (
     read_transaction_location,
     stored,
 )
+from node.store.tree_rows import read_bucket, read_pairs
 
 PAST_BLOCKS_MAX = 10_000
 PAST_CHANGES_MAX = 500_000
 EVENTS_MAX = 10_000
-BUCKETS_AHEAD = 256
-"""So many records of the state tree are read at a time: 1 MB at most."""
 
 
 class StoreView:
@@ -49,14 +48,13 @@ class StoreView:
         for key, value in self._reader.scan(b"s" + start, b"s" + end):
             yield key[1:], value
 
-    def bucket(self, path: bytes) -> bytes | None:
-        """Return the state tree's record at `path`, or None. Unverified: the tree has its hash."""
-        return self._get(b"t" + path, False)
+    def bucket(self, name: str) -> bytes | None:
+        """Return the state tree's record of the bucket `name`, or None. Unverified: the tree has its hash."""
+        return read_bucket(self._reader, name)
 
-    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (path, record) of the state tree."""
-        for key, record in self._reader.scan(b"t", b"u", ahead=BUCKETS_AHEAD):
-            yield key[1:], record
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key hash, value hash) of the state tree, ascending."""
+        return read_pairs(self._reader)
 
     def requests_due(self, from_ms: int, before_ms: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to `limit` (expires_at_ms, state key) of the requests that expire in that time, ascending."""
@@ -200,7 +198,7 @@ class PastView(StoreView):
         for key in changed[at:]:
             yield from _present(key, self._before)
 
-    def bucket(self, path: bytes) -> bytes | None:
+    def bucket(self, name: str) -> bytes | None:
         """The tree is kept for the head alone."""
         raise NotFound("history_pruned", "the state tree is kept for the head alone")
 

@@ -57,7 +57,7 @@ VALUES = (
     META_HELD,
 )
 MARKERS = (*VALUES, *NUMBERS)
-LETTERS = b"bcefghjklmpqrstuvwxy"
+LETTERS = b"bcdefghjklmpqrstuvwxy"
 """The first byte of every row that this release writes."""
 
 

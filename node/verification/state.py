@@ -4,38 +4,39 @@ The root proves the tree's records, the records prove the values, and counting s
 undo record is right when the tree that it leads back to has the root of the header before.
 """
 
-import bisect
 from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
 
 from consensus.codec import CodecError, decode_own
 from node.executor.run import REQUESTS
-from node.ledger import HeadRecord, RequestRecord, sha256
-from node.state_tree import EMPTY, StateTree
+from node.ledger import HeadRecord, RequestRecord
+from node.state_tree import StateTree
 from node.store.database import Reader
 from node.store.layout import RECORD_SIZE_MAX, UndoRecord, number
 from node.store.reading import read_head, stored
+from node.store.tree_rows import (
+    branch_rows,
+    pair_row,
+    read_bucket,
+    read_pairs,
+    staged_rows,
+)
+from node.tree_records import PAIRS_MAX
 from node.verification.report import Progress, differs, require
 
 UNDONE_BYTES_MAX = 256 * 1024 * 1024
 """Of the values that undoing brings back: so far back and no further is the state of a past height made again."""
 ROW_BYTES = 200
 """What a value takes in memory beside itself and its key."""
-
-_PAIR = 64
-_BRANCH_HASHES = 1 + 16 * 4
+_ODD_BRANCH = "the records of parted buckets of the tree are not those of its pairs"
 
 
 def open_tree(rows: Reader, bits: int, head: HeadRecord) -> StateTree:
-    """Return the tree of the stored buckets; raise StoreError when its root is not that of the head's header."""
-    tree = StateTree(bits, lambda path: rows.get(b"t" + path), buckets(rows))
+    """Return the tree of the stored pairs; raise StoreError when its root is not that of the head's header."""
+    tree = StateTree(bits, partial(read_bucket, rows), read_pairs(rows))
     require(tree.root == head.state_root, "the state tree does not have the root that the last header names")
     return tree
-
-
-def buckets(rows: Reader) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every (path, record) of the stored state tree."""
-    for key, record in rows.scan(b"t", b"u"):
-        yield key[1:], record
 
 
 class State:
@@ -51,20 +52,18 @@ class State:
         """Every value, every record of the tree and every request to forget is what the header proves."""
         self._progress.where = "the state tree"
         tree = open_tree(self._rows, self._bits, head)
-        values, records = self._count_pairs()
-        stored_records = sum(1 for _ in self._rows.scan(b"t", b"u"))
-        if stored_records != records:
-            self._find_odd_record()
+        pairs = self._check_branches()
         self._progress.where = "the state"
         found = requests = 0
         for key, value in self._rows.scan(b"s", b"t"):
-            require(self._holds(key[1:], value), "a value differs from its hash in the state tree", key)
+            pair, value_hash = pair_row(key[1:], value)
+            require(self._rows.get(pair) == value_hash, "a value differs from its hash in the state tree", key)
             found += 1
             if key[1:].startswith(REQUESTS):
                 entry = request_row(key[1:], value)
                 require(self._rows.get(entry) == b"", "a request id is not marked to be forgotten", entry)
                 requests += 1
-        require(found == values, f"{values - found} values are missing that the state tree holds")
+        require(found == pairs, f"{pairs - found} values are missing that the state tree holds")
         self._progress.where = "the requests to forget"
         for key, value in self._rows.scan(b"q", b"r"):
             record = self._rows.get(b"s" + key[9:])
@@ -74,56 +73,20 @@ class State:
         require(requests == 0, "request ids are not marked to be forgotten")
         return tree
 
-    def _count_pairs(self) -> tuple[int, int]:
-        """(pairs, records) of the tree; every sub-bucket hashes to what its branch says."""
-        pairs = records = 0
-        for key, record in self._rows.scan(b"t", b"u"):
-            if len(key) == 5:
-                found, below = self._count_below(key[1:], record)
-                pairs, records = pairs + found, records + 1 + below
-        return pairs, records
-
-    def _count_below(self, path: bytes, record: bytes) -> tuple[int, int]:
-        if record[:1] == b"\x00":
-            return len(record) // _PAIR, 0
-        pairs = records = 0
-        for child in range(16):
-            known = record[_BRANCH_HASHES + 32 * child : _BRANCH_HASHES + 32 * child + 32]
-            count = int.from_bytes(record[1 + 4 * child : 5 + 4 * child], "big")
-            key = b"t" + path + bytes((child,))
-            if known == EMPTY:
-                require(count == 0, "a branch of the tree counts what is not there", b"t" + path)
-                continue
-            below = self._rows.get(key)
-            require(below is not None and bucket_hash(below) == known, "a bucket differs from its hash", key)
-            found, more = self._count_below(path + bytes((child,)), below or b"")
-            require(found == count, "a branch of the tree counts wrongly", b"t" + path)
-            pairs, records = pairs + found, records + 1 + more
-        return pairs, records
-
-    def _find_odd_record(self) -> None:
-        """Raise the error that names the record under a path that no branch leads to."""
-        for key, _ in self._rows.scan(b"t", b"u"):
-            parent = self._rows.get(key[:-1]) if len(key) > 5 else None
-            at = _BRANCH_HASHES + 32 * key[-1]
-            known = parent is not None and parent[:1] == b"\x01" and parent[at : at + 32] != EMPTY and key[-1] < 16
-            require(len(key) == 5 or known, "a record of the tree stands where nothing leads to", key)
-        raise differs("records of the state tree are missing")
-
-    def _holds(self, key: bytes, value: bytes) -> bool:
-        key_hash = sha256(key)
-        path = (int.from_bytes(key_hash[:4], "big") >> (32 - self._bits)).to_bytes(4, "big")
-        depth = self._bits // 4
-        record = self._rows.get(b"t" + path)
-        while record is not None and record[:1] == b"\x01":
-            byte = key_hash[depth >> 1]
-            path += bytes((byte & 15 if depth & 1 else byte >> 4,))
-            depth += 1
-            record = self._rows.get(b"t" + path)
-        if record is None:
-            return False
-        place = bisect.bisect_left(range(len(record) // _PAIR), key_hash, key=lambda at: _pair(record, at)[:32])
-        return place < len(record) // _PAIR and _pair(record, place) == key_hash + sha256(value)
+    def _check_branches(self) -> int:
+        """Each bucket of more than 64 pairs has its records, others have none; return how many pairs there are."""
+        pairs = 0
+        stored_rows = self._rows.scan(b"d", b"e")
+        width = self._bits // 4
+        for bucket, rows in groupby(read_pairs(self._rows), key=lambda pair: pair[0].hex()[:width]):
+            joined = [key_hash + value_hash for key_hash, value_hash in rows]
+            pairs += len(joined)
+            if len(joined) > PAIRS_MAX:
+                for right in branch_rows(bucket, joined):
+                    require(next(stored_rows, None) == right, _ODD_BRANCH, right[0])
+        more = next(stored_rows, None)
+        require(more is None, _ODD_BRANCH, (more or (b"",))[0])
+        return pairs
 
 
 class History:
@@ -133,8 +96,9 @@ class History:
         """Stand on the head."""
         self._rows = rows
         self._progress = progress
-        self._buckets: dict[bytes, bytes | None] = {}
-        self._tree = StateTree(bits, self._bucket, buckets(rows))
+        self._buckets: dict[str, bytes | None] = {}
+        self._tree_rows: dict[bytes, bytes | None] = {}
+        self._tree = StateTree(bits, self._bucket, read_pairs(rows))
         self._before: dict[bytes, bytes | None] = {}
         self._size_bytes = 0
         self.head = head
@@ -160,6 +124,9 @@ class History:
         require(staged.root == lower.state_root, "it does not lead back to the root of the block before", key)
         self._tree.commit(staged)
         self._buckets.update(staged.buckets)
+        known = len(self._tree_rows)
+        self._tree_rows.update(staged_rows(staged))
+        self._size_bytes += ROW_BYTES * (len(self._tree_rows) - known)
         for name, value in before:
             self._size_bytes += len(value or b"") + (0 if name in self._before else len(name) + ROW_BYTES)
             self._before[name] = value
@@ -173,12 +140,12 @@ class History:
             yield key, value
             if key[1:].startswith(REQUESTS):
                 yield request_row(key[1:], value), b""
-        yield from _merged(self._rows.scan(b"t", b"u"), b"t", self._buckets)
+        for letter in (b"d", b"t"):
+            changes = {key[1:]: value for key, value in self._tree_rows.items() if key[:1] == letter}
+            yield from _merged(self._rows.scan(letter, bytes((letter[0] + 1,))), letter, changes)
 
-    def _bucket(self, path: bytes) -> bytes | None:
-        if path in self._buckets:
-            return self._buckets[path]
-        return self._rows.get(b"t" + path)
+    def _bucket(self, name: str) -> bytes | None:
+        return self._buckets[name] if name in self._buckets else read_bucket(self._rows, name)
 
 
 def request_row(key: bytes, value: bytes) -> bytes:
@@ -188,15 +155,6 @@ def request_row(key: bytes, value: bytes) -> bytes:
     except CodecError as error:
         raise differs(f"a request's record cannot be read: {error}", b"s" + key) from error
     return b"q" + number(record.expires_at_ms) + key
-
-
-def bucket_hash(record: bytes) -> bytes:
-    """Return the hash of a bucket's record."""
-    return sha256(record[_BRANCH_HASHES:] if record[:1] == b"\x01" else record)
-
-
-def _pair(record: bytes, at: int) -> bytes:
-    return record[1 + _PAIR * at : 1 + _PAIR * at + _PAIR]
 
 
 def _merged(

@@ -42,11 +42,11 @@ class TriedState:
         below = ((key, value) for key, value in self._base.scan(start, end) if key not in self.changed)
         yield from merge(below, above)
 
-    def bucket(self, path: bytes) -> bytes | None:
+    def bucket(self, name: str) -> bytes | None:
         """Raise ValueError: what is only tried has no state tree."""
         raise ValueError("what is only tried has no state tree")
 
-    def buckets(self) -> Iterator[tuple[bytes, bytes]]:
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         """Raise ValueError: what is only tried has no state tree."""
         raise ValueError("what is only tried has no state tree")
 

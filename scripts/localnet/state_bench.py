@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from consensus.codec import encode
 from node.state_tree import StateTree
 from node.store import Database, LevelDatabase
 from node.store.layout import UndoRecord, number
+from node.store.tree_rows import read_bucket, staged_rows
 from scripts.localnet.processes import usage
 
 KEYS = 1_000_000
@@ -61,7 +63,7 @@ def measure(directory: Path, console: Console) -> StateBench:
     """Fill an empty `directory` with a million keys, then change BLOCK_KEYS of them a block."""
     chance = random.Random(SEED)
     database = LevelDatabase(directory)
-    tree = StateTree(BITS, lambda path: database.get(b"t" + path, False))
+    tree = StateTree(BITS, partial(read_bucket, database))
     try:
         with Progress(console=console, transient=True) as progress:
             filling = progress.add_task(f"{KEYS:,} keys", total=KEYS)
@@ -112,7 +114,7 @@ def _apply(
     staged = tree.stage(changes)
     staged_s = time.perf_counter()
     rows: list[tuple[bytes, bytes | None]] = [(b"s" + key, value) for key, value in changes.items()]
-    rows += [(b"t" + path, record) for path, record in staged.buckets.items()]
+    rows += staged_rows(staged)
     rows.append((b"u" + number(block), encode(UndoRecord(before))))
     database.write(rows)
     written_s = time.perf_counter()

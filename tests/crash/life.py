@@ -246,7 +246,7 @@ class Process:
         store = self.store
         view = store.snapshot()
         found = {b"s" + key: value for key, value in view.scan(b"", b"\xff")}
-        found |= {b"t" + path: record for path, record in view.buckets()}
+        found |= {b"t" + key_hash: value_hash for key_hash, value_hash in view.pairs()}
         if found != self._story.last:
             raise Loss("state or tree differ from those of the undisturbed run")
         for item in self._story.heights:

@@ -59,7 +59,7 @@ def tell(place: Path, seed: int) -> Story:
             heads.append(ledger.store.head)
         view = ledger.store.snapshot()
         last = {b"s" + key: value for key, value in view.scan(b"", b"\xff")}
-        last |= {b"t" + path: record for path, record in view.buckets()}
+        last |= {b"t" + key_hash: value_hash for key_hash, value_hash in view.pairs()}
         return Story(tuple(heights), tuple(heads), last)
     finally:
         ledger.close()

@@ -97,7 +97,7 @@ class Decided:
 
     def state(self, view: StoreView) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
         """State and tree as `view` has them."""
-        return dict(view.scan(b"", b"\xff")), dict(view.buckets())
+        return dict(view.scan(b"", b"\xff")), dict(view.pairs())
 
 
 class _Bodies:

@@ -17,9 +17,9 @@ KEYS = {bank: SigningKey(bank.encode().ljust(32, b"!")) for bank in BANKS}
 VOTING_KEYS = {bank: SigningKey(bank.encode().ljust(32, b"?")) for bank in BANKS}
 
 
-def signed_network() -> NetworkConfig:
+def signed_network(**parameters: int) -> NetworkConfig:
     """The test network, its validators and roots with keys that can sign."""
-    config = network()
+    config = network("testnet", **parameters)
     return msgspec.structs.replace(
         config,
         members=tuple(
@@ -59,11 +59,11 @@ def block(ledger: Ledger, *calls: object) -> ExecutedBlock:
     return executed
 
 
-def make_ledger(path: Path) -> Ledger:
-    """Three blocks (two accounts, another, a transfer), a fourth that was voted for, and a row of every kind."""
-    ledger = Ledger(path, signed_network())
+def make_ledger(path: Path, accounts: int = 2, **parameters: int) -> Ledger:
+    """Three blocks (two accounts, another, a transfer), a fourth that was voted for, and a row of most kinds."""
+    ledger = Ledger(path, signed_network(**parameters))
     for calls in (
-        [ledger.opening("bank-a"), ledger.opening("bank-a")],
+        [ledger.opening("bank-a") for _ in range(accounts)],
         [],
         [transfer("ACC-1", "ACC-2", 0, 1)],
     ):

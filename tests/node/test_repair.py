@@ -33,8 +33,8 @@ class World:
 
     name = "a peer"
 
-    def __init__(self, base: Path) -> None:
-        ledger = make_ledger(base / "node" / "data")
+    def __init__(self, base: Path, accounts: int = 2, **parameters: int) -> None:
+        ledger = make_ledger(base / "node" / "data", accounts, **parameters)
         self.network = ledger.network
         ledger.close()
         self.data = ledger.path
@@ -187,6 +187,19 @@ def test_what_was_damaged_is_right_again(world: World, change: Callable[[PlainRo
     assert kept.items() == damaged
     kept.close()
     assert sorted(path.name for path in world.data.parent.iterdir()) == ["data", "data.damaged-1"]
+
+
+@pytest.mark.parametrize("change", [spoil(b"d"), all_of(b"d"), add(b"d70")], ids=["changed", "lost", "odd"])
+def test_parted_buckets_of_the_state_tree_are_right_again(
+    tmp_path: Path, change: Callable[[PlainRows], None]
+) -> None:
+    world = World(tmp_path, accounts=700, state_tree_bits=4)
+    before = world.rows()
+    world.change(change)
+    assert world.repair().outcome == "repaired"
+    assert world.rows() == before
+    assert any(key[:1] == b"d" for key in before)
+    world.peer.close()
 
 
 def test_votes_are_kept_as_they_are_when_they_can_be_read(world: World) -> None:

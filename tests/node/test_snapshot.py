@@ -47,6 +47,7 @@ from node.state import ExecutedBlock
 from node.state_tree import StateTree
 from node.store import Database, LevelDatabase, Store
 from node.store.layout import META_ADOPTING
+from node.tree_records import pairs_of
 from tests.node.ledger_world import ENGINE, Ledger, network, transfer
 
 KEYS = {bank: SigningKey.generate() for bank in ("bank-a", "bank-b", "bank-c", "bank-d", "bank-e")}
@@ -130,14 +131,15 @@ def test_a_snapshot_proves_itself_and_holds_exactly_the_state(ledger: SignedLedg
     judged(folder, ledger)
     content = read_manifest(folder.manifest_bytes()).content
     rows: dict[bytes, bytes] = {}
-    buckets: dict[bytes, bytes | None] = {}
+    buckets: dict[str, bytes | None] = {}
     for index in range(len(content.chunks)):
         opened = open_chunk(folder.chunk(index) or b"", content, index)
         rows.update(opened.rows)
         buckets.update(opened.buckets)
     view = ledger.store.snapshot()
     assert rows == dict(view.scan(b"", b"\xff"))
-    assert buckets == dict(view.buckets())
+    assert all(view.bucket(name) == record for name, record in buckets.items())
+    assert sum(len(pairs_of(record or b"")) for record in buckets.values()) == len(list(view.pairs()))
     assert (content.height, content.keys) == (4, len(rows))
     assert content.header == view.block(4).body.header
     assert finished_heights(tmp_path / "snapshots") == [4]
@@ -453,7 +455,7 @@ def state_of(store: Store) -> tuple[object, ...]:
     return (
         view.head,
         dict(view.scan(b"", b"\xff")),
-        dict(view.buckets()),
+        dict(view.pairs()),
         view.requests_due(0, 2**60, 1_000),
         view.header(view.head.height),
         view.first_block,
@@ -605,7 +607,7 @@ def test_after_an_adoption_the_ledger_goes_on_and_a_duplicate_is_known(
         ledger.settle(ledger.transaction("bank-a", transfer("A", "B", 1, number)))
     joiner.follow_store(ledger)
     assert joiner.store.head.state_root == ledger.store.head.state_root
-    tree = StateTree(8, joiner.store.snapshot().bucket, joiner.store.snapshot().buckets())
+    tree = StateTree(8, joiner.store.snapshot().bucket, joiner.store.snapshot().pairs())
     assert tree.root == ledger.store.head.state_root
     # It makes the same snapshots as everybody else.
     theirs = read_manifest(made(ledger, tmp_path / "theirs").manifest_bytes())

@@ -26,8 +26,9 @@ from node.snapshot import (
 )
 from node.snapshot.frontier import level_hashes, next_node, nodes_of
 from node.snapshot.spill import PAUSE, Spill
-from node.state_tree import PAIRS_MAX, branch_over, build_bucket, build_subtree
+from node.state_tree import build_bucket, build_subtree
 from node.store.layout import META_ADOPTING
+from node.tree_records import PAIRS_MAX, branch_over
 from tests.node.test_snapshot import SignedLedger, due, judged, made, opened, signed_network, state_of
 
 STUFFED = "a7"
@@ -208,17 +209,16 @@ def test_the_hashes_of_parted_nodes_lead_to_those_of_the_level(bits: int) -> Non
 
     parted = ("a", "a7", "a71")
     nodes = nodes_of(1, parted)
-    records: dict[bytes, bytes | None] = {}
+    records: dict[str, bytes | None] = {}
     named = b"".join(build_subtree(node, bits, below(node), records) for node in nodes)
     whole = b"".join(build_subtree(node, bits, below(node), {}) for node in nodes_of(1, ()))
     assert level_hashes(named, nodes, parted) == whole
     # The records above the parts are those that a tree of the same pairs has.
-    expected: dict[bytes, bytes | None] = {}
+    expected: dict[str, bytes | None] = {}
     for bucket in range(2**bits):
         build_bucket(bucket, bits, below(f"{bucket:0{bits // 4}x}"), expected)
     for node in reversed([node for node in parted if len(node) >= bits // 4]):
-        path = int(node[: bits // 4], 16).to_bytes(4, "big") + bytes(int(digit, 16) for digit in node[bits // 4 :])
-        records[path] = branch_over([records.get(path + bytes((child,))) for child in range(16)])
+        records[node] = branch_over([records.get(f"{node}{child:x}") for child in range(16)])
     assert records == expected
     assert len(below("a71")) > PAIRS_MAX
 

@@ -1,6 +1,6 @@
 """The state tree against the plainest reading of its definition."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
 import pytest
@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import StoreError
-from node.state_tree import PAIRS_MAX, TAG, StagedTree, StateTree, TreeProof
+from node.state_tree import TAG, StagedTree, StateTree, TreeProof
+from node.store.tree_rows import read_bucket, read_pairs, record_rows, staged_rows
+from node.tree_records import PAIRS_MAX
 
 
 def naive_root(values: dict[bytes, bytes], bits: int) -> bytes:
@@ -33,27 +35,54 @@ def naive_root(values: dict[bytes, bytes], bits: int) -> bytes:
     return sha256(TAG + bytes((bits,)) + node(pairs, 0)).digest()
 
 
-def nothing(path: bytes) -> bytes | None:
+def nothing(name: str) -> bytes | None:
     """An empty store."""
     return None
 
 
 class Disk:
-    """Bucket records in memory, and the tree over them."""
+    """The store's rows of a tree in memory, and the tree over them."""
 
     def __init__(self, bits: int, cache_bytes_max: int = 0) -> None:
-        self.records: dict[bytes, bytes] = {}
-        self.tree = StateTree(bits, self.records.get, (), cache_bytes_max)
+        self.rows: dict[bytes, bytes] = {}
+        self.tree = StateTree(bits, self.bucket, (), cache_bytes_max)
+
+    def get(self, key: bytes, verify: bool = True) -> bytes | None:
+        return self.rows.get(key)
+
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
+    ) -> Iterator[tuple[bytes, bytes]]:
+        assert not reverse
+        return iter(sorted((key, value) for key, value in self.rows.items() if start <= key < end))
+
+    def bucket(self, name: str) -> bytes | None:
+        return read_bucket(self, name)
+
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        return list(read_pairs(self))
+
+    def parted(self) -> list[str]:
+        return [key[1:].decode() for key in self.rows if key[:1] == b"d"]
+
+    def write(self, staged: StagedTree) -> None:
+        for key, value in staged_rows(staged):
+            if value is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = value
 
     def apply(self, changes: dict[bytes, bytes | None]) -> StagedTree:
         staged = self.tree.stage(changes)
-        for path, record in staged.buckets.items():
-            if record is None:
-                self.records.pop(path, None)
-            else:
-                self.records[path] = record
+        self.write(staged)
         self.tree.commit(staged)
         return staged
+
+
+def rows_of(values: dict[bytes, bytes], bits: int) -> dict[bytes, bytes]:
+    """The rows that a tree of these values has, built at once."""
+    fresh = StateTree(bits, nothing)
+    return {key: value for key, value in record_rows(fresh.stage(dict(values)).buckets) if value is not None}
 
 
 # With 4 bits there are 16 buckets, so a few hundred keys stuff them and several sub-levels appear.
@@ -79,8 +108,9 @@ def test_every_history_leads_to_the_root_of_the_values_that_are_left(
                 values[key] = value
         assert disk.tree.root == naive_root(values, 4)
         assert not any(disk.tree.lacks(key) for key in values)
-    rebuilt = StateTree(4, disk.records.get, sorted(disk.records.items()))
+    rebuilt = StateTree(4, disk.bucket, disk.pairs())
     assert rebuilt.root == disk.tree.root
+    assert disk.rows == rows_of(values, 4), "no row is left over, and none is missing"
 
 
 def test_a_stuffed_bucket_is_parted_and_joined_again_without_a_trace() -> None:
@@ -88,15 +118,24 @@ def test_a_stuffed_bucket_is_parted_and_joined_again_without_a_trace() -> None:
     small: dict[bytes, bytes | None] = {b"key%d" % number: b"v" for number in range(20)}
     large: dict[bytes, bytes | None] = {b"more%d" % number: b"v" for number in range(18_000)}
     disk.apply(small)
-    before, records = disk.tree.root, dict(disk.records)
-    disk.apply(large)
-    assert max(len(path) for path in disk.records) >= 6, "two levels of sub-buckets were expected"
-    assert max(len(record) for record in disk.records.values()) <= 1 + PAIRS_MAX * 64
+    before, rows = disk.tree.root, dict(disk.rows)
+    staged = disk.apply(large)
+    assert max(len(name) for name in disk.parted()) >= 2, "two levels of sub-buckets were expected"
+    assert max(len(record or b"") for record in staged.buckets.values()) <= 1 + PAIRS_MAX * 64
     disk.apply(dict.fromkeys(large))
-    assert (disk.tree.root, disk.records) == (before, records)
+    assert (disk.tree.root, disk.rows) == (before, rows)
     disk.apply(dict.fromkeys(small))
-    assert not disk.records
-    assert disk.tree.root == StateTree(4, disk.records.get).root
+    assert not disk.rows
+    assert disk.tree.root == StateTree(4, disk.bucket).root
+
+
+def test_what_a_changed_key_writes_does_not_grow_with_its_bucket() -> None:
+    """A whole leaf was written for it: with a million keys in 65,536 buckets a kilobyte for each change."""
+    disk = Disk(4)
+    disk.apply({b"key%d" % number: b"v" for number in range(PAIRS_MAX * 12)})
+    rows = staged_rows(disk.tree.stage({b"key7": b"w"}))
+    assert not disk.parted()
+    assert sum(len(key) + len(value or b"") for key, value in rows) == 1 + 32 + 32
 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, 10**6])
@@ -121,7 +160,7 @@ def test_the_order_of_changes_is_of_no_importance() -> None:
     one.apply(changes)
     other.apply(dict(reversed(changes.items())))
     assert one.tree.root == other.tree.root
-    assert one.records == other.records
+    assert one.rows == other.rows
 
 
 def test_staging_changes_nothing_and_a_stale_stage_is_refused() -> None:
@@ -139,36 +178,32 @@ def test_a_bucket_of_eight_pairs_cannot_pass_for_an_inner_node() -> None:
     assert 512 not in sizes
 
 
+@pytest.mark.parametrize("keys", [1, 2_000])
 @pytest.mark.parametrize("damage", ["flipped", "missing", "unknown kind", "cut"])
-def test_a_damaged_bucket_is_noticed_when_it_is_read(damage: str) -> None:
+def test_a_damaged_bucket_is_noticed_when_it_is_read(damage: str, keys: int) -> None:
+    """Of one key: its pair. Of two thousand: the record of the parted bucket that it lies in."""
     disk = Disk(4)
-    disk.apply({b"key": b"value"})
-    [(path, record)] = disk.records.items()
+    disk.apply({b"key%d" % number: b"value" for number in range(keys)})
+    row = min(key for key in disk.rows if key[:1] == (b"d" if keys > 1 else b"t"))
+    value = disk.rows[row]
     if damage == "missing":
-        del disk.records[path]
+        del disk.rows[row]
     else:
-        disk.records[path] = {
-            "flipped": record[:-1] + bytes((record[-1] ^ 1,)),
-            "unknown kind": b"\x07" + record[1:],
-            "cut": record[:-1],
+        disk.rows[row] = {
+            "flipped": value[:-1] + bytes((value[-1] ^ 1,)),
+            "unknown kind": b"\x07" + value[1:],
+            "cut": value[:-1],
         }[damage]
+    touched = [key for key in (b"key%d" % number for number in range(keys)) if sha256(key).digest()[0] >> 4 == 0]
     with pytest.raises(StoreError, match="corrupt_state_tree"):
-        disk.tree.stage({b"key": b"other"})
+        disk.tree.stage(dict.fromkeys(touched or [b"key0"], b"other"))
 
 
-def test_records_outside_the_tree_are_refused_at_start() -> None:
-    with pytest.raises(StoreError, match="outside a tree"):
-        StateTree(4, nothing, [((16).to_bytes(4, "big"), b"\x00" + bytes(64))])
-
-
-@pytest.mark.parametrize("order", ["ascending", "descending"])
-def test_a_tree_stands_again_over_many_records_whole_and_parted_buckets_among_them(order: str) -> None:
+def test_a_tree_stands_again_over_many_pairs_whole_and_parted_buckets_among_them() -> None:
     disk = Disk(8)
     disk.apply({b"key%d" % number: b"v" for number in range(PAIRS_MAX * 2**8)})
-    records = sorted(disk.records.items(), reverse=order == "descending")
-    kinds = {(len(path), record[:1]) for path, record in records}
-    assert kinds == {(4, b"\x00"), (4, b"\x01"), (5, b"\x00")}, "whole, parted, parts"
-    again = StateTree(8, disk.records.get, records)
+    assert 0 < len(disk.parted()) < 2**8, "whole ones and parted ones"
+    again = StateTree(8, disk.bucket, disk.pairs())
     assert again.root == disk.tree.root
     changes: dict[bytes, bytes | None] = {b"key%d" % number: b"w" for number in range(0, 16_000, 97)}
     changes |= {b"key5": None, b"new": b"1"}
@@ -179,45 +214,45 @@ def test_what_was_read_at_the_start_is_not_read_again_as_far_as_there_is_room() 
     disk = Disk(12)
     keys = [b"key%d" % number for number in range(3_000)]
     disk.apply(dict.fromkeys(keys, b"v"))
-    size = sum(len(record) for record in disk.records.values())
+    names = {pair[0].hex()[:3] for pair in disk.pairs()}
+    size = 64 * 3_000 + len(names)
     for bound, all_there in ((10 * size, True), (size // 2, False)):
-        read: list[bytes] = []
+        read: list[str] = []
 
-        def reading(path: bytes, read: list[bytes] = read) -> bytes | None:
-            read.append(path)
-            return disk.records.get(path)
+        def reading(name: str, read: list[str] = read) -> bytes | None:
+            read.append(name)
+            return disk.bucket(name)
 
-        tree = StateTree(12, reading, sorted(disk.records.items()), bound)
+        tree = StateTree(12, reading, disk.pairs(), bound)
         assert not read
         assert not any(tree.lacks(key) for key in keys)
         tree.stage(dict.fromkeys(keys, b"w"))
         assert len(read) == (0 if all_there else len(set(read)))
         if not all_there:
-            kept = [record for path, record in disk.records.items() if path not in set(read)]
+            kept = [disk.bucket(name) or b"" for name in names - set(read)]
             assert 0 < sum(len(record) for record in kept) <= bound
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"\x00", b"\x07" + bytes(64), b"\x00" + bytes(63), b"\x00" + bytes(65 * 64)]
-)
-def test_a_record_that_can_be_none_is_refused_at_start_among_many(damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [(32, 0), (32, 31), (32, 33), (0, 32), (31, 32), (33, 32)])
+def test_a_row_that_can_be_no_pair_is_refused_at_start_among_many(damage: tuple[int, int]) -> None:
     disk = Disk(12)
-    disk.apply({b"key%d" % number: b"v" for number in range(3_000)})
-    records = sorted(disk.records.items())
-    records[1_500] = (records[1_500][0], damage)
-    with pytest.raises(StoreError, match=f"bucket {records[1_500][0].hex()} is neither leaf nor branch"):
-        StateTree(12, disk.records.get, records)
+    disk.apply({b"key%d" % number: b"v" for number in range(6_000)})
+    pairs = disk.pairs()
+    pairs[4_500] = ((pairs[4_500][0] + bytes(32))[: damage[0]], bytes(damage[1]))
+    with pytest.raises(StoreError, match="no pair of hashes"):
+        StateTree(12, disk.bucket, pairs)
 
 
-def test_another_record_leads_to_another_root() -> None:
+def test_another_pair_leads_to_another_root() -> None:
     disk = Disk(12)
-    disk.apply({b"key%d" % number: b"v" for number in range(3_000)})
-    records = sorted(disk.records.items())
-    for at in (0, 1_023, 1_024, len(records) - 1):
-        path, record = records[at]
-        altered = [*records[:at], (path, record[:-1] + bytes((record[-1] ^ 1,))), *records[at + 1 :]]
-        missing = [*records[:at], *records[at + 1 :]]
-        roots = {StateTree(12, disk.records.get, rows).root for rows in (records, altered, missing)}
+    disk.apply({b"key%d" % number: b"v" for number in range(6_000)})
+    pairs = disk.pairs()
+    for at in (0, 4_095, 4_096, len(pairs) - 1):
+        key_hash, value_hash = pairs[at]
+        flipped = value_hash[:-1] + bytes((value_hash[-1] ^ 1,))
+        altered = [*pairs[:at], (key_hash, flipped), *pairs[at + 1 :]]
+        missing = [*pairs[:at], *pairs[at + 1 :]]
+        roots = {StateTree(12, disk.bucket, rows).root for rows in (pairs, altered, missing)}
         assert len(roots) == 3
         assert disk.tree.root in roots
 
@@ -295,13 +330,14 @@ def test_a_proof_holds_after_every_history(blocks: list[dict[bytes, bytes | None
 def test_a_copy_goes_its_own_way() -> None:
     disk = Disk(8)
     disk.apply({b"key%d" % number: b"old" for number in range(100)})
-    root, records = disk.tree.root, dict(disk.records)
-    copied = disk.tree.copy(records.get)
+    root, own = disk.tree.root, Disk(8)
+    own.rows = dict(disk.rows)
+    copied = disk.tree.copy(own.bucket)
     disk.apply({b"key%d" % number: b"new" for number in range(50)})
     assert copied.root == root != disk.tree.root
     check_proofs(copied, {b"key1": b"old"}, [b"key1", b"nothing"])
     staged = copied.stage({b"key1": None})
-    records.update({path: record for path, record in staged.buckets.items() if record is not None})
+    own.write(staged)
     copied.commit(staged)
     check_proofs(copied, {}, [b"key1"])
     check_proofs(disk.tree, {b"key1": b"new"}, [b"key1"])
@@ -310,8 +346,8 @@ def test_a_copy_goes_its_own_way() -> None:
 def test_a_proof_of_a_damaged_bucket_is_never_made() -> None:
     disk = Disk(4)
     disk.apply({b"key": b"value"})
-    [(path, record)] = disk.records.items()
-    disk.records[path] = record[:-1] + bytes((record[-1] ^ 1,))
+    [(row, value_hash)] = disk.rows.items()
+    disk.rows[row] = value_hash[:-1] + bytes((value_hash[-1] ^ 1,))
     with pytest.raises(StoreError, match="corrupt_state_tree"):
         disk.tree.prove(b"key")
 
@@ -332,5 +368,5 @@ def test_changes_one_by_one_leave_the_records_that_they_leave_together(cache_byt
         for key, value in changes.items():
             one_by_one.apply({key: value})
         together.apply(changes)
-        assert (one_by_one.tree.root, one_by_one.records) == (together.tree.root, together.records)
-    assert not together.records
+        assert (one_by_one.tree.root, one_by_one.rows) == (together.tree.root, together.rows)
+    assert not together.rows

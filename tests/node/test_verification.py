@@ -71,7 +71,7 @@ def test_every_kind_of_row_is_in_the_ledger_that_is_tampered_with(ledger: Ledger
     """Else the table below would prove less than it says; and no kind of row is unknown to the verification."""
     letters = {key[:1] for key, _ in ledger.store.rows(b"", b"\xff")}
     assert letters == {bytes((letter,)) for letter in b"bcefghjmpqrstuvwx"}
-    assert letters | {b"k", b"l", b"y"} == {bytes((letter,)) for letter in LETTERS}
+    assert letters | {b"d", b"k", b"l", b"y"} == {bytes((letter,)) for letter in LETTERS}
     assert {value for name, value in vars(layout).items() if name.startswith("META_")} <= set(MARKERS)
 
 
@@ -110,8 +110,9 @@ MUTATIONS = (
     Mutation("s", "add", "differs from its hash", key=b"s\x02added"),
     Mutation("t", "change", "state tree", quick=True),
     Mutation("t", "remove", "state tree", quick=True),
-    Mutation("t", "add", "state tree", quick=True, key=b"t" + bytes(4), value=b"\x00" + bytes(64)),
-    Mutation("t", "add", "where nothing leads to", key=b"t" + bytes(5), value=b"\x00" + bytes(64)),
+    Mutation("t", "add", "state tree", quick=True, key=b"t" + bytes(32), value=bytes(32)),
+    Mutation("t", "add", "no pair of hashes", quick=True, key=b"t" + bytes(4), value=bytes(32)),
+    Mutation("d", "add", "parted buckets", key=b"d00", value=bytes(577)),
     Mutation("q", "change", "not marked to be forgotten"),
     Mutation("q", "remove", "not marked to be forgotten"),
     Mutation("q", "add", "belongs to no request", key=b"q" + number(1) + b"added", value=b""),
@@ -184,6 +185,26 @@ def test_no_row_is_changed_removed_or_added_unseen(ledger: Ledger, mutation: Mut
 
     for quick in (False, True)[: 1 + mutation.quick]:
         assert mutation.says in verdict(ledger, change if not quick else lambda db: None, quick=quick)
+
+
+@pytest.mark.parametrize("deed", ["nothing", "changed", "removed", "added", "under another name"])
+def test_the_records_of_parted_buckets_are_those_that_their_pairs_make(tmp_path: Path, deed: str) -> None:
+    ledger = make_ledger(tmp_path / "data", accounts=700, state_tree_bits=4)
+
+    def change(db: PlainRows) -> None:
+        parted = list(db.keys(b"d", b"e"))
+        assert len(parted) == 16
+        record = db.get(parted[7])
+        if deed == "changed":
+            db.put(parted[7], record[:-1] + bytes((record[-1] ^ 1,)))
+        if deed in ("removed", "under another name"):
+            db.delete(parted[7])
+        if deed in ("added", "under another name"):
+            db.put(parted[7] + b"0", record)
+
+    found = tampered(ledger, change)
+    assert found.ok == (deed == "nothing")
+    assert deed == "nothing" or "parted buckets" in (found.first_error or "")
 
 
 def verdict(ledger: Ledger, change: Callable[[PlainRows], None], *, quick: bool) -> str:

@@ -33,7 +33,7 @@ def signed_block(height: int, root: bytes, following: Sequence[Sequence[Any]]) -
 
 def block_with(height: int, account: Account) -> tuple[list[Any], StateProof]:
     """A block whose state is this account alone, and the account's proof."""
-    records: dict[bytes, bytes | None] = {}
+    records: dict[str, bytes | None] = {}
     tree = StateTree(4, records.get)
     value = encode(account)
     staged = tree.stage({KEY: value})
@@ -118,7 +118,7 @@ def test_a_leaf_lists_each_key_once_in_order(kind: str) -> None:
 def test_a_forged_absence_key_that_no_state_can_hold_is_refused_before_it_is_put_into_words() -> None:
     """The time to name one of many openings without an end grew with the square of its length: hours for a pack."""
     for key, accepted in ((b"\x02" * 1_024, True), (b"\x02" * 1_025, False)):
-        records: dict[bytes, bytes | None] = {}
+        records: dict[str, bytes | None] = {}
         tree = StateTree(4, records.get)
         staged = tree.stage({KEY: b"value"})
         records.update(staged.buckets)
