@@ -25,7 +25,7 @@ from node.ledger import (
 from node.repair.report import Journal, unproven
 from node.repair.sources import BlockSource
 from node.store import Database, ReceiptsRecord
-from node.store.layout import META_HEAD, number, read_location
+from node.store.layout import META_HEAD, body_key, number, read_location
 from node.store.reading import read_body, read_receipt, stored
 from node.verification import genesis_head
 from node.verification.contents import derive, index_rows
@@ -108,7 +108,7 @@ class LedgerRows:
                 body = self._fetch_block(height, before).body
         self._mend_row(key, encode(head))
         if body is not None and (height >= first_block or self._kept(height)):
-            self._mend_row(b"b" + head.digest, encode(body))
+            self._mend_row(body_key(height, head.digest), encode(body))
             self._mend_contents(height, body, first_block)
         elif height < first_block:
             self._mend_row(b"k" + number(height), encode(header))
@@ -130,7 +130,7 @@ class LedgerRows:
         if head is None:
             return None, None
         try:
-            body = read_body(self._database, head.digest)
+            body = read_body(self._database, height, head.digest)
         except StoreError:
             body = None
         if body is not None:

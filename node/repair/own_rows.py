@@ -12,7 +12,7 @@ import itertools
 from node.config import NetworkConfig, NodeConfig
 from node.errors import HansaError, StoreError
 from node.keys import verify
-from node.ledger import HeadRecord
+from node.ledger import BlockBody, HeadRecord
 from node.repair.report import Journal
 from node.store import Database, forget_votes, promises
 from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, number
@@ -115,23 +115,23 @@ def _mend_bodies(database: Database, head: HeadRecord, journal: Journal) -> None
     for key, value in database.scan(b"w", b"x"):
         body = None
         try:
-            body = read_body(database, key[9:]) if len(key) == 41 and not value else None
+            body = _body(database, key) if len(key) == 41 and not value else None
         except HansaError:
-            gone.append(b"b" + key[9:])
-        if body is None or body.header.height != int.from_bytes(key[1:9], "big"):
+            gone.append(b"b" + key[1:])
+        if body is None:
             gone.append(key)
         else:
-            marked.add(key[9:])
+            marked.add(key[1:])
     for key, _ in database.scan(b"b", b"c"):
         if key[1:] in marked:
             continue
         try:
-            body = read_body(database, key[1:])
+            body = _body(database, key)
         except HansaError:
             body = None
-        height = 0 if body is None else body.header.height
-        data = database.get(b"h" + number(height)) if 0 < height <= head.height else None
-        if data is None or key[1:] not in data:
+        decided = body is not None and body.header.height <= head.height
+        data = database.get(b"h" + key[1:9]) if decided else None
+        if data is None or key[9:] not in data:
             gone.append(key)
     for key, _ in database.scan(b"k", b"l"):
         if database.get(b"h" + key[1:]) is None:
@@ -141,6 +141,11 @@ def _mend_bodies(database: Database, head: HeadRecord, journal: Journal) -> None
         rows = counted(len(gone), "row")
         removed = agreeing(len(gone), "was removed", "were removed")
         journal.say(f"{rows} of blocks that were not whole, or that nobody decided, {removed}")
+
+
+def _body(database: Database, key: bytes) -> BlockBody | None:
+    """The body of the block that a row of `b` or `w` names."""
+    return read_body(database, int.from_bytes(key[1:9], "big"), key[9:])
 
 
 def _renumber_evidence(database: Database, bad: bytes) -> None:

@@ -151,7 +151,7 @@ class Survivor:
         certificate = self.prepared
         if certificate is None:
             return None
-        body = self._store.body(certificate.digest)
+        body = self._store.body(certificate.height, certificate.digest)
         if body is None:
             raise ConfigError(
                 "recovery_block_missing",

@@ -188,7 +188,7 @@ class Chain:
                 # What came beside a vote may be anything: the decided block is elsewhere then.
                 if effect.standing < BlockStanding.DECIDED:
                     raise
-        body = self._store.body(effect.digest)
+        body = self._store.body(effect.height, effect.digest)
         if body is not None:
             return proposal_of(body)
         payload = await self._bodies.payload(
@@ -220,7 +220,7 @@ class Chain:
             await asyncio.sleep(max(wait_ms, 1) * 0.001)
 
     async def _transactions(self, proposal: Proposal, effect: CheckPayload) -> list[Transaction] | None:
-        body = self._store.body(effect.digest)
+        body = self._store.body(effect.height, effect.digest)
         if body is not None:
             return await self.verified(body.transactions)
         holders = tuple(dict.fromkeys((effect.proposer, *effect.holders)))
@@ -265,7 +265,7 @@ class Chain:
         executed = self._executed.get(digest)
         if executed is not None:
             return encode(executed.proposal)
-        body = self._store.body(digest)
+        body = self._store.body(height, digest)
         return None if body is None else encode(proposal_of(body))
 
     def body(self, wire_id: bytes) -> bytes | None:
@@ -304,7 +304,7 @@ class Chain:
 
     async def _execute_again(self, effect: Decide) -> ExecutedBlock | None:
         """The outcome of a block that was voted for before a restart; None when it is not to be had here."""
-        body = self._store.body(effect.digest)
+        body = self._store.body(effect.height, effect.digest)
         if body is None:
             return None
         try:

@@ -193,7 +193,7 @@ class Adoption:
         )
         rows += [(b"k" + height, encode(header)), (b"h" + height, encode(head))]
         for key, _ in self._database.scan(b"w", b"w" + number(content.height + 1)):
-            rows += [(key, None), (b"b" + key[9:], None)]
+            rows += [(key, None), (b"b" + key[1:], None)]
         rows += [(META_HEAD, height), (META_FIRST, number(content.height + 1))]
         # What was under legal hold is not complete across the gap.
         rows += [(META_DIVERGED, None), (META_HELD, None), (META_ADOPTING, None)]

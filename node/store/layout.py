@@ -12,7 +12,7 @@ m name                  markers: format, network, height of the head, never_vote
 s state-key             canonical bytes of a value of the state
 t sha256(state-key)     SHA-256 of the value: a pair of the state tree
 d name                  the record of a bucket of the state tree that is parted (tree_records.py)
-b digest                a block's body (header, transactions, quarantined)
+b height digest         a block's body (header, transactions, quarantined)
 w height digest         a body that was written before its height was decided
 h height                the head record of that height: digest, certificate, validators of the next height
 r height                its receipts, transaction by transaction
@@ -134,6 +134,14 @@ class DivergenceRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
 def number(value: int) -> bytes:
     """Return `value` as 8 bytes that sort as it does."""
     return value.to_bytes(8, "big")
+
+
+def body_key(height: int, digest: bytes) -> bytes:
+    """Return where the body of a block lies.
+
+    Heights ascend, so new bodies lie behind all older ones and LevelDB hardly ever writes one again to merge them.
+    """
+    return b"b" + number(height) + digest
 
 
 def topic_prefix(topic: str) -> bytes:

@@ -25,6 +25,7 @@ from node.store.layout import (
     META_REMOVE,
     HeldTopic,
     ReceiptsRecord,
+    body_key,
     location,
     number,
     topic_prefix,
@@ -155,7 +156,11 @@ class Pruning:
         if self._database.get(b"r" + height) is not None:
             return False
         rows: _Rows = list(_index_rows(header.height, receipts))
-        rows += [(b"b" + head.digest, encode(block.body)), (b"r" + height, encode(receipts)), (b"k" + height, None)]
+        rows += [
+            (body_key(header.height, head.digest), encode(block.body)),
+            (b"r" + height, encode(receipts)),
+            (b"k" + height, None),
+        ]
         self._database.write([*rows, (b"y" + height, IMPORTED)])
         return True
 
@@ -175,7 +180,7 @@ class Pruning:
     def parts(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the ranges of keys in which removed rows take room, each small enough to be compacted at once."""
         done = number(self.done)
-        for start, end in ((b"r", b"r" + done), (b"b", b"c"), (b"x", b"y"), (b"e", b"f"), (b"u", b"v")):
+        for start, end in ((b"r", b"r" + done), (b"b", b"b" + done), (b"x", b"y"), (b"e", b"f"), (b"u", b"v")):
             yield from _parts(start, end, self._database.size_bytes)
 
     def compact(self, part: tuple[bytes, bytes]) -> None:
@@ -208,10 +213,15 @@ def _leaving(reader: Reader, height: int, words: frozenset[str]) -> Removal:
     if words and any(_is_held(topic, words) for topic in _topics(receipts)):
         return Removal(((b"y" + key, HELD),), held=1)
     head, header = read_head(reader, height), read_header(reader, height)
-    body = reader.get(b"b" + head.digest) or b""
+    body = reader.get(body_key(height, head.digest)) or b""
     size = len(body) + sum(map(len, receipts.receipts)) + sum(len(name) + len(value) for name, value in index)
     rows: _Rows = [(name, None) for name, _ in index]
-    rows += [(b"b" + head.digest, None), (b"r" + key, None), (b"y" + key, None), (b"k" + key, encode(header))]
+    rows += [
+        (body_key(height, head.digest), None),
+        (b"r" + key, None),
+        (b"y" + key, None),
+        (b"k" + key, encode(header)),
+    ]
     return Removal(tuple(rows), size, 1)
 
 

@@ -16,6 +16,7 @@ from node.store.layout import (
     RECORD_SIZE_MAX,
     HeldTopic,
     ReceiptsRecord,
+    body_key,
     number,
     read_location,
 )
@@ -105,13 +106,15 @@ def read_head(reader: Reader, height: int) -> HeadRecord:
     return head
 
 
-def read_body(reader: Reader, digest: bytes) -> BlockBody | None:
-    """Return the body under `digest`, its header and its transactions checked against it, or None."""
-    data = reader.get(b"b" + digest)
+def read_body(reader: Reader, height: int, digest: bytes) -> BlockBody | None:
+    """Return the body under `height` and `digest`, its header and its transactions checked, or None."""
+    data = reader.get(body_key(height, digest))
     if data is None:
         return None
     body = stored(data, BlockBody, f"block {digest.hex()}")
-    if body.header.digest != digest or content_root(body.transactions, body.quarantined) != body.header.tx_root:
+    header = body.header
+    content = content_root(body.transactions, body.quarantined)
+    if (header.height, header.digest, header.tx_root) != (height, digest, content):
         raise StoreError("store_corrupt", f"block {digest.hex()} differs from its hash")
     return body
 
@@ -121,7 +124,7 @@ def read_block(reader: Reader, height: int) -> CertifiedBlock:
     if height < 1:
         raise NotFound("block_not_found", "the first block has height 1; genesis is network.toml")
     head = read_head(reader, height)
-    body = read_body(reader, head.digest)
+    body = read_body(reader, height, head.digest)
     if body is None and height < (first := read_first(reader)):
         raise pruned(height, first)
     if body is None or head.certificate is None:
@@ -136,7 +139,7 @@ def read_header(reader: Reader, height: int) -> Header:
     head = read_head(reader, height)
     data = reader.get(b"k" + number(height))
     if data is None:
-        header = _header_in(reader.get(b"b" + head.digest), height)
+        header = _header_in(reader.get(body_key(height, head.digest)), height)
     else:
         header = stored(data, Header, f"header of block {height}")
     if header.digest != head.digest:

@@ -36,6 +36,7 @@ from node.store.layout import (
     ReceiptsRecord,
     RecoveryPromise,
     UndoRecord,
+    body_key,
     number,
     place,
     record_slot,
@@ -177,7 +178,7 @@ class Store:
         )
         rows = self._state_rows(executed)
         if self._database.get(b"w" + height + executed.digest) is None:
-            rows.append((b"b" + executed.digest, encode(executed.body)))
+            rows.append((body_key(header.height, executed.digest), encode(executed.body)))
         rows.append((b"r" + height, encode(ReceiptsRecord(executed.scheduled, executed.receipts))))
         rows.append((b"u" + height, encode(UndoRecord(tuple(executed.writes.before.items())))))
         if header.height > self._history_blocks:
@@ -197,7 +198,7 @@ class Store:
         for key, _ in self._database.scan(b"w" + height, b"w" + number(header.height + 1)):
             rows.append((key, None))
             if key[9:] != executed.digest:
-                rows.append((b"b" + key[9:], None))
+                rows.append((b"b" + key[1:], None))
         signed = self.recovery_promises()
         if any(item.digest == executed.digest and not item.passed for item in signed):
             rows += self._regained()
@@ -262,9 +263,9 @@ class Store:
         """Return the header of the decided block at `height`, pruned or not. Raise NotFound or StoreError."""
         return read_header(self._database, height)
 
-    def body(self, digest: bytes) -> BlockBody | None:
-        """Return the body that was voted for or decided under `digest`, or None."""
-        return read_body(self._database, digest)
+    def body(self, height: int, digest: bytes) -> BlockBody | None:
+        """Return the body that was voted for or decided under `digest` at `height`, or None."""
+        return read_body(self._database, height, digest)
 
     def receipts(self, height: int) -> ReceiptsRecord:
         """Return the receipts of the block at `height`. Raise NotFound or StoreError."""
@@ -318,7 +319,7 @@ class Store:
         for digest, body in (bodies or {}).items():
             marker = b"w" + number(body.header.height) + digest
             if body.header.height > self.head.height and self._database.get(marker) is None:
-                rows += [(b"b" + digest, encode(body)), (marker, b"")]
+                rows += [(body_key(body.header.height, digest), encode(body)), (marker, b"")]
         if abstain_until is not None:
             rows += self._promise(abstain_until)
         # Only what this member signed makes it one that has voted; others' certificates and new views do not.

@@ -16,7 +16,7 @@ from consensus.messages import VoteKind
 from node.config import NetworkConfig
 from node.ledger import BlockBody, Header, HeadRecord, members_hash
 from node.store.database import Reader
-from node.store.layout import number
+from node.store.layout import body_key, number
 from node.store.reading import read_body, stored
 from node.verification.report import Progress, differs, require
 
@@ -140,14 +140,14 @@ class Chain:
 
     def _header(self, height: int, head: HeadRecord) -> tuple[Header, BlockBody | None]:
         """The header of `height` and its body, where it is here; the body is compared with its tx_root."""
-        body = read_body(self._rows, head.digest)
+        body = read_body(self._rows, height, head.digest)
         key = b"k" + number(height)
         data = self._rows.get(key)
         kept = None if data is None else stored(data, Header, f"header of block {height}")
         if body is not None:
             require(kept is None or kept == body.header, "its header, kept apart, is another one", key)
             return body.header, body
-        require(height < self._first_block, "its body is missing", b"b" + head.digest)
+        require(height < self._first_block, "its body is missing", body_key(height, head.digest))
         if kept is None:
             raise differs("its body was pruned and its header is missing", key)
         return kept, None

@@ -248,7 +248,7 @@ class _Verification:
             if data is None:
                 continue
             head = stored(data, HeadRecord, f"head record of block {height}")
-            body = read_body(self._rows, head.digest)
+            body = read_body(self._rows, height, head.digest)
             if body is None:
                 continue
             self._progress.where = f"block {height}"

@@ -37,6 +37,7 @@ from node.store.layout import (
     EvidenceRecord,
     HeldTopic,
     RecoveryPromise,
+    body_key,
     record_slot,
 )
 from node.store.reading import read_body, stored
@@ -148,18 +149,17 @@ class Own:
         marked: set[bytes] = set()
         for key, value in self._rows.scan(b"w", b"x"):
             require(len(key) == 41 and not value, "a mark of a block in work cannot be read", key)
-            body = read_body(self._rows, key[9:])
+            body = read_body(self._rows, int.from_bytes(key[1:9], "big"), key[9:])
             require(body is not None, "a block in work has no body", key)
-            require(body is not None and body.header.height == int.from_bytes(key[1:9], "big"), "wrong height", key)
-            marked.add(key[9:])
+            marked.add(key[1:])
         for key, _ in self._rows.scan(b"b", b"c"):
             if key[1:] in marked:
                 continue
-            body = read_body(self._rows, key[1:])
-            height = 0 if body is None else body.header.height
-            data = self._rows.get(b"h" + height.to_bytes(8, "big")) if 0 < height <= head.height else None
+            height = int.from_bytes(key[1:9], "big")
+            read_body(self._rows, height, key[9:])
+            data = self._rows.get(b"h" + key[1:9]) if 0 < height <= head.height else None
             decided = None if data is None else stored(data, HeadRecord, f"head record of block {height}").digest
-            require(decided == key[1:], "a body belongs to no decided block and to none in work", key)
+            require(decided == key[9:], "a body belongs to no decided block and to none in work", key)
 
         for key, _ in self._rows.scan(b"k", b"l"):
             require(self._rows.get(b"h" + key[1:]) is not None, "a header belongs to no decided block", key)
@@ -172,7 +172,7 @@ class Own:
             data = self._rows.get(b"h" + key[1:])
             kept = None if data is None else stored(data, HeadRecord, f"head record of block {height}")
             require(
-                kept is not None and self._rows.get(b"b" + kept.digest) is not None,
+                kept is not None and self._rows.get(body_key(height, kept.digest)) is not None,
                 f"block {height} is to be kept, and its body is missing",
                 key,
             )

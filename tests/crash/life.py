@@ -212,12 +212,12 @@ class Process:
                 if record not in memory.records:
                     raise Loss(f"{type(record).__name__} of height {head.height + 1}, view {view} is gone")
             for height, digest in promises.bodies.items():
-                if store.body(digest) is None:
+                if store.body(height, digest) is None:
                     raise Loss(f"the body of block {height}, which was voted for, is gone")
         else:
             promises.voted = False
             promises.records.clear()
-            promises.bodies = {at: digest for at, digest in promises.bodies.items() if store.body(digest)}
+            promises.bodies = {at: digest for at, digest in promises.bodies.items() if store.body(at, digest)}
             if damaged:
                 # It learns from the others anew until when to abstain: what it knew of that may be over.
                 promises.abstain_until = 0

@@ -299,17 +299,17 @@ def test_a_voted_body_outlives_a_crash_and_only_the_decided_one_stays(ledger: Le
     for executed in (one, rival):
         ledger.store.put_records([vote(1, 0, digest=executed.digest)], {executed.digest: executed.body})
     again = reopened(ledger)
-    assert again.store.body(one.digest) == one.body
-    assert again.store.body(rival.digest) == rival.body
+    assert again.store.body(1, one.digest) == one.body
+    assert again.store.body(1, rival.digest) == rival.body
     again.follow(one)
-    assert again.store.body(one.digest) == one.body
-    assert again.store.body(rival.digest) is None
+    assert again.store.body(1, one.digest) == one.body
+    assert again.store.body(1, rival.digest) is None
     assert again.store.memory().records == ()
     again = reopened(again)
     assert again.store.memory() == Memory(never_voted=False, voted=True, abstain_until=0, records=())
     again.store.put_records([vote(1, 9)], {rival.digest: rival.body})
     assert again.store.memory().records == (), "heights that are decided take no records"
-    assert again.store.body(rival.digest) is None
+    assert again.store.body(1, rival.digest) is None
 
 
 def test_evidence_is_kept_once(ledger: Ledger) -> None:
@@ -355,7 +355,7 @@ def test_an_altered_block_is_noticed(ledger: Ledger) -> None:
     executed = block(ledger, 1)
     ledger.decide(executed)
     ledger.close()
-    key = b"b" + executed.digest
+    key = layout.body_key(executed.height, executed.digest)
 
     def alter(db: PlainRows) -> None:
         db.put(key, db.get(key).replace(b"UTC", b"UTC").replace(b"bank-a", b"bank-b", 1))
@@ -414,7 +414,7 @@ def test_a_header_is_read_without_the_transactions_of_its_block(
     assert store.header(height) == wanted
     monkeypatch.undo()
 
-    key = b"b" + store.head.digest
+    key = layout.body_key(height, store.head.digest)
     data = store._database.get(key)
     assert data is not None
     parent = wanted.parent
@@ -516,7 +516,7 @@ def test_a_crash_at_any_byte_of_a_write_leaves_one_block_or_the_next(tmp_path: P
         assert (crashed.store.locate(journaled.tx_id) is not None) == (height == 2)
         if height == 1:
             assert bool(crashed.store.memory().records) == (size >= voted)
-            assert (crashed.store.body(executed.digest) is not None) == (size >= voted)
+            assert (crashed.store.body(executed.height, executed.digest) is not None) == (size >= voted)
             crashed.follow(crashed_again(crashed, executed))
         assert crashed.store.head.digest == executed.digest
         crashed.close()
@@ -526,7 +526,7 @@ def test_a_crash_at_any_byte_of_a_write_leaves_one_block_or_the_next(tmp_path: P
 
 def crashed_again(crashed: Ledger, executed: ExecutedBlock) -> ExecutedBlock:
     """What the node does after the crash: the stored body, or one fetched, is executed again."""
-    body = crashed.store.body(executed.digest) or executed.body
+    body = crashed.store.body(executed.height, executed.digest) or executed.body
     transactions = decoded(body)
     return crashed.executor.check(executed.proposal, transactions)
 
