@@ -2,9 +2,13 @@
 
 import errno
 import fcntl
+import os
 import re
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +24,9 @@ CACHE_BYTES = 32 * 1024 * 1024
 OPEN_FILES_MAX = 512
 BLOCK_BYTES = 2 * 1024
 """Half of LevelDB's own choice: state is read by the key, and a whole block is checked for each."""
+MERGING_NICENESS = 10
+"""Of the thread that merges tables: where cores are short it takes a tenth of what any other thread takes."""
+_merging_begun = threading.Event()
 _DATABASE_FILE = re.compile(r"CURRENT|MANIFEST-[0-9]+|[0-9]+\.(?:ldb|sst|log)")
 
 
@@ -266,6 +273,30 @@ def _require_current(path: Path) -> None:
 
 
 def _open(path: Path) -> Any:
+    """Open the database; the thread in which LevelDB merges tables gives way to all others of the process.
+
+    Why: it merges for seconds at a time, at every member at about the same height, and votes would wait behind it.
+    LevelDB has one such thread for all databases of a process. It starts when there is first something to do, with
+    the priority of whichever thread found that out: so that is a thread of low priority, which has the first
+    database that is opened compact an empty range (it gets a new, empty log by it).
+    """
+    if _merging_begun.is_set():
+        return _open_database(path)
+
+    def begin() -> Any:
+        if sys.platform == "linux":
+            # That of this thread alone; elsewhere it would be that of the process.
+            os.nice(MERGING_NICENESS)
+        database = _open_database(path)
+        database.compact_range(start=b"\x00", stop=b"\x00")
+        _merging_begun.set()
+        return database
+
+    with ThreadPoolExecutor(1, "begin-merging") as threads:
+        return threads.submit(begin).result()
+
+
+def _open_database(path: Path) -> Any:
     # Paranoid: a damaged log in the middle is an error and never silently dropped.
     return plyvel.DB(
         str(path),
