@@ -12,8 +12,8 @@ from pathlib import Path
 from node.errors import StoreError
 
 PARTS = 256
-SPILL_BYTES_MAX = 16 * 1024 * 1024
-"""So much is held in memory before it goes to the files."""
+SPILL_BYTES_MAX = 2 * 1024 * 1024
+"""So much is held in memory before it goes to the files: what a node takes for it once stays in its heap."""
 PART_BYTES_MAX = 64 * 1024 * 1024
 """A part of this size is sorted in memory."""
 ROWS_A_STEP = 50
