@@ -30,8 +30,9 @@ CACHE_BYTES = 32 * 1024 * 1024
 OPEN_FILES_MAX = 512
 BLOCK_BYTES = 2 * 1024
 """Half of LevelDB's own choice: state is read by the key, and a whole block is checked for each."""
-MERGING_NICENESS = 10
-"""Of the thread that merges tables: where cores are short it takes a tenth of what any other thread takes."""
+MERGING_NICENESS = 5
+"""Of the thread that merges tables: where cores are short it takes a third of what any other thread takes. It must
+keep up, for LevelDB takes no writes when too much waits to be merged."""
 _merging_begun = threading.Event()
 _DATABASE_FILE = re.compile(r"CURRENT|MANIFEST-[0-9]+|[0-9]+\.(?:ldb|sst|log)")
 
