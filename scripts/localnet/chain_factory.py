@@ -9,6 +9,7 @@ One process signs, this one executes. As far as the members remember they have v
 
 import gc
 import multiprocessing
+import os
 import shutil
 import statistics
 import time
@@ -45,6 +46,7 @@ from scripts.localnet.chain_plan import ChainPlan, Size
 from scripts.localnet.founding import key_file
 from scripts.localnet.layout import Layout, Member, TestnetError
 from scripts.localnet.node_usage import disk_usage
+from scripts.localnet.processes import usage
 from scripts.localnet.replay import Cast
 
 PARTS = 10
@@ -58,6 +60,7 @@ class Part(msgspec.Struct, frozen=True):
 
     `execute_us`: decode, execute, state tree and roots; `apply_us`: the synced batch with its share of compaction.
     `cpu_us` is what this process took of the CPUs in all, in every thread: what else runs hardly shows in it.
+    `written_bytes` are those that it had written to disk for a transaction, each as often as it was written.
     """
 
     transactions: int
@@ -67,6 +70,7 @@ class Part(msgspec.Struct, frozen=True):
     apply_us: float
     total_us: float
     cpu_us: float
+    written_bytes: float
 
 
 class Built(msgspec.Struct, frozen=True):
@@ -145,6 +149,7 @@ class _Chain:
         self._execute_s = self._apply_s = 0.0
         self._busy_s = 0.0
         self._cpu_s = time.process_time()
+        self._written_bytes = _written_bytes()
         self._parts: list[Part] = []
 
     def add(self, time_ms: int, data: Sequence[bytes], *, last: bool) -> None:
@@ -181,6 +186,7 @@ class _Chain:
         """What was added since the last part is one."""
         self._transactions += self._in_part
         cpu_s, self._cpu_s = time.process_time() - self._cpu_s, time.process_time()
+        written, self._written_bytes = _written_bytes() - self._written_bytes, _written_bytes()
         spent_s = (self._execute_s, self._apply_s, cpu_s)
         execute_us, apply_us, cpu_us = (spent * 1e6 / self._in_part for spent in spent_s)
         self._parts.append(
@@ -192,6 +198,7 @@ class _Chain:
                 round(apply_us, 1),
                 round(execute_us + apply_us, 1),
                 round(cpu_us, 1),
+                round(written / self._in_part, 1),
             )
         )
         self._in_part, self._execute_s, self._apply_s = 0, 0.0, 0.0
@@ -236,6 +243,12 @@ class _Chain:
         place, signature = certificate.signatures[0]
         vote = Vote(VoteKind.COMMIT, 0, executed.height, executed.digest, place, signature)
         self._store.put_records([VoteRecord(vote, False, None)], {executed.digest: executed.body})
+
+
+def _written_bytes() -> int:
+    """What this process has had written to disk so far."""
+    used = usage(os.getpid())
+    return 0 if used is None else used.written_bytes
 
 
 def _voting_keys(layout: Layout, network: NetworkConfig) -> list[SigningKey]:

@@ -268,13 +268,17 @@ class _Measurement:
 
 
 def plot(parts: Sequence[Part]) -> str:
-    """Return a plot in text: the chain downwards, microseconds each to the right (#: execute, +: apply)."""
+    """Return a plot in text: the chain downwards, microseconds each to the right (#: execute, +: apply).
+
+    The bytes that were written to disk are for a transaction too.
+    """
     peak = max(part.total_us for part in parts)
-    lines = [f"{'transactions':>12} {'keys':>10} {'MB':>8} {'us each':>8} {'us CPU':>8}"]
+    lines = [f"{'transactions':>12} {'keys':>10} {'MB':>8} {'us each':>8} {'us CPU':>8} {'written':>8}"]
     for part in parts:
         bars = (mark * round(us / peak * COLUMNS) for mark, us in (("#", part.execute_us), ("+", part.apply_us)))
         figures = (
             f"{part.transactions:12,} {part.keys:10,} {part.disk_mb:8,.0f} {part.total_us:8.1f} {part.cpu_us:8.1f}"
+            f" {part.written_bytes:8,.0f}"
         )
         lines.append(f"{figures}  {''.join(bars)}")
     return "\n".join(lines)

@@ -93,10 +93,14 @@ def test_a_chain_too_short_for_its_keys_is_refused(transactions: int, keys: int)
 
 
 def test_the_plot_has_a_line_for_each_part_and_its_longest_bar_for_the_slowest() -> None:
-    parts = [Part(1_000, 500, 1.0, 100.0, 50.0, 150.0, 170.0), Part(2_000, 900, 2.0, 200.0, 100.0, 300.0, 320.0)]
+    parts = [
+        Part(1_000, 500, 1.0, 100.0, 50.0, 150.0, 170.0, 3_000.0),
+        Part(2_000, 900, 2.0, 200.0, 100.0, 300.0, 320.0, 4_000.0),
+    ]
     head, first, second = plot(parts).splitlines()
-    assert head.split() == ["transactions", "keys", "MB", "us", "each", "us", "CPU"]
+    assert head.split() == ["transactions", "keys", "MB", "us", "each", "us", "CPU", "written"]
     assert first.split()[:2] == ["1,000", "500"]
+    assert second.split()[5] == "4,000"
     assert (second.count("#"), second.count("+")) == (33, 17)
     assert first.count("#") == 17
 

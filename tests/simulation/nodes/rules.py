@@ -16,7 +16,7 @@ from contracts.settlement import Account, Supply
 from contracts.state_keys import encode_component
 from node.config import NetworkConfig
 from node.ledger import BlockBody, Header, HeadRecord, Transaction
-from node.store.layout import META_HEAD, number, record_slot
+from node.store.layout import META_HEAD, body_key, number, record_slot
 from node.wire import ConsensusMessage, WireMessage
 from tests.simulation.checks import Violation
 from tests.simulation.nodes.disk import Contents, Rows
@@ -132,7 +132,7 @@ class Rules:
         return self._certificates[certificate]
 
     def _on_new_height(self, where: str, contents: Contents, known: Decided, head: HeadRecord) -> None:
-        data = contents.get(b"b" + head.digest)
+        data = contents.get(body_key(head.height, head.digest))
         self.require("a head has its body", data is not None, where)
         assert data is not None
         body = decode(data, BlockBody, size_max=SIZE_MAX)
