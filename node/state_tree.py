@@ -12,9 +12,10 @@ the hex digits that the hashes of all its keys begin with, and described by a re
     branch  0x01 || 16 counts (4 bytes) || 16 hashes  the SHA-256 of the hashes is the bucket's hash
 
 The store holds a row for each pair and one for each branch, not whole leaves: what a changed key writes must not
-grow with the number of keys in its bucket. Records of buckets up to a bound lie in memory, for a read from disk
-costs more than all the hashing for a key. Every record that is read from the store is compared with the hash that
-the tree holds for it.
+grow with the number of keys in its bucket (a branch of 577 bytes is written besides where there are more than 64).
+Records of buckets up to a bound lie in memory, for a read from disk costs more than all the hashing for a key.
+Every record that is read from the store is compared with the hash that the tree holds for it, and a branch's counts
+with what is found below it.
 
 A proof for a key is its bucket's pairs and, on each level from the top, the fifteen hashes beside the one on the
 way: who knows the root and the number of bits computes the rest from SHA-256(key), and finds the pair or misses it.

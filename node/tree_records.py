@@ -63,13 +63,14 @@ class BucketUpdate:
 
     def _branch(self, name: str, record: bytes, part: list[bytes]) -> tuple[bytes, int]:
         """As `bucket`, for one that is parted into sub-buckets; joined again when 64 pairs are left."""
-        counts = [int.from_bytes(record[1 + 4 * i : 5 + 4 * i], "big") for i in range(16)]
-        hashes = [record[BRANCH_HASHES + 32 * i : BRANCH_HASHES + 32 * i + 32] for i in range(16)]
+        counts, hashes = _children(name, record)
         parts: dict[int, list[bytes]] = {}
         for key_hash in part:
             parts.setdefault(nibble(key_hash, len(name)), []).append(key_hash)
         for child, hashes_below in parts.items():
             below = self._read(name + DIGITS[child], hashes[child])
+            if _pair_count(below) != counts[child]:
+                raise _miscounted(name)
             hashes[child], counts[child] = self.bucket(name + DIGITS[child], below, hashes_below)
         if sum(counts) > PAIRS_MAX:
             return _write_branch(name, counts, hashes, self.records)
@@ -78,8 +79,13 @@ class BucketUpdate:
             child_name = name + DIGITS[child]
             if counts[child]:
                 staged = self.records.get(child_name)
-                pairs += pairs_of(staged if staged is not None else self._read(child_name, hashes[child]))
+                below = staged if staged is not None else self._read(child_name, hashes[child])
+                if below[:1] == BRANCH:
+                    raise _miscounted(name)
+                pairs += pairs_of(below)
                 self.records[child_name] = None
+        if len(pairs) != sum(counts):
+            raise _miscounted(name)
         self._joined.append(name)
         if not pairs:
             self.records[name] = None
@@ -135,7 +141,23 @@ def leaf_after(leaf: bytes, part: list[bytes], changes: Mapping[bytes, bytes | N
 def _pair_count(record: bytes) -> int:
     if record[:1] == LEAF:
         return len(record) // PAIR
-    return sum([int.from_bytes(record[at : at + 4], "big") for at in range(1, BRANCH_HASHES, 4)])
+    return sum(_children("", record)[0])
+
+
+def _children(name: str, record: bytes) -> tuple[list[int], list[bytes]]:
+    """Return the counts and hashes of a branch; raise StoreError for counts that cannot be those of its hashes."""
+    counts = [int.from_bytes(record[1 + 4 * i : 5 + 4 * i], "big") for i in range(16)]
+    hashes = [record[BRANCH_HASHES + 32 * i : BRANCH_HASHES + 32 * i + 32] for i in range(16)]
+    if not PAIRS_MAX < sum(counts) < 2**32:
+        raise _miscounted(name)
+    if any((count == 0) != (known == EMPTY) for count, known in zip(counts, hashes, strict=True)):
+        raise _miscounted(name)
+    return counts, hashes
+
+
+def _miscounted(name: str) -> StoreError:
+    """The hash of a branch does not cover its counts, so they are compared with what is found."""
+    return StoreError("corrupt_state_tree", f"bucket {name} counts otherwise than its parts")
 
 
 def record_hash(name: str, record: bytes) -> bytes:

@@ -7,6 +7,7 @@ that: what a signed recovery binds it to, by the database or by the file beside 
 where its row can be read, never to sign again with a key that was seen in two places.
 """
 
+import contextlib
 import itertools
 
 from node.config import NetworkConfig, NodeConfig
@@ -114,10 +115,8 @@ def _mend_bodies(database: Database, head: HeadRecord, journal: Journal) -> None
     marked: set[bytes] = set()
     for key, value in database.scan(b"w", b"x"):
         body = None
-        try:
+        with contextlib.suppress(HansaError):
             body = _body(database, key) if len(key) == 41 and not value else None
-        except HansaError:
-            gone.append(b"b" + key[1:])
         if body is None:
             gone.append(key)
         else:

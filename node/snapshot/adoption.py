@@ -40,7 +40,7 @@ from node.store.layout import (
     number,
 )
 from node.store.reading import read_height, stored
-from node.store.tree_rows import read_bucket, read_pairs, record_rows
+from node.store.tree_rows import odd_branch, read_bucket, read_pairs, record_rows
 from node.tree_records import branch_over
 
 ROWS_A_BATCH = 5_000
@@ -158,7 +158,7 @@ class Adoption:
         tree = StateTree(
             self.content.tree_bits, partial(read_bucket, database), read_pairs(database), cache_bytes_max=0
         )
-        if tree.root != self.content.header.state_root:
+        if tree.root != self.content.header.state_root or odd_branch(database, self.content.tree_bits) is not None:
             raise _incomplete(self._folder, "the state written differs from the certified root")
 
     def _head_rows(self) -> _Rows:

@@ -1,5 +1,6 @@
 """LevelDB with its failures as StoreError: the only module that imports plyvel."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -292,8 +293,9 @@ def _open(path: Path) -> Any:
 
     def begin() -> Any:
         if sys.platform == "linux":
-            # That of this thread alone; elsewhere it would be that of the process.
-            os.nice(MERGING_NICENESS)
+            # That of this thread alone; elsewhere it would be that of the process. A sandbox may forbid it.
+            with contextlib.suppress(OSError):
+                os.nice(MERGING_NICENESS)
         database = _open_database(path)
         database.compact_range(start=b"\x00", stop=b"\x00")
         _merging_begun.set()

@@ -139,8 +139,7 @@ class Store:
             raise ValueError("genesis is applied already")
         header = genesis.header
         head = HeadRecord(0, genesis.digest, header.time_ms, header.state_root, None, 0, genesis.members.validators)
-        rows = self._state_rows(genesis)
-        rows += [(b"h" + number(0), encode(head)), (META_HEAD, number(0))]
+        rows = [*self._state_rows(genesis), (b"h" + number(0), encode(head)), (META_HEAD, number(0))]
         if never_voted and not self.recovery_promises():
             rows.append((META_NEVER_VOTED, b"1"))
         self._database.write(rows)

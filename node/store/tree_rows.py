@@ -6,6 +6,7 @@ are, so a leaf is made of its pairs and only the record of a parted bucket is re
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from itertools import groupby
 
 from node.state_tree import StagedTree
 from node.store.database import Reader
@@ -13,12 +14,15 @@ from node.tree_records import BRANCH, PAIRS_MAX, leaf_over, pairs_of, write_buck
 
 _Rows = list[tuple[bytes, bytes | None]]
 
-PAIRS_AHEAD = 4_096
-"""So many pairs are read at a time where all are: 0.5 MB."""
+PAIRS_AHEAD = 256
+"""So many pairs are read at a time where all are."""
 
 
 def read_bucket(reader: Reader, name: str) -> bytes | None:
-    """Return the record of the bucket or sub-bucket `name`, or None where no pair is; the tree knows its hash."""
+    """Return the record of the bucket or sub-bucket `name`, or None where no pair is; the tree knows its hash.
+
+    That does not cover a branch's counts, so its checksum is verified.
+    """
     odd = len(name) & 1
     first = b"t" + bytes.fromhex(name + "0" * odd)
     # Behind every hash that begins with these digits: hashes have 32 bytes.
@@ -26,7 +30,7 @@ def read_bucket(reader: Reader, name: str) -> bytes | None:
     pairs: list[tuple[bytes, bytes]] = []
     for key, value_hash in reader.scan(first, last, ahead=PAIRS_MAX + 1):
         if len(pairs) == PAIRS_MAX:
-            return reader.get(b"d" + name.encode(), False)
+            return reader.get(b"d" + name.encode())
         pairs.append((key[1:], value_hash))
     return leaf_over(pairs) if pairs else None
 
@@ -57,12 +61,24 @@ def record_rows(records: Mapping[str, bytes | None]) -> _Rows:
     return rows
 
 
-def branch_rows(name: str, pairs: list[bytes]) -> list[tuple[bytes, bytes]]:
+def odd_branch(reader: Reader, bits: int) -> bytes | None:
+    """Return the key of the first row of a parted bucket that is not what its pairs make; None: all are right."""
+    found, width = reader.scan(b"d", b"e"), bits // 4
+    for bucket, rows in groupby(read_pairs(reader), key=lambda pair: pair[0].hex()[:width]):
+        pairs = [key_hash + value_hash for key_hash, value_hash in rows]
+        for right in _branch_rows(bucket, pairs) if len(pairs) > PAIRS_MAX else ():
+            row = next(found, None)
+            if row != right:
+                return right[0] if row is None else min(row[0], right[0])
+    extra = next(found, None)
+    return None if extra is None else extra[0]
+
+
+def _branch_rows(name: str, pairs: list[bytes]) -> list[tuple[bytes, bytes]]:
     """Return the rows, ascending, of the bucket `name` of so many `pairs` that it is parted."""
     records: dict[str, bytes | None] = {}
     write_bucket(name, pairs, records)
-    parted = ((b"d" + below.encode(), record) for below, record in records.items() if record is not None)
-    return sorted(row for row in parted if row[1][:1] == BRANCH)
+    return sorted((key, value) for key, value in record_rows(records) if key[:1] == b"d" and value is not None)
 
 
 def pair_row(key: bytes, value: bytes) -> tuple[bytes, bytes]:

@@ -156,7 +156,6 @@ class Own:
             if key[1:] in marked:
                 continue
             height = int.from_bytes(key[1:9], "big")
-            read_body(self._rows, height, key[9:])
             data = self._rows.get(b"h" + key[1:9]) if 0 < height <= head.height else None
             decided = None if data is None else stored(data, HeadRecord, f"head record of block {height}").digest
             require(decided == key[9:], "a body belongs to no decided block and to none in work", key)

@@ -1,12 +1,11 @@
 """The state and its tree against the root in the head's certified header, and the undo records against past roots.
 
-The root proves the tree's records, the records prove the values, and counting shows that there are no others. An
+The root proves the tree's pairs, the pairs prove the values, and counting shows that there are no others. An
 undo record is right when the tree that it leads back to has the root of the header before.
 """
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
 
 from consensus.codec import CodecError, decode_own
 from node.executor.run import REQUESTS
@@ -15,27 +14,24 @@ from node.state_tree import StateTree
 from node.store.database import Reader
 from node.store.layout import RECORD_SIZE_MAX, UndoRecord, number
 from node.store.reading import read_head, stored
-from node.store.tree_rows import (
-    branch_rows,
-    pair_row,
-    read_bucket,
-    read_pairs,
-    staged_rows,
-)
-from node.tree_records import PAIRS_MAX
+from node.store.tree_rows import odd_branch, pair_row, read_bucket, read_pairs, staged_rows
 from node.verification.report import Progress, differs, require
 
 UNDONE_BYTES_MAX = 256 * 1024 * 1024
 """Of the values that undoing brings back: so far back and no further is the state of a past height made again."""
 ROW_BYTES = 200
 """What a value takes in memory beside itself and its key."""
-_ODD_BRANCH = "the records of parted buckets of the tree are not those of its pairs"
 
 
 def open_tree(rows: Reader, bits: int, head: HeadRecord) -> StateTree:
-    """Return the tree of the stored pairs; raise StoreError when its root is not that of the head's header."""
+    """Return the tree of the stored pairs; raise StoreError when its root is not that of the head's header.
+
+    The records of parted buckets, which the root does not need, are those of the pairs then too.
+    """
     tree = StateTree(bits, partial(read_bucket, rows), read_pairs(rows))
     require(tree.root == head.state_root, "the state tree does not have the root that the last header names")
+    odd = odd_branch(rows, bits)
+    require(odd is None, "the records of parted buckets of the tree are not those of its pairs", odd or b"")
     return tree
 
 
@@ -52,7 +48,7 @@ class State:
         """Every value, every record of the tree and every request to forget is what the header proves."""
         self._progress.where = "the state tree"
         tree = open_tree(self._rows, self._bits, head)
-        pairs = self._check_branches()
+        pairs = sum(1 for _ in read_pairs(self._rows))
         self._progress.where = "the state"
         found = requests = 0
         for key, value in self._rows.scan(b"s", b"t"):
@@ -72,21 +68,6 @@ class State:
             requests -= 1
         require(requests == 0, "request ids are not marked to be forgotten")
         return tree
-
-    def _check_branches(self) -> int:
-        """Each bucket of more than 64 pairs has its records, others have none; return how many pairs there are."""
-        pairs = 0
-        stored_rows = self._rows.scan(b"d", b"e")
-        width = self._bits // 4
-        for bucket, rows in groupby(read_pairs(self._rows), key=lambda pair: pair[0].hex()[:width]):
-            joined = [key_hash + value_hash for key_hash, value_hash in rows]
-            pairs += len(joined)
-            if len(joined) > PAIRS_MAX:
-                for right in branch_rows(bucket, joined):
-                    require(next(stored_rows, None) == right, _ODD_BRANCH, right[0])
-        more = next(stored_rows, None)
-        require(more is None, _ODD_BRANCH, (more or (b"",))[0])
-        return pairs
 
 
 class History:

@@ -1,8 +1,8 @@
 """What a changed key costs: blocks of 4,000 random keys over a state of one million, tree and LevelDB included.
 
-It is the store's part of applying a block: undo record, values and buckets in one synced batch, written through
-the shipped database and tree. What stood under a key before comes with the block: execution has read it. That read
-is measured beside it. Random keys are the worst there is: hardly two of a block share a bucket.
+It is the store's part of applying a block: undo record, values and the tree's rows in one synced batch, written
+through the shipped database and tree. What stood under a key before comes with the block: execution has read it.
+That read is measured beside it. Random keys are the worst there is: hardly two of a block share a bucket.
 """
 
 import gc

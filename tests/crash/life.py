@@ -7,6 +7,7 @@ answered) is there again. At the end state, tree, blocks, receipts and index are
 """
 
 import asyncio
+import itertools
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -246,7 +247,7 @@ class Process:
         store = self.store
         view = store.snapshot()
         found = {b"s" + key: value for key, value in view.scan(b"", b"\xff")}
-        found |= {b"t" + key_hash: value_hash for key_hash, value_hash in view.pairs()}
+        found |= dict(itertools.chain(store.rows(b"t", b"u"), store.rows(b"d", b"e")))
         if found != self._story.last:
             raise Loss("state or tree differ from those of the undisturbed run")
         for item in self._story.heights:

@@ -4,6 +4,7 @@ The undisturbed run makes every block once and remembers what each height must l
 write. Nothing here depends on time or on what a crash did.
 """
 
+import itertools
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def tell(place: Path, seed: int) -> Story:
             heads.append(ledger.store.head)
         view = ledger.store.snapshot()
         last = {b"s" + key: value for key, value in view.scan(b"", b"\xff")}
-        last |= {b"t" + key_hash: value_hash for key_hash, value_hash in view.pairs()}
+        last |= dict(itertools.chain(ledger.store.rows(b"t", b"u"), ledger.store.rows(b"d", b"e")))
         return Story(tuple(heights), tuple(heads), last)
     finally:
         ledger.close()

@@ -189,7 +189,11 @@ def test_what_was_damaged_is_right_again(world: World, change: Callable[[PlainRo
     assert sorted(path.name for path in world.data.parent.iterdir()) == ["data", "data.damaged-1"]
 
 
-@pytest.mark.parametrize("change", [spoil(b"d"), all_of(b"d"), add(b"d70")], ids=["changed", "lost", "odd"])
+@pytest.mark.parametrize(
+    "change",
+    [spoil(b"d"), all_of(b"d"), add(b"d70"), lambda db: (all_of(b"s")(db), add(b"d70")(db))[0]],
+    ids=["changed", "lost", "odd", "and no values"],
+)
 def test_parted_buckets_of_the_state_tree_are_right_again(
     tmp_path: Path, change: Callable[[PlainRows], None]
 ) -> None:

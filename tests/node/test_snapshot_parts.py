@@ -27,7 +27,7 @@ from node.snapshot import (
 from node.snapshot.frontier import level_hashes, next_node, nodes_of
 from node.snapshot.spill import PAUSE, Spill
 from node.state_tree import build_bucket, build_subtree
-from node.store.layout import META_ADOPTING
+from node.store.layout import META_ADOPTING, body_key, number
 from node.tree_records import PAIRS_MAX, branch_over
 from tests.node.test_snapshot import SignedLedger, due, judged, made, opened, signed_network, state_of
 
@@ -132,13 +132,15 @@ def test_a_leaf_is_never_parted(stuffed: SignedLedger, tmp_path: Path, monkeypat
 def test_an_adoption_of_a_parted_bucket_that_dies_at_any_write_ends_in_the_same_tree(
     stuffed: SignedLedger, parted: SnapshotFolder, tmp_path: Path
 ) -> None:
-    config, expected = stuffed.network, state_of(stuffed.store)[:5]
+    config, expected = stuffed.network, state_of(stuffed.store)[:6]
     writes = len(read_manifest(parted.manifest_bytes()).content.chunks) + 8
     finished = False
     # From the end: the records above the parts are written last.
     for lives in (writes, *range(writes - 8, writes)):
         database, store = opened(tmp_path / f"joiner-{lives}", config)
         store.initialise(stuffed.executor.genesis(), never_voted=False)
+        # A bucket that was parted before, and a block that was in work.
+        database.write([(b"d0", bytes(577)), (b"w" + number(1) + bytes(32), b""), (body_key(1, bytes(32)), b"x")])
         adoption = due(database, parted.path, config)
         assert adoption is not None
         database.lives, database.after = lives, True
@@ -153,7 +155,8 @@ def test_an_adoption_of_a_parted_bucket_that_dies_at_any_write_ends_in_the_same_
         assert database.get(META_ADOPTING) is None
         database.close()
         database, store = opened(tmp_path / f"joiner-{lives}", config)
-        assert state_of(store)[:5] == expected
+        assert state_of(store)[:6] == expected
+        assert not [*database.scan(b"w", b"x"), *database.scan(b"b", b"c")]
         database.close()
     assert finished
 

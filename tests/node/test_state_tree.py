@@ -199,6 +199,27 @@ def test_a_damaged_bucket_is_noticed_when_it_is_read(damage: str, keys: int) -> 
         disk.tree.stage(dict.fromkeys(touched or [b"key0"], b"other"))
 
 
+@pytest.mark.parametrize("lie", ["none", "one more", "as many as there can be", "a few of many"])
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_branch_that_counts_otherwise_than_its_parts_is_noticed(lie: str, level: int) -> None:
+    """The hash of a branch does not cover its counts: a wrong one led to another root, or to no StoreError."""
+    disk = Disk(4)
+    names = [b"key%d" % number for number in range(18_000)]
+    disk.apply(dict.fromkeys(names, b"v"))
+    row = min(key for key in disk.rows if key[:1] == b"d" and len(key) == 1 + level)
+    counts = [int.from_bytes(disk.rows[row][at : at + 4], "big") for at in range(1, 65, 4)]
+    counts = {
+        "none": [0] * 16,
+        "one more": [count + 1 for count in counts],
+        "as many as there can be": [2**32 - 1] * 16,
+        "a few of many": [5] * 16,
+    }[lie]
+    disk.rows[row] = b"\x01" + b"".join(count.to_bytes(4, "big") for count in counts) + disk.rows[row][65:]
+    touched = [key for key in names if sha256(key).hexdigest().startswith(row[1:].decode())]
+    with pytest.raises(StoreError, match="counts otherwise"):
+        disk.tree.stage(dict.fromkeys(touched[: -PAIRS_MAX if lie == "a few of many" else None]))
+
+
 def test_a_tree_stands_again_over_many_pairs_whole_and_parted_buckets_among_them() -> None:
     disk = Disk(8)
     disk.apply({b"key%d" % number: b"v" for number in range(PAIRS_MAX * 2**8)})

@@ -427,6 +427,15 @@ def test_a_header_is_read_without_the_transactions_of_its_block(
         store.header(height)
 
 
+def test_a_body_under_another_height_than_its_own_is_noticed(ledger: Ledger) -> None:
+    executed = block(ledger, 1)
+    ledger.decide(executed)
+    database, digest = ledger.store._database, executed.digest
+    database.write([(layout.body_key(9, digest), database.get(layout.body_key(1, digest)))])
+    with pytest.raises(StoreError, match="differs from its hash"):
+        ledger.store.body(9, digest)
+
+
 def test_a_state_that_differs_from_the_head_is_noticed_at_start(ledger: Ledger) -> None:
     ledger.open_accounts("A", "B", funds=100)
     ledger.close()

@@ -204,6 +204,12 @@ def test_the_records_of_parted_buckets_are_those_that_their_pairs_make(tmp_path:
     assert deed == "nothing" or "parted buckets" in (found.first_error or "")
 
 
+def test_a_pruned_ledger_is_executed_from_a_past_state_with_parted_buckets(tmp_path: Path) -> None:
+    ledger = make_ledger(tmp_path / "data", accounts=700, state_tree_bits=4)
+    found = tampered(ledger, prune(ledger, 3))
+    assert (found.first_error, found.executed_from) == (None, 3)
+
+
 def verdict(ledger: Ledger, change: Callable[[PlainRows], None], *, quick: bool) -> str:
     """What the command would say of the ledger after `change`."""
     try:
