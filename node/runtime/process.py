@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import logging
@@ -19,6 +18,7 @@ import uvloop
 from node.config import NodeConfig, load_node
 from node.keys import KeyKind, SigningKey, find_passphrase, key_made_ms, read_key_file
 from node.recovery import load_trusted
+from node.runtime.heap import give_back_large
 from node.runtime.node import Node
 from node.runtime.surroundings import this_machine
 
@@ -36,17 +36,6 @@ a full walk over a loaded node's memory holds up votes for a good part of a seco
 The first number is more than what a full mempool and the largest block are made of, some fifteen objects for each
 transaction. With less, every few thousand transactions that come and go start a walk over those that wait, which
 finds nothing and holds up everything for 50 ms.
-"""
-
-
-M_TRIM_THRESHOLD: Final = -1
-M_MMAP_THRESHOLD: Final = -3
-LARGE_BYTES = 1024 * 1024
-"""What is allocated of this size or more goes back to the system when it is freed.
-
-Why: tables of names that come and go (gossip, recent transactions) are made anew, some megabytes each, every few
-minutes. glibc keeps the place of the first one in its heap, where smaller things then settle, and the next table
-finds no room there: a node's memory grew by the size of a table now and then.
 """
 
 
@@ -74,7 +63,7 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
     further_tls = [opened(path, "tls") for path in sorted(config.keys_dir.glob(f"tls-{FURTHER}.key"))]
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
-    _give_back_large_memory()
+    give_back_large()
 
     async def main() -> int:
         while True:
@@ -89,15 +78,6 @@ def run(directory: Path, passphrase: Callable[[], str]) -> int:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main())
-
-
-def _give_back_large_memory() -> None:
-    """Large memory that is freed goes back to the system; another C library than glibc has its own ways."""
-    with contextlib.suppress(AttributeError, OSError):
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(M_MMAP_THRESHOLD, LARGE_BYTES)
-        # Set, the one stops the other from growing with use: without this, the heap's end would go and come.
-        set_option(M_TRIM_THRESHOLD, 16 * LARGE_BYTES)
 
 
 def _settle() -> None:

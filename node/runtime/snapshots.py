@@ -16,6 +16,7 @@ from node.client.answers import JoinStatus
 from node.config import NetworkConfig
 from node.errors import HansaError, StoreError, Unavailable
 from node.runtime.clock import Clock
+from node.runtime.heap import give_back_free
 from node.runtime.threads import Threads
 from node.snapshot import (
     Cut,
@@ -154,6 +155,7 @@ class Snapshots:
         try:
             folder = await self._threads.background(while_room(steps, self._disk_low))
             await asyncio.to_thread(self._settle)
+            await asyncio.to_thread(give_back_free)
         except (HansaError, SnapshotTooLarge) as error:
             self.failed += 1
             self._log.error("no snapshot was made", height=height, reason=str(error))

@@ -61,6 +61,8 @@ class UpgradingNetwork(GovernedNetwork):
         """bank-a proposes it, two more vote for it, and it has taken effect at all nodes."""
         # Who runs is the reports' to say, and on a loaded machine they come late.
         assert await self.act("bank-a", "propose", kind, "drifting", "--anyway") == 0
+        # The other members' own nodes are asked of it next.
+        await self.until(lambda: all(self.height(member) >= self.height("bank-a") for member in MEMBERS[1:3]))
         for member in MEMBERS[1:3]:
             assert await self.act(member, "vote", f"{number}", "yes", "--anyway") == 0
 
