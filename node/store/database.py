@@ -41,8 +41,8 @@ _DATABASE_FILE = re.compile(r"CURRENT|MANIFEST-[0-9]+|[0-9]+\.(?:ldb|sst|log)")
 class Reader(Protocol):
     """A consistent view of keys and values."""
 
-    def get(self, key: bytes, verify: bool = True) -> bytes | None:
-        """Return the value under `key` or None, its checksum verified unless the caller has a hash to compare."""
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key`, its checksum verified, or None."""
 
     def scan(
         self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1
@@ -103,14 +103,14 @@ class _Reading:
         self._iterator = source.iterator
         self._gate = gate
 
-    def get(self, key: bytes, verify: bool = True) -> bytes | None:
-        """Return the value under `key` or None, its checksum verified unless the caller has a hash to compare."""
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key`, its checksum verified, or None."""
         inside = self._gate.inside
         inside.append(None)
         try:
             if not self._gate.open:
                 raise _closed()
-            value: bytes | None = self._get(key, verify_checksums=verify)
+            value: bytes | None = self._get(key, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
             raise _failure(error) from error
         finally:

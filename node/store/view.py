@@ -49,7 +49,7 @@ class StoreView:
             yield key[1:], value
 
     def bucket(self, name: str) -> bytes | None:
-        """Return the state tree's record of the bucket `name`, or None. Unverified: the tree has its hash."""
+        """Return the state tree's record of the bucket `name`, or None; the tree has its hash to compare."""
         return read_bucket(self._reader, name)
 
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:

@@ -65,9 +65,9 @@ class DyingDatabase:
             if len(data) > self.log_size:
                 log.write_bytes(tear(data, self.log_size, self.how, chance))
 
-    def get(self, key: bytes, verify: bool = True) -> bytes | None:
+    def get(self, key: bytes) -> bytes | None:
         """As LevelDatabase."""
-        return self._database.get(key, verify)
+        return self._database.get(key)
 
     def scan(
         self, start: bytes, end: bytes, reverse: bool = False, ahead: int = 1

@@ -47,7 +47,7 @@ class Disk:
         self.rows: dict[bytes, bytes] = {}
         self.tree = StateTree(bits, self.bucket, (), cache_bytes_max)
 
-    def get(self, key: bytes, verify: bool = True) -> bytes | None:
+    def get(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
     def scan(

@@ -41,7 +41,7 @@ class Contents:
                     insort(self.keys, key)
                 self.values[key] = value
 
-    def get(self, key: bytes, verify: bool = True) -> bytes | None:
+    def get(self, key: bytes) -> bytes | None:
         """The value under `key`, or None."""
         return self.values.get(key)
 
@@ -148,7 +148,7 @@ class MemoryDatabase:
             raise StoreError("store_closed", "the database is closed")
         return self._disk
 
-    def get(self, key: bytes, verify: bool = True) -> bytes | None:
+    def get(self, key: bytes) -> bytes | None:
         """The value under `key`, or None."""
         return self._open().contents.get(key)
 
