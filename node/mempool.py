@@ -386,11 +386,18 @@ class Room:
         self._pool = pool
         self._promised = promised
         self._taken: dict[str, tuple[int, int]] = {}
+        self._refused: dict[str, Unavailable] = {}
         self._transactions = 0
         self._bytes = 0
 
     def take(self, sender: str, size_bytes: int) -> Unavailable | None:
-        """One more of `sender` is counted in, and None returned; or why `Mempool.add` would have no room for it."""
+        """One more of `sender` is counted in, and None returned; or why `Mempool.add` would have no room for it.
+
+        Then there is none for the rest of what `sender` has in the request: a smaller one does not overtake it.
+        """
+        refused = self._refused.get(sender)
+        if refused is not None:
+            return refused
         count, held_bytes = self._taken.get(sender, (0, 0))
         count, held_bytes = count + 1, held_bytes + size_bytes
         others = (self._transactions + 1 - count, self._bytes + size_bytes - held_bytes)
@@ -399,4 +406,6 @@ class Room:
             self._taken[sender] = (count, held_bytes)
             self._transactions += 1
             self._bytes += size_bytes
+        else:
+            self._refused[sender] = refused
         return refused

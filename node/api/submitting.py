@@ -15,7 +15,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 
 from consensus.codec import CodecError, unpack
-from node.api.failures import status_of
+from node.api.failures import failure_response, status_of
 from node.api.service import NodeService
 from node.client import content, error_body
 from node.client.answers import (
@@ -93,7 +93,7 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
         crowded_out = [item for item in results if isinstance(item, HansaError) and status_of(item) == 429]
         if len(crowded_out) == len(results):
             # Nothing was taken for want of room: the whole request is to come again later.
-            raise crowded_out[0]
+            return failure_response(crowded_out[0])
         deadline = asyncio.get_running_loop().time() + timeout_s if wait else None
         if many:
             return await _batch_answer(service, results, deadline)

@@ -7,7 +7,7 @@ overlap; admission, dry runs and queries may run beside them in other threads.
 More than 500 lines because the one way that builder, checker and replay go is read in one place.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -203,12 +203,13 @@ class Executor:
         allow_empty: bool = False,
         allow_quarantine: bool = False,
         suspects: Collection[bytes] = (),
+        enough: Callable[[], bool] = lambda: False,
     ) -> ExecutedBlock | None:
         """Return the next block with as many of the (verified) `candidates`, in order, as fit; None when empty.
 
         Its limits are divided by 2 ** `halvings`; its first transaction always fits. Candidates that no block may
-        contain are left out. `suspects` (wire ids, or ids of scheduled calls) are settled unexecuted where
-        `allow_quarantine`.
+        contain are left out. After each that was executed `enough()` says whether it is the last one. `suspects`
+        (wire ids, or ids of scheduled calls) are settled unexecuted where `allow_quarantine`.
         """
         head, parameters = self.head, self._rules.parameters
         if self._code.lacking:
@@ -241,7 +242,7 @@ class Executor:
                 break
             run.accept(transaction, attempt)
             chosen.append(transaction)
-            if run.operations >= operations_max:
+            if run.operations >= operations_max or enough():
                 break
         if not run.tx_ids and not allow_empty:
             return None
@@ -493,6 +494,13 @@ class Executor:
         receipt (see `validate_calls`).
         """
         return self._opened_admission().admit(transaction, now_ms)
+
+    def final_height(self, transaction: Transaction) -> int | None:
+        """Return the height at which the transaction is final, or None: cheaper than `admission`, and says less.
+
+        Raise RejectedTransaction("request_conflict") where its request id was used for another one.
+        """
+        return self._opened_admission().final_height(transaction)
 
     def validate_calls(self, transaction: Transaction) -> None:
         """Return when every call names a method and fits its arguments.

@@ -51,6 +51,15 @@ T = TypeVar("T")
 FETCH_TIMEOUT_S = 1.0
 """Shorter than the base time-out: a block whose bytes nobody has must not look like a long execution."""
 
+SLOW_SHARE = 2
+"""A block of a single transaction that takes longer than this part of the others' patience makes it suspect."""
+BUILDING_SHARE = 4
+"""No transaction is begun for a block after this part of it, however many wait: the rest is for the next block.
+
+The limits of a block are counts, for all must agree on them, and know neither how fast this machine is nor what
+else it does. Without a limit in time a primary with much to do is deposed for it, and so is the next one.
+"""
+
 
 class Chain:
     """Performs what the replica and catch-up ask of the ledger. All methods run on the event loop."""
@@ -63,13 +72,13 @@ class Chain:
         threads: Threads,
         clock: Clock,
         member: str,
-        slow_execution_ms: int,
+        patience_ms: int,
         on_applied: Callable[[ExecutedBlock, StoreView], None],
         on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
         room: Callable[[], Awaitable[None]],
         recoveries: Recoveries = NO_RECOVERIES,
     ) -> None:
-        """`slow_execution_ms`: a block of a single transaction that takes longer makes that transaction suspect.
+        """`patience_ms`: so long the others wait for a primary.
 
         `on_divergence` is told of a decided block that this node, having voted for it, now executes otherwise.
         `room()` waits until there is room on the disk for a block.
@@ -80,7 +89,8 @@ class Chain:
         self._threads = threads
         self._clock = clock
         self._member = member
-        self._slow_execution_ms = slow_execution_ms
+        self._slow_execution_ms = patience_ms // SLOW_SHARE
+        self._building_ms = patience_ms // BUILDING_SHARE
         self._on_applied = on_applied
         self._on_divergence = on_divergence
         self._room = room
@@ -120,6 +130,7 @@ class Chain:
             if (effect.height, effect.parent) != (self._head.height + 1, self._head.digest):
                 return nothing
             started_ms = self._clock.now_ms()
+            enough_ms = started_ms + self._building_ms
             executed = await self._threads.execute(
                 self._executor.build,
                 self._clock.time_ms(),
@@ -129,6 +140,7 @@ class Chain:
                 allow_empty=effect.allow_empty,
                 allow_quarantine=effect.allow_quarantine,
                 suspects=frozenset(self._suspects),
+                enough=lambda: self._clock.now_ms() >= enough_ms,
             )
             if executed is None:
                 return nothing

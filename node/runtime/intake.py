@@ -241,10 +241,9 @@ class Intake:
         if refused is None or self._mempool.waiting(transaction.tx_id) is not None:
             return None
         try:
-            final = self._executor.admission(transaction, self._clock.time_ms()) is not None
+            return refused if self._executor.final_height(transaction) is None else None
         except RejectedTransaction as error:
             return error
-        return None if final else refused
 
     def _is_known(self, transaction: Transaction) -> bool:
         """Whether the transaction is final, or was accepted here before: then nothing is written for it."""

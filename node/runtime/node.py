@@ -127,7 +127,7 @@ class Node:
             self._threads,
             self._clock,
             config.member,
-            parameters.base_timeout_ms // 2,
+            parameters.base_timeout_ms,
             self._on_applied,
             self._on_divergence,
             self._disk.room,

@@ -10,20 +10,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from consensus.codec import encode
-from consensus.effects import BlockStanding, CheckPayload, Decide, PayloadChecked
+from consensus.codec import decode, encode
+from consensus.effects import BlockStanding, BuildPayload, CheckPayload, Decide, PayloadChecked
 from consensus.members import Members, Validator
+from consensus.messages import PAYLOAD_SIZE_MAX
 from node.config import NO_RECOVERIES, Recoveries, Recovery
 from node.errors import ConfigError
 from node.ledger import CertifiedBlock, Proposal, Transaction
 from node.runtime.chain import Chain
 from node.runtime.clock import Clock
 from node.runtime.threads import WorkerThreads
-from tests.node.ledger_world import Ledger, certificate, decoded, key_of, with_header
+from tests.node.ledger_world import Ledger, LedgerClock, certificate, decoded, key_of, with_header
 
 
 class VerifiedBodies:
-    """Bodies whose signatures nobody has to verify, and the one proposal that the others have."""
+    """Bodies whose signatures nobody has to verify; what waits, and the one proposal that the others have."""
 
     def __init__(self, proposal: Proposal | None = None, transactions: Sequence[Transaction] = ()) -> None:
         self._proposal = proposal
@@ -36,6 +37,9 @@ class VerifiedBodies:
         return None if self._proposal is None else encode(self._proposal)
 
     async def transactions(self, *asked: object) -> list[Transaction]:
+        return self._transactions
+
+    def candidates(self) -> list[Transaction]:
         return self._transactions
 
 
@@ -58,6 +62,7 @@ def started(
     threads: WorkerThreads,
     recoveries: Recoveries = NO_RECOVERIES,
     others: VerifiedBodies | None = None,
+    clock: Clock | None = None,
 ) -> Chain:
     """The chain of a node that has just started on the ledger's store."""
     bodies: Any = others or VerifiedBodies()
@@ -73,9 +78,9 @@ def started(
         ledger.executor,
         bodies,
         threads,
-        Clock(),
+        clock or Clock(),
         "bank-a",
-        1_000,
+        2_000,
         lambda executed, view: None,
         on_divergence,
         room,
@@ -124,6 +129,32 @@ async def test_a_block_that_the_former_members_decide_in_the_place_of_a_recovery
         await chain.decide(Decide(1, block.digest, certificate(block), 0))
     assert refused.value.code == "recovery_differs"
     assert (chain.head.height, ledger.store.head.height) == (0, 0)
+
+
+class SlowMachine(LedgerClock):
+    """Whoever asks for the time has needed a tenth of a second since the last time."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self._passed_ms = 0
+
+    def now_ms(self) -> int:
+        self._passed_ms += 100
+        return self._passed_ms
+
+
+@pytest.mark.parametrize("waiting", [1, 3, 40])
+async def test_a_slow_machine_builds_blocks_that_the_others_need_not_wait_for(
+    ledger: Ledger, threads: WorkerThreads, waiting: int
+) -> None:
+    """Under load every primary took longer than the others' patience for its block, and was deposed for it."""
+    items = [ledger.transaction("bank-a") for _ in range(waiting)]
+    chain = started(ledger, threads, others=VerifiedBodies(transactions=items), clock=SlowMachine(ledger))
+    built = await chain.build(BuildPayload(1, 0, ledger.store.head.digest, 0, False, False))
+    assert built.payload is not None
+    names = decode(built.payload, Proposal, size_max=PAYLOAD_SIZE_MAX).wire_ids
+    # A quarter of the patience of two seconds: five times a tenth of a second. What waits is taken in its order.
+    assert names == tuple(item.wire_id for item in items[: min(waiting, 5)])
 
 
 class Asked:
