@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from scripts.localnet import processes
 from scripts.localnet.layout import Member
-from scripts.localnet.metrics import gauges_of_all
+from scripts.localnet.metrics import gauges
 
 
 class NodeLook(msgspec.Struct, frozen=True):
-    """Totals of one node since its start; `rss_peak_mb` since the last `reset_peaks`."""
+    """Totals of one node since its start, at one time of the monotonic clock; `rss_peak_mb` since `reset_peaks`."""
 
     member: str
+    at_s: float
     cpu_s: float
     rss_mb: float
     rss_peak_mb: float
@@ -28,9 +30,8 @@ class NodeLook(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """All nodes that run, at one time of the monotonic clock, and of the machine `machine_time()`."""
+    """All nodes that run, each as soon as it answered, and of the machine `machine_time()`."""
 
-    at_s: float
     nodes: tuple[NodeLook, ...]
     machine_ticks: int = 0
     stolen_ticks: int = 0
@@ -64,7 +65,7 @@ class Spent(msgspec.Struct, frozen=True):
     @property
     def per_s(self) -> float:
         """Transactions that became final a second, whether or not their senders had heard of it by the end."""
-        return round(self.transactions / self.seconds, 1)
+        return round(self.transactions / self.seconds, 1) if self.seconds else 0.0
 
     @property
     def cpu_s(self) -> float:
@@ -77,29 +78,38 @@ class Spent(msgspec.Struct, frozen=True):
 
 
 def look(members: Sequence[Member]) -> Look:
-    """Ask the system about the process of each of `members` that runs, then the nodes themselves."""
-    at_s = time.monotonic()
+    """Ask each of `members` whose process runs, all at once, and the system about it as soon as it has answered.
+
+    A node under load answers late, up to a second: its totals are of that time, not of when it was asked.
+    """
+    running = [member for member in members if member.pid is not None and processes.usage(member.pid) is not None]
+    with ThreadPoolExecutor(max(1, len(running))) as threads:
+        found = list(threads.map(_node_look, running))
     machine_ticks, stolen_ticks = machine_time()
-    usages = [processes.usage(member.pid) if member.pid is not None else None for member in members]
-    alive = [(member, usage) for member, usage in zip(members, usages, strict=True) if usage is not None]
-    found = []
-    for (member, usage), told in zip(alive, gauges_of_all([member.api for member, _ in alive]), strict=True):
-        found.append(
-            NodeLook(
-                member=member.id,
-                cpu_s=usage.cpu_s,
-                rss_mb=usage.rss_mb,
-                rss_peak_mb=usage.rss_peak_mb,
-                written_bytes=usage.written_bytes,
-                disk_bytes=disk_usage(Path(member.data_dir)),
-                sent_bytes=int(told.get("hansa_peer_sent_bytes", 0)),
-                synced_writes=int(told.get("hansa_synced_writes", 0)),
-                transactions=int(told["hansa_transactions_applied_total"]),
-                blocks=int(told["hansa_blocks_applied_total"]),
-                view=int(told["hansa_view"]),
-            )
-        )
-    return Look(at_s, tuple(found), machine_ticks, stolen_ticks)
+    return Look(tuple(node for node in found if node is not None), machine_ticks, stolen_ticks)
+
+
+def _node_look(member: Member) -> NodeLook | None:
+    """None: it is gone meanwhile."""
+    told = gauges(member.api)
+    at_s = time.monotonic()
+    usage = None if member.pid is None else processes.usage(member.pid)
+    if usage is None:
+        return None
+    return NodeLook(
+        member=member.id,
+        at_s=at_s,
+        cpu_s=usage.cpu_s,
+        rss_mb=usage.rss_mb,
+        rss_peak_mb=usage.rss_peak_mb,
+        written_bytes=usage.written_bytes,
+        disk_bytes=disk_usage(Path(member.data_dir)),
+        sent_bytes=int(told.get("hansa_peer_sent_bytes", 0)),
+        synced_writes=int(told.get("hansa_synced_writes", 0)),
+        transactions=int(told["hansa_transactions_applied_total"]),
+        blocks=int(told["hansa_blocks_applied_total"]),
+        view=int(told["hansa_view"]),
+    )
 
 
 def machine_time() -> tuple[int, int]:
@@ -120,10 +130,14 @@ def spent(before: Look, after: Look) -> Spent:
     """What lies between two looks at the same nodes."""
     earlier = {node.member: node for node in before.nodes}
     pairs = [(earlier[node.member], node) for node in after.nodes if node.member in earlier]
+    transactions, blocks, seconds = max(
+        ((new.transactions - old.transactions, new.blocks - old.blocks, new.at_s - old.at_s) for old, new in pairs),
+        default=(0, 0, 0.0),
+    )
     return Spent(
-        seconds=after.at_s - before.at_s,
-        transactions=max((new.transactions - old.transactions for old, new in pairs), default=0),
-        blocks=max((new.blocks - old.blocks for old, new in pairs), default=0),
+        seconds=seconds,
+        transactions=transactions,
+        blocks=blocks,
         view_changes=max((new.view - old.view for old, new in pairs), default=0),
         nodes=tuple(
             NodeSpent(

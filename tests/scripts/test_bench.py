@@ -30,11 +30,22 @@ RUN_TIMEOUT_S = 120
 def _look(at_s: float, *totals: int, stolen: int = 0) -> Look:
     nodes = tuple(
         NodeLook(
-            f"n{index}", total / 100, 90.0, 100.0 + total, total, total, total * 1000, total, total, total // 10, 3
+            f"n{index}",
+            at_s,
+            total / 100,
+            90.0,
+            100.0 + total,
+            total,
+            total,
+            total * 1000,
+            total,
+            total,
+            total // 10,
+            3,
         )
         for index, total in enumerate(totals)
     )
-    return Look(at_s, nodes, machine_ticks=round(200 * at_s), stolen_ticks=stolen)
+    return Look(nodes, machine_ticks=round(200 * at_s), stolen_ticks=stolen)
 
 
 def _run(final_per_s: float, p99: float) -> Run:
@@ -80,6 +91,13 @@ def test_what_nodes_spend_is_shared_out_over_what_became_final() -> None:
     assert (found.seconds, found.transactions, found.blocks, found.view_changes) == (2.0, 200, 20, 0)
     assert [node.cpu_s for node in found.nodes] == [2.0, 2.0]
     assert found.per_transaction(found.cpu_s * 1e6) == 20_000.0
+    # Each over its own time: who answered late has done more by then.
+    early, late = _look(1.0, 100), _look(3.0, 300, 340)
+    late = msgspec.structs.replace(late, nodes=(late.nodes[0], msgspec.structs.replace(late.nodes[1], at_s=3.4)))
+    early = msgspec.structs.replace(
+        early, nodes=(early.nodes[0], msgspec.structs.replace(late.nodes[1], at_s=1.0, transactions=100))
+    )
+    assert (spent(early, late).seconds, spent(early, late).per_s) == (2.4, 100.0)
     # A node that was not there before has no difference.
     assert len(spent(_look(1.0, 100), _look(3.0, 300, 240)).nodes) == 1
 
