@@ -21,6 +21,10 @@ CALLS_MAX = 10_000
 SIGNATURES_MAX = 16
 TRANSACTION_SIZE_MAX = 2 * 1024 * 1024
 EXPIRY_AHEAD_MS_MAX = 24 * 60 * 60 * 1000
+_BODY_OPENS = b"\x96"
+"""MessagePack's array of six."""
+_BODY_AT = {b"\xc4": 3, b"\xc5": 4, b"\xc6": 6}
+"""Where the body begins in a transaction, by the kind of its length: of one, two or four bytes."""
 
 Hash: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Key: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -121,6 +125,19 @@ class Transaction:
         body_bytes = encode(body)
         ordered = tuple(sorted(signatures, key=lambda item: item.key))
         return cls.decode(encode(SignedBody(body_bytes, ordered)))
+
+
+def opening(body: Body) -> bytes:
+    """The bytes with which every body of that network and sender begins in its encoding, and no other does."""
+    return _BODY_OPENS + encode(body.network) + encode(body.sender)
+
+
+def opens_with(data: bytes, opened: bytes) -> bool:
+    """Whether the body of the transaction in `data`, if that is one at all, begins with these bytes.
+
+    Nothing is decoded: it is for those who only want to know whose the transaction claims to be.
+    """
+    return data.startswith(opened, _BODY_AT.get(data[1:2], len(data)))
 
 
 def request_conflict(request_id: str, tx_id: bytes) -> RejectedTransaction:

@@ -76,7 +76,8 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
         summary="Submit one transaction or many",
         description="One: 202 and its id (200 and its fate with `wait=final`), or the error. Many: an outcome for"
         " each, in order; 202 when all were taken (200 when all are final), 207 when at least one was refused,"
-        " 429 when there was room for none."
+        " 429 when there was room for none, or all are of one sender and there was none for the first: nothing is"
+        " said of the others then, and the request is to come again as it is."
         " Sending the same transaction again is safe: it has one effect.",
         tags=["transactions"],
         responses={

@@ -137,6 +137,25 @@ async def test_a_full_pool_still_knows_what_is_final_and_what_waits(world: World
     assert await world.submit(other) == ["request_conflict"]
 
 
+async def test_a_request_of_one_sender_comes_again_as_a_whole_when_its_first_finds_no_room(world: World) -> None:
+    """Under overload most requests are such: nothing else in them is looked at, and nothing said of it."""
+    waiting = [world.new("bank-a") for _ in range(2)]
+    assert await world.submit(*waiting) == ["pending"] * 2
+    verified = world.threads.verified
+    late, garbage = world.new("bank-a"), world.new("bank-a").data[:-1]
+    assert await world.submit(late, waiting[0]) == ["too_many_from_sender"] * 2
+    outcomes = await world.intake.submit([late.data, garbage])
+    assert [code_of(item) for item in outcomes if isinstance(item, HansaError)] == ["too_many_from_sender"] * 2
+    assert world.threads.verified == verified
+    # What is known comes first, or somebody else's is among them: then each has its own outcome.
+    assert await world.submit(waiting[0], late) == ["pending", "too_many_from_sender"]
+    assert await world.submit(late, waiting[0], world.new("bank-b")) == [
+        "too_many_from_sender",
+        "pending",
+        "pending",
+    ]
+
+
 async def test_what_was_accepted_is_never_crowded_out_of_the_journal(tmp_path: Path) -> None:
     """A node that starts with more accepted than its pool takes keeps all of it, and brings it in as room comes."""
     world = World(tmp_path / "data")

@@ -20,6 +20,8 @@ from node.ledger import (
     members_hash,
     merkle_path,
     merkle_root,
+    opening,
+    opens_with,
 )
 
 BODY = Body(
@@ -32,6 +34,22 @@ def refused(data: bytes) -> str:
     with pytest.raises(RejectedTransaction) as caught:
         Transaction.decode(data)
     return caught.value.code
+
+
+@pytest.mark.parametrize("note", [0, 100, 300, 70_000])
+def test_whose_a_transaction_claims_to_be_stands_in_its_first_bytes(note: int) -> None:
+    """Whatever the length of its body, which is written in one, two or four bytes."""
+
+    def made(network: str, sender: str) -> Transaction:
+        calls = (Call("c", "m", {"note": "x" * note}),)
+        return Transaction.assemble(Body(network, sender, "R-1", 1, "each", calls), SIGNATURES)
+
+    item = made("net-a", "bank-a")
+    assert opens_with(item.data, opening(item.body))
+    for network, sender in (("net-a", "bank-b"), ("net-a", "bank-a/desk"), ("net-a", "bank"), ("net-b", "bank-a")):
+        assert not opens_with(item.data, opening(made(network, sender).body))
+    for data in (b"", b"\x92", item.data[:3], b"\x92\xc1" + item.data[2:], bytes(400)):
+        assert not opens_with(data, opening(item.body))
 
 
 def test_a_transaction_is_its_bytes_and_names_body_and_signatures_apart() -> None:
