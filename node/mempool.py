@@ -97,6 +97,11 @@ class Mempool:
         """How many bytes of transactions wait."""
         return self._bytes
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half of what clients find is taken: below, no sender holds as much as it may."""
+        return 2 * len(self._entries) >= self._transactions_max or 2 * self._bytes >= self._bytes_max
+
     def add(self, transaction: Transaction, now_ms: int, *, promised: bool = False) -> Added:
         """The transaction waits (NEW, MERGED into a variant of it, KNOWN before) or is just FINAL.
 
@@ -386,18 +391,11 @@ class Room:
         self._pool = pool
         self._promised = promised
         self._taken: dict[str, tuple[int, int]] = {}
-        self._refused: dict[str, Unavailable] = {}
         self._transactions = 0
         self._bytes = 0
 
     def take(self, sender: str, size_bytes: int) -> Unavailable | None:
-        """One more of `sender` is counted in, and None returned; or why `Mempool.add` would have no room for it.
-
-        Then there is none for the rest of what `sender` has in the request: a smaller one does not overtake it.
-        """
-        refused = self._refused.get(sender)
-        if refused is not None:
-            return refused
+        """One more of `sender` is counted in, and None returned; or why `Mempool.add` would have no room for it."""
         count, held_bytes = self._taken.get(sender, (0, 0))
         count, held_bytes = count + 1, held_bytes + size_bytes
         others = (self._transactions + 1 - count, self._bytes + size_bytes - held_bytes)
@@ -406,6 +404,4 @@ class Room:
             self._taken[sender] = (count, held_bytes)
             self._transactions += 1
             self._bytes += size_bytes
-        else:
-            self._refused[sender] = refused
         return refused

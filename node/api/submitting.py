@@ -76,8 +76,8 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
         summary="Submit one transaction or many",
         description="One: 202 and its id (200 and its fate with `wait=final`), or the error. Many: an outcome for"
         " each, in order; 202 when all were taken (200 when all are final), 207 when at least one was refused,"
-        " 429 when there was room for none, or all are of one sender and there was none for the first: nothing is"
-        " said of the others then, and the request is to come again as it is."
+        " 429 when there was room for none: the request is to come again as it is, and nothing is said of"
+        " any one of them, which may be known here all the same."
         " Sending the same transaction again is safe: it has one effect.",
         tags=["transactions"],
         responses={
@@ -93,7 +93,7 @@ def submitting_routes(service: NodeService) -> list[HTTPRouteHandler]:
         results = await service.submit(transactions)
         crowded_out = [item for item in results if isinstance(item, HansaError) and status_of(item) == 429]
         if len(crowded_out) == len(results):
-            # Nothing was taken for want of room: the whole request is to come again later.
+            # Nothing new was taken for want of room: the whole request is to come again later.
             return failure_response(crowded_out[0])
         deadline = asyncio.get_running_loop().time() + timeout_s if wait else None
         if many:

@@ -125,7 +125,7 @@ class AsyncClient:
         return await self._run(operations.submit(_data(transaction)))
 
     async def submit_many(self, transactions: Sequence[Transaction | bytes]) -> list[Submission | HansaError]:
-        """An outcome for each of at most 5,000 transactions, in order."""
+        """An outcome for each of at most 5,000 transactions, in order; Unavailable when all must come again."""
         return await self._run(operations.submit_many([_data(item) for item in transactions]))
 
     async def submit_and_wait(self, transaction: Transaction | bytes, timeout_s: float = 30.0) -> Fate:

@@ -124,7 +124,7 @@ class Client:
         return self._run(operations.submit(_data(transaction)))
 
     def submit_many(self, transactions: Sequence[Transaction | bytes]) -> list[Submission | HansaError]:
-        """An outcome for each of at most 5,000 transactions, in order."""
+        """An outcome for each of at most 5,000 transactions, in order; Unavailable when all must come again."""
         return self._run(operations.submit_many([_data(item) for item in transactions]))
 
     def submit_and_wait(self, transaction: Transaction | bytes, timeout_s: float = 30.0) -> Fate:

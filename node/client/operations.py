@@ -138,7 +138,7 @@ def submit_and_wait(transaction: bytes, timeout_s: float) -> Operation[Fate]:
 
 
 def submit_many(transactions: Sequence[bytes]) -> Operation[list[Submission | HansaError]]:
-    """Hand over many transactions; an outcome for each, in order."""
+    """Hand over many transactions; an outcome for each, in order; Unavailable when all are to come again."""
     return Operation(
         "POST",
         "/v1/transactions",

@@ -36,7 +36,8 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Times are milliseconds, sizes bytes. `block_transactions_max`, `block_calls_max`, `block_bytes_max` and
     `block_operations_max` bound one block (its first transaction always fits); `scheduled_calls_max` and
     `pruned_requests_max` bound what a block may settle and tidy besides; `call_operations_max` is one call's
-    budget of metered operations. `retention_ms` is how long a request id is remembered after its expiry. At every
+    budget of metered operations. After a quarter of `base_timeout_ms` a builder begins no further transaction.
+    `retention_ms` is how long a request id is remembered after its expiry. At every
     height that is a multiple of `snapshot_blocks` the nodes make a snapshot to join from (0: never).
     """
 

@@ -88,16 +88,6 @@ class Admission:
             raise RejectedTransaction(reason, f"request {body.request_id} of {body.sender} on {body.network}")
         return None
 
-    def final_height(self, transaction: Transaction) -> int | None:
-        """Return the height at which `transaction` is final, or None; nothing else is judged.
-
-        Raise RejectedTransaction("request_conflict") where its request id was used for another one.
-        """
-        used, _ = self._read(transaction)
-        if used is None or used.tx_id == transaction.tx_id:
-            return None if used is None else used.height
-        raise request_conflict(transaction.body.request_id, used.tx_id)
-
     def _unsatisfied(self, policy: Policy | None, transaction: Transaction, time_ms: int) -> str | None:
         reason = unsatisfied(self._rules.registry, policy, transaction, time_ms)
         if reason is None and policy is not None and policy.tiers:

@@ -208,8 +208,9 @@ class Executor:
         """Return the next block with as many of the (verified) `candidates`, in order, as fit; None when empty.
 
         Its limits are divided by 2 ** `halvings`; its first transaction always fits. Candidates that no block may
-        contain are left out. After each that was executed `enough()` says whether it is the last one. `suspects`
-        (wire ids, or ids of scheduled calls) are settled unexecuted where `allow_quarantine`.
+        contain are left out. Before each `enough()` is asked, which ends the block unless it has none yet; for the
+        first time when the scheduled calls are done. `suspects` (wire ids, or ids of scheduled calls) are settled
+        unexecuted where `allow_quarantine`.
         """
         head, parameters = self.head, self._rules.parameters
         if self._code.lacking:
@@ -220,6 +221,8 @@ class Executor:
         operations_max = max(1, parameters.block_operations_max >> halvings)
         for transaction in candidates:
             if run.transactions >= max(1, parameters.block_transactions_max >> halvings):
+                break
+            if enough() and chosen:
                 break
             if not fits(run, transaction, parameters.block_calls_max, parameters.block_bytes_max, halvings):
                 continue
@@ -242,7 +245,7 @@ class Executor:
                 break
             run.accept(transaction, attempt)
             chosen.append(transaction)
-            if run.operations >= operations_max or enough():
+            if run.operations >= operations_max:
                 break
         if not run.tx_ids and not allow_empty:
             return None
@@ -494,13 +497,6 @@ class Executor:
         receipt (see `validate_calls`).
         """
         return self._opened_admission().admit(transaction, now_ms)
-
-    def final_height(self, transaction: Transaction) -> int | None:
-        """Return the height at which the transaction is final, or None: cheaper than `admission`, and says less.
-
-        Raise RejectedTransaction("request_conflict") where its request id was used for another one.
-        """
-        return self._opened_admission().final_height(transaction)
 
     def validate_calls(self, transaction: Transaction) -> None:
         """Return when every call names a method and fits its arguments.

@@ -54,11 +54,13 @@ FETCH_TIMEOUT_S = 1.0
 SLOW_SHARE = 2
 """A block of a single transaction that takes longer than this part of the others' patience makes it suspect."""
 BUILDING_SHARE = 4
-"""No transaction is begun for a block after this part of it, however many wait: the rest is for the next block.
+"""No transaction but the first is begun for a block after this part of it, however many wait.
 
 The limits of a block are counts, for all must agree on them, and know neither how fast this machine is nor what
 else it does. Without a limit in time a primary with much to do is deposed for it, and so is the next one.
 """
+LONG_SHARE = 2 * BUILDING_SHARE
+"""Whose block took longer than this part of it to execute here may have come to that end: the block was full."""
 
 
 class Chain:
@@ -91,11 +93,13 @@ class Chain:
         self._member = member
         self._slow_execution_ms = patience_ms // SLOW_SHARE
         self._building_ms = patience_ms // BUILDING_SHARE
+        self._long_ms = patience_ms // LONG_SHARE
         self._on_applied = on_applied
         self._on_divergence = on_divergence
         self._room = room
         self._turn = asyncio.Lock()
         self._executed: dict[bytes, ExecutedBlock] = {}
+        self._took_ms: dict[bytes, int] = {}
         self._suspects: set[bytes] = set()
         self._misfits: set[bytes] = set()
         self._recoveries = recoveries
@@ -130,7 +134,6 @@ class Chain:
             if (effect.height, effect.parent) != (self._head.height + 1, self._head.digest):
                 return nothing
             started_ms = self._clock.now_ms()
-            enough_ms = started_ms + self._building_ms
             executed = await self._threads.execute(
                 self._executor.build,
                 self._clock.time_ms(),
@@ -140,7 +143,7 @@ class Chain:
                 allow_empty=effect.allow_empty,
                 allow_quarantine=effect.allow_quarantine,
                 suspects=frozenset(self._suspects),
-                enough=lambda: self._clock.now_ms() >= enough_ms,
+                enough=_Allowance(self._clock, self._building_ms),
             )
             if executed is None:
                 return nothing
@@ -248,11 +251,11 @@ class Chain:
 
     def _keep(self, executed: ExecutedBlock, started_ms: int) -> None:
         self._executed[executed.digest] = executed
-        elapsed_ms = self._clock.now_ms() - started_ms
+        elapsed_ms = self._took_ms[executed.digest] = self._clock.now_ms() - started_ms
         if elapsed_ms > self._slow_execution_ms and len(executed.proposal.wire_ids) == 1:
             self._suspects.add(executed.proposal.wire_ids[0])
             self._log.warning(
-                "a transaction executes slowly", tx_id=executed.tx_ids[0].hex(), elapsed_ms=elapsed_ms
+                "a transaction executes slowly", tx_id=executed.transactions[0].tx_id.hex(), elapsed_ms=elapsed_ms
             )
 
     # --- records ---------------------------------------------------------------------------------------------
@@ -286,6 +289,15 @@ class Chain:
             if wire_id in executed.proposal.wire_ids:
                 return executed.body.transactions[executed.proposal.wire_ids.index(wire_id)]
         return None
+
+    def room(self, executed: ExecutedBlock) -> tuple[int, int]:
+        """(calls, bytes) for which the block that is being applied certainly had room: see `Executor.room`.
+
+        None where it took so long to execute here that its builder may have stopped for that (LONG_SHARE), or where
+        nobody measured it here: what it left out is held against nobody.
+        """
+        took_ms = self._took_ms.get(executed.digest)
+        return (0, 0) if took_ms is None or took_ms > self._long_ms else self._executor.room(executed)
 
     # --- applying --------------------------------------------------------------------------------------------
 
@@ -375,6 +387,7 @@ class Chain:
         self._suspects.clear()
         self._misfits.clear()
         self._on_applied(executed, view)
+        self._took_ms.clear()
 
     def _head_of(self, record: HeadRecord, named_before: Members, view: StoreView) -> Head:
         """The head as consensus knows it, of which `view` is the state; the height before names `named_before`."""
@@ -394,6 +407,21 @@ class Chain:
         view = self._store.snapshot()
         self._executor.advance(executed, view)
         return view
+
+
+class _Allowance:
+    """Whether a time is over that begins with the first question."""
+
+    def __init__(self, clock: Clock, allowed_ms: int) -> None:
+        self._clock = clock
+        self._allowed_ms = allowed_ms
+        self._until_ms: int | None = None
+
+    def __call__(self) -> bool:
+        now_ms = self._clock.now_ms()
+        if self._until_ms is None:
+            self._until_ms = now_ms + self._allowed_ms
+        return now_ms >= self._until_ms
 
 
 def deciders(view: StoreView) -> Members:

@@ -13,7 +13,7 @@ import structlog
 from node.client.answers import FateStatus, Submission
 from node.errors import HansaError, RejectedTransaction, Unavailable
 from node.executor import Executor
-from node.gossip import Gossip, Verdict
+from node.gossip import Gossip, Verdict, wire_id_of
 from node.ledger import Ending, Transaction, opening, opens_with
 from node.mempool import Added, Mempool, Room
 from node.runtime.bodies import Bodies
@@ -64,7 +64,11 @@ class Intake:
         self._gossip = gossip
 
     async def submit(self, transactions: Sequence[bytes]) -> list[Submission | HansaError]:
-        """Judge raw transactions from clients; one outcome each, in order."""
+        """Judge raw transactions from clients; one outcome each, in order.
+
+        The same for all where there is no room for a request of one sender: then each of them may be known all the
+        same, and the request is to come again.
+        """
         crowded_out = self._crowded_out_at_sight(transactions)
         if crowded_out is not None:
             return [crowded_out] * len(transactions)
@@ -234,24 +238,31 @@ class Intake:
             for item in judged
         ]
 
-    def _crowded_out_at_sight(self, transactions: Sequence[bytes]) -> HansaError | None:
+    def _crowded_out_at_sight(self, transactions: Sequence[bytes]) -> Unavailable | None:
         """Why a client's request is to come again as a whole; None: each of its transactions is judged.
 
-        So it is where all are of one sender and there is no room for the first of them, which is not known here
-        either. Nothing is said of the others then, each of which may be known; and under overload, when this is
-        what becomes of most requests, it costs the decoding of one transaction and not of all.
+        So it is where all are of one sender, who has no room for the smallest of them, none of them is at hand here
+        and the first is not final and may wait. Under overload that is what becomes of most requests, and it costs
+        the decoding of one transaction and not of all. Of the others nothing is said, for one may be final.
         """
-        if len(transactions) < 2:
+        if len(transactions) < 2 or not self._mempool.is_half_full:
             return None
         try:
             first = Transaction.decode(transactions[0])
+            refused = self._mempool.refusal(first.body.sender, min(map(len, transactions)))
+            if refused is None or self._mempool.waiting(first.tx_id) is not None:
+                return None
+            opened = opening(first.body)
+            if not all(opens_with(data, opened) for data in transactions):
+                return None
+            if any(self._mempool.data(wire_id_of(data)) is not None for data in transactions):
+                return None
+            if self._executor.admission(first, self._clock.time_ms()) is not None:
+                return None
         except RejectedTransaction:
             return None
-        opened = opening(first.body)
-        if not all(opens_with(data, opened) for data in transactions):
-            return None
-        refused = self._crowded_out(first, self._mempool.room())
-        return refused if isinstance(refused, Unavailable) else None
+        text = f"{refused.message}; nothing of this request was taken or looked at further: send all of it again"
+        return Unavailable(refused.code, text, retry_after_ms=refused.details["retry_after_ms"])
 
     def _crowded_out(self, transaction: Transaction, room: Room) -> HansaError | None:
         """Why there is no place in `room` for a transaction that neither waits nor is final here; None: it has one.
@@ -263,9 +274,10 @@ class Intake:
         if refused is None or self._mempool.waiting(transaction.tx_id) is not None:
             return None
         try:
-            return refused if self._executor.final_height(transaction) is None else None
+            final = self._executor.admission(transaction, self._clock.time_ms()) is not None
         except RejectedTransaction as error:
             return error
+        return None if final else refused
 
     def _is_known(self, transaction: Transaction) -> bool:
         """Whether the transaction is final, or was accepted here before: then nothing is written for it."""

@@ -525,7 +525,7 @@ class Node:
         # A block that was made while this node was away or behind passed over nothing that came here meanwhile.
         target = self._driver.status().catch_up_target
         behind = target is not None and target > executed.header.height
-        room = (0, 0) if behind else self._executor.room(executed)
+        room = (0, 0) if behind else self._chain.room(executed)
         ended = self._mempool.applied(executed.header.height, executed.header.time_ms, transactions, *room)
         ended.update(self._intake.readmit())
         if ended:

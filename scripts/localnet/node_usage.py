@@ -86,11 +86,17 @@ def look(members: Sequence[Member]) -> Look:
     with ThreadPoolExecutor(max(1, len(running))) as threads:
         found = list(threads.map(_node_look, running))
     machine_ticks, stolen_ticks = machine_time()
-    return Look(tuple(node for node in found if node is not None), machine_ticks, stolen_ticks)
+    nodes = [
+        # Only now: whoever walks through a directory keeps the other threads from looking at the clock.
+        msgspec.structs.replace(node, disk_bytes=disk_usage(Path(member.data_dir)))
+        for member, node in zip(running, found, strict=True)
+        if node is not None
+    ]
+    return Look(tuple(nodes), machine_ticks, stolen_ticks)
 
 
 def _node_look(member: Member) -> NodeLook | None:
-    """None: it is gone meanwhile."""
+    """All but the use of its disk; None: it is gone meanwhile."""
     told = gauges(member.api)
     at_s = time.monotonic()
     usage = None if member.pid is None else processes.usage(member.pid)
@@ -103,7 +109,7 @@ def _node_look(member: Member) -> NodeLook | None:
         rss_mb=usage.rss_mb,
         rss_peak_mb=usage.rss_peak_mb,
         written_bytes=usage.written_bytes,
-        disk_bytes=disk_usage(Path(member.data_dir)),
+        disk_bytes=0,
         sent_bytes=int(told.get("hansa_peer_sent_bytes", 0)),
         synced_writes=int(told.get("hansa_synced_writes", 0)),
         transactions=int(told["hansa_transactions_applied_total"]),

@@ -20,6 +20,8 @@ from node.ledger import CertifiedBlock, Proposal, Transaction
 from node.runtime.chain import Chain
 from node.runtime.clock import Clock
 from node.runtime.threads import WorkerThreads
+from node.state import ExecutedBlock
+from node.store import StoreView
 from tests.node.ledger_world import Ledger, LedgerClock, certificate, decoded, key_of, with_header
 
 
@@ -63,8 +65,9 @@ def started(
     recoveries: Recoveries = NO_RECOVERIES,
     others: VerifiedBodies | None = None,
     clock: Clock | None = None,
+    left: list[int] | None = None,
 ) -> Chain:
-    """The chain of a node that has just started on the ledger's store."""
+    """The chain of a node that has just started on the ledger's store; `left`: the room of its blocks, in calls."""
     bodies: Any = others or VerifiedBodies()
 
     def on_divergence(*told: object) -> None:
@@ -73,7 +76,11 @@ def started(
     async def room() -> None:
         return
 
-    return Chain(
+    def on_applied(executed: ExecutedBlock, view: StoreView) -> None:
+        if left is not None:
+            left.append(chain.room(executed)[0])
+
+    chain = Chain(
         ledger.store,
         ledger.executor,
         bodies,
@@ -81,11 +88,12 @@ def started(
         clock or Clock(),
         "bank-a",
         2_000,
-        lambda executed, view: None,
+        on_applied,
         on_divergence,
         room,
         recoveries,
     )
+    return chain
 
 
 async def test_the_head_names_the_list_that_decided_it_after_a_start_and_after_a_block(
@@ -155,6 +163,27 @@ async def test_a_slow_machine_builds_blocks_that_the_others_need_not_wait_for(
     names = decode(built.payload, Proposal, size_max=PAYLOAD_SIZE_MAX).wire_ids
     # A quarter of the patience of two seconds: five times a tenth of a second. What waits is taken in its order.
     assert names == tuple(item.wire_id for item in items[: min(waiting, 5)])
+
+
+async def test_a_block_that_took_long_holds_nothing_against_who_built_it(
+    ledger: Ledger, threads: WorkerThreads
+) -> None:
+    """It may have been cut off for the time it took, with room for more: so honest primaries would be accused."""
+
+    async def room_on(clock: Clock | None) -> int:
+        items = [ledger.transaction("bank-a") for _ in range(4)]
+        left: list[int] = []
+        chain = started(ledger, threads, others=VerifiedBodies(transactions=items), clock=clock, left=left)
+        await chain.build(BuildPayload(chain.head.height + 1, 0, chain.head.digest, 0, False, False))
+        block = ledger.executor.build(ledger.now_ms, "bank-a", items)
+        assert block is not None
+        await chain.decide(Decide(block.height, block.digest, certificate(block), 0))
+        assert chain.head.height == block.height
+        return left[0]
+
+    calls_max = ledger.executor.parameters.block_calls_max
+    assert await room_on(LedgerClock(ledger)) == calls_max - 4
+    assert await room_on(SlowMachine(ledger)) == 0
 
 
 class Asked:

@@ -81,6 +81,16 @@ def test_operations_bound_a_block_and_a_single_transaction(tmp_path: Path) -> No
     assert found[-1] == "limit_exceeded"
 
 
+def test_a_block_ends_when_its_builder_has_had_enough_but_not_before_its_first(ledger: Ledger) -> None:
+    items = [ledger.transaction("bank-a") for _ in range(4)]
+    first, third = ledger.build(*items, enough=lambda: True), iter([False, False, False, True])
+    assert first is not None
+    assert first.tx_ids == (items[0].tx_id,)
+    following = ledger.build(*items, enough=lambda: next(third))
+    assert following is not None
+    assert following.tx_ids == tuple(item.tx_id for item in items[:3])
+
+
 def test_room_is_what_certainly_would_have_fitted(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, network(block_transactions_max=4, block_calls_max=100))
     roomy = ledger.build(ledger.transaction("bank-a"))

@@ -32,12 +32,12 @@ class Counting(WorkerThreads):
 
 
 class World:
-    """A ledger with a mempool for POOL transactions and an intake over it."""
+    """A ledger with a mempool for POOL transactions, or another one, and an intake over it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pool: Mempool | None = None) -> None:
         self.ledger = Ledger(path, signed_network())
         self.threads = Counting()
-        self.pool = Mempool(POOL, 2**20)
+        self.pool = Mempool(POOL, 2**20) if pool is None else pool
         clock = LedgerClock(self.ledger)
         executor, store = self.ledger.executor, self.ledger.store
         bodies = Bodies(self.pool, executor, self.threads, clock, lambda peer, error: None)
@@ -137,23 +137,37 @@ async def test_a_full_pool_still_knows_what_is_final_and_what_waits(world: World
     assert await world.submit(other) == ["request_conflict"]
 
 
-async def test_a_request_of_one_sender_comes_again_as_a_whole_when_its_first_finds_no_room(world: World) -> None:
-    """Under overload most requests are such: nothing else in them is looked at, and nothing said of it."""
+async def test_a_request_of_one_sender_that_finds_no_room_comes_again_as_a_whole(world: World) -> None:
+    """Under overload most requests are such: what is behind their first transaction is not even decoded."""
     waiting = [world.new("bank-a") for _ in range(2)]
+    late, garbage = world.new("bank-a"), world.new("bank-a").data[:-1]
     assert await world.submit(*waiting) == ["pending"] * 2
     verified = world.threads.verified
-    late, garbage = world.new("bank-a"), world.new("bank-a").data[:-1]
-    assert await world.submit(late, waiting[0]) == ["too_many_from_sender"] * 2
     outcomes = await world.intake.submit([late.data, garbage])
     assert [code_of(item) for item in outcomes if isinstance(item, HansaError)] == ["too_many_from_sender"] * 2
     assert world.threads.verified == verified
-    # What is known comes first, or somebody else's is among them: then each has its own outcome.
-    assert await world.submit(waiting[0], late) == ["pending", "too_many_from_sender"]
-    assert await world.submit(late, waiting[0], world.new("bank-b")) == [
-        "too_many_from_sender",
-        "pending",
-        "pending",
-    ]
+
+
+async def test_a_request_of_which_more_can_be_said_is_judged_one_by_one(world: World) -> None:
+    waiting = [world.new("bank-a") for _ in range(2)]
+    late, crowded = world.new("bank-a"), "too_many_from_sender"
+    assert await world.submit(*waiting) == ["pending"] * 2
+    assert await world.submit(waiting[0], late) == ["pending", crowded]
+    assert await world.submit(late, waiting[0]) == [crowded, "pending"], "what is at hand is never turned away"
+    assert await world.submit(late, late, world.new("bank-b")) == [crowded, crowded, "pending"]
+    expired = signed(world.ledger.transaction("bank-a", expires_at_ms=world.ledger.now_ms - 1))
+    assert await world.submit(expired, late) == ["expired", crowded], "it need not come again"
+    other = Transaction.assemble(waiting[0].body, [KeySignature(bytes(32), bytes(64))])
+    assert await world.submit(other, late) == ["bad_signature", crowded], "what waits under its name is at hand"
+
+
+async def test_a_large_transaction_does_not_keep_the_small_ones_behind_it_out(tmp_path: Path) -> None:
+    world = World(tmp_path / "data", Mempool(100, 8_000))
+    while not world.pool.is_half_full:
+        assert await world.submit(world.new("bank-a")) == await world.submit(world.new("bank-b")) == ["pending"]
+    large = signed(world.ledger.transaction("bank-a", *[world.ledger.opening() for _ in range(40)]))
+    assert await world.submit(large, world.new("bank-a")) == ["too_many_from_sender", "pending"]
+    world.close()
 
 
 async def test_what_was_accepted_is_never_crowded_out_of_the_journal(tmp_path: Path) -> None:
