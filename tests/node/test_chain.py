@@ -177,6 +177,7 @@ async def test_a_block_that_took_long_holds_nothing_against_who_built_it(
         await chain.build(BuildPayload(chain.head.height + 1, 0, chain.head.digest, 0, False, False))
         block = ledger.executor.build(ledger.now_ms, "bank-a", items)
         assert block is not None
+        assert started(ledger, threads).room(block) == (0, 0), "nobody has measured it there"
         await chain.decide(Decide(block.height, block.digest, certificate(block), 0))
         assert chain.head.height == block.height
         return left[0]
