@@ -293,8 +293,8 @@ class Chain:
     def room(self, executed: ExecutedBlock) -> tuple[int, int]:
         """(calls, bytes) for which the block that is being applied certainly had room: see `Executor.room`.
 
-        None where it took so long to execute here that its builder may have stopped for that (LONG_SHARE), or where
-        nobody measured it here: what it left out is held against nobody.
+        (0, 0) where it took so long to execute here that its builder may have stopped for that (LONG_SHARE), or
+        where that was not measured here: what it left out is held against nobody.
         """
         took_ms = self._took_ms.get(executed.digest)
         return (0, 0) if took_ms is None or took_ms > self._long_ms else self._executor.room(executed)

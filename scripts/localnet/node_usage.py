@@ -83,20 +83,16 @@ def look(members: Sequence[Member]) -> Look:
     A node under load answers late, up to a second: its totals are of that time, not of when it was asked.
     """
     running = [member for member in members if member.pid is not None and processes.usage(member.pid) is not None]
+    # Before the threads: whoever walks through a directory keeps the others from looking at the clock.
+    disk_bytes = [disk_usage(Path(member.data_dir)) for member in running]
     with ThreadPoolExecutor(max(1, len(running))) as threads:
-        found = list(threads.map(_node_look, running))
+        found = list(threads.map(_node_look, running, disk_bytes))
     machine_ticks, stolen_ticks = machine_time()
-    nodes = [
-        # Only now: whoever walks through a directory keeps the other threads from looking at the clock.
-        msgspec.structs.replace(node, disk_bytes=disk_usage(Path(member.data_dir)))
-        for member, node in zip(running, found, strict=True)
-        if node is not None
-    ]
-    return Look(tuple(nodes), machine_ticks, stolen_ticks)
+    return Look(tuple(node for node in found if node is not None), machine_ticks, stolen_ticks)
 
 
-def _node_look(member: Member) -> NodeLook | None:
-    """All but the use of its disk; None: it is gone meanwhile."""
+def _node_look(member: Member, disk_bytes: int) -> NodeLook | None:
+    """None: it is gone since it answered. Raise OSError when it does not answer."""
     told = gauges(member.api)
     at_s = time.monotonic()
     usage = None if member.pid is None else processes.usage(member.pid)
@@ -109,7 +105,7 @@ def _node_look(member: Member) -> NodeLook | None:
         rss_mb=usage.rss_mb,
         rss_peak_mb=usage.rss_peak_mb,
         written_bytes=usage.written_bytes,
-        disk_bytes=0,
+        disk_bytes=disk_bytes,
         sent_bytes=int(told.get("hansa_peer_sent_bytes", 0)),
         synced_writes=int(told.get("hansa_synced_writes", 0)),
         transactions=int(told["hansa_transactions_applied_total"]),
