@@ -153,8 +153,12 @@ class Replica:
             msgspec.structs.replace(self._peers[name], heard_ms_ago=now_ms - self._peer_heard_ms[name])
             for name in sorted(self._peers)
         )
-        target = self._lag.target(self._work.members, self._work.head.height)
-        return report(self._context, self._work, self._suspicion.next_event(self._work), peers, target)
+        next_event = self._suspicion.next_event(self._work)
+        return report(self._context, self._work, next_event, peers, self.catch_up_target())
+
+    def catch_up_target(self) -> int | None:
+        """The height that is certainly decided elsewhere and not here; None: there is none."""
+        return self._lag.target(self._work.members, self._work.head.height)
 
     # --- time [6, 7] --------------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class Executor:
         self._rules = Rules(network.network_id, network.parameters, engine, registry)
         self._contracts_hash = engine.contracts_hash()
         self._code = ActiveCode((), engine)
+        self._ruled_since = b""
+        """The digest of the block since which the rules hold."""
         self.queries = Queries(network.network_id, engine)
         self._cache = ValueCache()
         self._tiers = TierVerdicts(registry)
@@ -122,6 +124,9 @@ class Executor:
 
     def _take_rules(self, view: LedgerView) -> None:
         """The next block is executed by the contracts that the members have activated, within limits and brakes."""
+        if view.head.digest == self._ruled_since:
+            return
+        self._ruled_since = view.head.digest
         state = Overlay(view)
         code = active_code(self._shipped, state, self._code)
         if code is not self._code:
@@ -134,8 +139,10 @@ class Executor:
         """Transactions are admitted and tried on `view`: the state shown so far, after `writes`.
 
         It may be the state of a block before the head: what is known of tiers there is kept apart from what is
-        known of them at the head.
+        known of them at the head. Or that of the block to which `advance` moves next, while nothing is executed.
         """
+        if view.head.height > self.head.height:
+            self._take_rules(view)
         tiers = self._opened_admission().tiers.after(writes)
         self._admission = Admission(self._rules, view, tiers)
 

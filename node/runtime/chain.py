@@ -75,6 +75,7 @@ class Chain:
         clock: Clock,
         member: str,
         patience_ms: int,
+        on_durable: Callable[[ExecutedBlock, StoreView], None],
         on_applied: Callable[[ExecutedBlock, StoreView], None],
         on_divergence: Callable[[CertifiedBlock, InvalidBlock], None],
         room: Callable[[], Awaitable[None]],
@@ -82,6 +83,8 @@ class Chain:
     ) -> None:
         """`patience_ms`: so long the others wait for a primary.
 
+        `on_durable` is told of a block that consensus decided as soon as nothing can undo it and its state is what
+        transactions are judged by; `on_applied` of each block when it is the head.
         `on_divergence` is told of a decided block that this node, having voted for it, now executes otherwise.
         `room()` waits until there is room on the disk for a block.
         """
@@ -94,6 +97,7 @@ class Chain:
         self._slow_execution_ms = patience_ms // SLOW_SHARE
         self._building_ms = patience_ms // BUILDING_SHARE
         self._long_ms = patience_ms // LONG_SHARE
+        self._on_durable = on_durable
         self._on_applied = on_applied
         self._on_divergence = on_divergence
         self._room = room
@@ -375,9 +379,20 @@ class Chain:
             return await self._threads.execute(lambda: look(self._store.snapshot(), self._executor.tree))
 
     async def _apply(self, executed: ExecutedBlock, certificate: Certificate, start_view: int) -> None:
-        record = await self._threads.write(self._store.apply, executed, certificate, start_view)
-        view = await self._threads.execute(self._advance, executed)
+        record, view = await self._threads.write(self._write, executed, certificate, start_view)
+        # Who waits for the block need not wait until the next one may begin as well.
+        self._on_durable(executed, view)
+        await self._threads.execute(self._executor.advance, executed, view)
         self._moved(executed, record, view)
+
+    def _write(
+        self, executed: ExecutedBlock, certificate: Certificate, start_view: int
+    ) -> tuple[HeadRecord, StoreView]:
+        """In the writing thread: the block is durable, and what comes in is judged by it."""
+        record = self._store.apply(executed, certificate, start_view)
+        view = self._store.snapshot()
+        self._executor.show(view, executed.writes)
+        return record, view
 
     def _moved(self, executed: ExecutedBlock, record: HeadRecord, view: StoreView) -> None:
         """The block is durable: it is the head."""
@@ -401,12 +416,6 @@ class Chain:
             decided_by or named_before,
             resting_at(view),
         )
-
-    def _advance(self, executed: ExecutedBlock) -> StoreView:
-        """The executor stands on the block just applied; returns the view on it."""
-        view = self._store.snapshot()
-        self._executor.advance(executed, view)
-        return view
 
 
 class _Allowance:

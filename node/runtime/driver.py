@@ -101,6 +101,10 @@ class Driver:
         """What the replica waits for, as an immutable snapshot."""
         return self._replica.status()
 
+    def catch_up_target(self) -> int | None:
+        """`status().catch_up_target` alone, for whoever asks with every block."""
+        return self._replica.catch_up_target()
+
     def start(self) -> None:
         """The replica's first effects are under way and time runs for it."""
         self._started = True

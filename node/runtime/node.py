@@ -128,6 +128,7 @@ class Node:
             self._clock,
             config.member,
             parameters.base_timeout_ms,
+            lambda executed, view: self._service.on_applied(executed, view, ()),
             self._on_applied,
             self._on_divergence,
             self._disk.room,
@@ -460,7 +461,7 @@ class Node:
         while True:
             await asyncio.sleep(WORK_INTERVAL_MS * 0.001)
             self._work.look()
-            target, head = self._driver.status().catch_up_target, self._chain.head.height
+            target, head = self._driver.catch_up_target(), self._chain.head.height
             # Whoever is behind runs the versions of the height where it is, and the others theirs.
             if target is None or target <= head or self._divergence.height or self._code.differs:
                 self._code.judge()
@@ -523,11 +524,13 @@ class Node:
             if received_ms is not None:
                 self._metrics.on_final(now_ms - received_ms)
         # A block that was made while this node was away or behind passed over nothing that came here meanwhile.
-        target = self._driver.status().catch_up_target
+        target = self._driver.catch_up_target()
         behind = target is not None and target > executed.header.height
         room = (0, 0) if behind else self._chain.room(executed)
         ended = self._mempool.applied(executed.header.height, executed.header.time_ms, transactions, *room)
         ended.update(self._intake.readmit())
+        # Clients wait for it: before all that only this node cares for.
+        self._service.on_applied(executed, view, tuple(ended))
         if ended:
             self._driver.spawn(self._threads.write(self._store.end_pending, ended))
         self._metrics.on_applied(executed)
@@ -539,7 +542,6 @@ class Node:
         self._snapshots.on_applied(view, target or 0)
         if not behind:
             self._joining.on_caught_up()
-        self._service.on_applied(executed, view, tuple(ended))
         self._work.look()
 
     # --- what the replica asks for (driver.Performer) --------------------------------------------------------

@@ -116,7 +116,10 @@ class Service:
     # --- told by the runtime ---------------------------------------------------------------------------------
 
     def on_applied(self, executed: ExecutedBlock, view: StoreView, ended: Sequence[bytes]) -> None:
-        """The block is the head now; whoever waits for it or for its transactions is woken."""
+        """The block is durable; whoever waits for it or for its transactions is woken.
+
+        Told once more when it is the head, for what waited in the mempool was looked for there until then.
+        """
         self._view = view
         self._waiters.on_applied(executed, ended)
         self._moved.set()

@@ -130,6 +130,7 @@ class Process:
             "bank-a",
             60_000,
             lambda executed, view: None,
+            lambda executed, view: None,
             self._diverged,
             _at_once,
         )

@@ -132,10 +132,14 @@ class Replayer:
             Clock(),
             "bank-a",
             60_000,
+            self._on_durable,
             self._on_applied,
             self._on_divergence,
             _room,
         )
+
+    def _on_durable(self, executed: ExecutedBlock, view: StoreView) -> None:
+        assert view.head.height == executed.height == self.store.head.height
 
     def _on_applied(self, executed: ExecutedBlock, view: StoreView) -> None:
         assert view.head.height == executed.height == self.chain.head.height
