@@ -1,7 +1,7 @@
 """Ed25519 keys that never leave their device: a security module or smart card behind PKCS#11.
 
 Invariant: no private key enters this process, and a PIN is tried once: devices lock after a few wrong ones.
-What a device signs is not believed here: whoever asks for a signature has libsodium judge it (node.keys.verify).
+What a device signs is not believed here: whoever asks for a signature has libsodium judge it (node.signatures).
 
 A key is named as RFC 7512 has it: `pkcs11:token=hansa;object=anna?module-path=/usr/lib/softhsm/libsofthsm2.so`.
 The package `python-pkcs11` speaks to the device's library. It is an extra (`pip install hansa[pkcs11]`) and is

@@ -1,7 +1,6 @@
-"""Keys: signing, verifying, the encrypted files they rest in, and the certificates they make.
+"""Keys: signing, the encrypted files they rest in, and the certificates they make.
 
-The only module that touches private keys and signature libraries. Signatures are judged by libsodium alone
-(through PyNaCl): a second library would accept other edge cases, and that would split the ledger.
+The only module that touches private keys. Whether a signature verifies, node.signatures says.
 
 A key file is one JSON object, readable by its owner only. The seed is sealed by XSalsa20-Poly1305 under a key
 that Argon2id derives from the passphrase. The cost of a new file is libsodium's INTERACTIVE (64 MiB, 2 passes,
@@ -36,9 +35,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import NameOID
 
 from node.errors import ConfigError
+from node.signatures import SIGNATURE_SIZE
 
-PUBLIC_KEY_SIZE = 32
-SIGNATURE_SIZE = 64
 SEED_SIZE = 32
 KEY_FILE_SIZE_MAX = 4096
 PASSPHRASE_SIZE_MAX = 1024
@@ -74,26 +72,6 @@ class SigningKey:
 
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public.hex()})"
-
-
-def verify(key: bytes, message: bytes, signature: bytes) -> bool:
-    """Return whether libsodium accepts `signature` of `message` under the public `key`; never raise."""
-    if len(key) != PUBLIC_KEY_SIZE or len(signature) != SIGNATURE_SIZE:
-        return False
-    try:
-        nacl.bindings.crypto_sign_open(signature + message, key)
-    except nacl.exceptions.BadSignatureError:
-        return False
-    return True
-
-
-def verify_many(items: Iterable[tuple[bytes, bytes, bytes]]) -> list[bool]:
-    """Return the verdict of `verify` for each (key, message, signature), in order.
-
-    Made for a thread: libsodium runs without the interpreter lock, so two threads with a chunk each take half
-    the time. A chunk of some dozens pays for its hand-over; a thread job per signature does not.
-    """
-    return [verify(key, message, signature) for key, message, signature in items]
 
 
 # --- key files -------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from node.archive.format import TRANSACTION_ROW, ArchivedBlock, ArchiveHead
 from node.archive.reader import ArchiveReader
 from node.config import NetworkConfig
 from node.errors import RejectedTransaction, StoreError
-from node.keys import verify, verify_many
 from node.ledger import (
     Header,
     Transaction,
@@ -25,6 +24,7 @@ from node.ledger import (
     merkle_root,
     transaction_signing_bytes,
 )
+from node.signatures import verify, verify_many
 from node.store.reading import read_receipt
 
 

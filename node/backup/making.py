@@ -48,8 +48,8 @@ from node.backup.report import BackupNode, BackupReport, OnProgress
 from node.client.answers import BackupStatus
 from node.config import load_node
 from node.errors import ConfigError, HansaError, Unavailable
-from node.keys import verify
 from node.recovery import load_trusted
+from node.signatures import verify
 from node.snapshot import SnapshotFolder, verify_snapshot
 from node.snapshot.folder import snapshot_at
 from node.store.room import free_bytes, require_room, resume_bytes

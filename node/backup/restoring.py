@@ -35,9 +35,9 @@ from node.backup.manifest import (
 from node.backup.report import OnProgress
 from node.config import NetworkConfig, NodeConfig, load_node
 from node.errors import ConfigError, StoreError
-from node.keys import verify
 from node.ledger import CertifiedBlock
 from node.recovery import load_trusted
+from node.signatures import verify
 from node.store import LevelDatabase
 from node.verification import verify_rows
 from node.verification.replay import Replay, open_block

@@ -17,7 +17,8 @@ from node.cli.files import sync_directory
 from node.cli.options import NODE_FILE, key_file_name
 from node.config import NetworkConfig, NodeConfig, dump_node, load_network, load_node
 from node.errors import ConfigError
-from node.keys import PUBLIC_KEY_SIZE, KeyInfo, KeyKind, SigningKey, key_made_ms, read_key_info, write_key_file
+from node.keys import KeyInfo, KeyKind, SigningKey, key_made_ms, read_key_info, write_key_file
+from node.signatures import PUBLIC_KEY_SIZE
 
 NETWORK_FILE = "network.toml"
 API_DEFAULT = "127.0.0.1:7700"

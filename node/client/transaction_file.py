@@ -19,7 +19,6 @@ import msgspec
 from consensus.codec import CodecError, encode
 from node.client.drafting import Signer
 from node.errors import ConfigError, RejectedTransaction
-from node.keys import verify
 from node.ledger import (
     SIGNATURES_MAX,
     TRANSACTION_SIZE_MAX,
@@ -32,6 +31,7 @@ from node.ledger import (
     transaction_id,
     transaction_signing_bytes,
 )
+from node.signatures import verify
 
 FILE_SIZE_MAX: Final = 24 * 1024 * 1024
 """The largest body in hex (4 MiB) and in words, of which a byte may take seven characters."""

@@ -159,10 +159,11 @@ def _by_id(principals: Iterable[PrincipalConfig]) -> list[PrincipalConfig]:
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What this node spends on others: counts, bytes of memory, threads. Local: it decides no validity.
+    """What this node spends on others: counts, bytes of memory, processes. Local: it decides no validity.
 
     `mempool_transactions_max` and `mempool_bytes_max`: what may wait when a client sends more; what other members
-    have promised finds room up to twice that.
+    have promised finds room up to twice that. `verify_processes`: so many beside the node verify signatures, each
+    with some 15 MB; one keeps up with what a node can execute.
     """
 
     mempool_transactions_max: Annotated[int, _between(1, 10_000_000)] = 10_000
@@ -170,7 +171,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_queue_bytes_max: Annotated[int, _between(1024 * 1024, 1024**3)] = 16 * 1024 * 1024
     api_request_bytes_max: Annotated[int, _between(64 * 1024, 1024**3)] = 16 * 1024 * 1024
     api_connections_max: Annotated[int, _between(1, 100_000)] = 256
-    verify_threads: Annotated[int, _between(1, 256)] = 2
+    verify_processes: Annotated[int, _between(1, 64)] = 1
 
 
 class DiskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

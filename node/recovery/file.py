@@ -19,8 +19,8 @@ from consensus.messages import VALIDATORS_MAX, Certificate, VoteKind, vote_bytes
 from consensus.verification import Verifier
 from node.config import BLOCK_BYTES_LIMIT, PROPOSER, Recovery
 from node.errors import ConfigError
-from node.keys import verify
 from node.ledger import CertifiedBlock, Header, content_root, members_hash, sha256
+from node.signatures import verify
 
 FILE_SIZE_MAX: Final = 2 * BLOCK_BYTES_LIMIT + 4 * 1024 * 1024
 """A kept block in hex, and the lists."""

@@ -11,7 +11,6 @@ from consensus.members import Members, Validator
 from consensus.messages import VoteKind
 from node.config import NetworkConfig
 from node.errors import HansaError, RejectedTransaction, StoreError
-from node.keys import verify
 from node.ledger import (
     BlockBody,
     CertifiedBlock,
@@ -24,6 +23,7 @@ from node.ledger import (
 )
 from node.repair.report import Journal, unproven
 from node.repair.sources import BlockSource
+from node.signatures import verify
 from node.store import Database, ReceiptsRecord
 from node.store.layout import META_HEAD, body_key, number, read_location
 from node.store.reading import read_body, read_receipt, stored

@@ -12,9 +12,9 @@ import itertools
 
 from node.config import NetworkConfig, NodeConfig
 from node.errors import HansaError, StoreError
-from node.keys import verify
 from node.ledger import BlockBody, HeadRecord
 from node.repair.report import Journal
+from node.signatures import verify
 from node.store import Database, forget_votes, promises
 from node.store.layout import META_ABSTAIN, META_ENDINGS, META_NEVER_VOTED, number
 from node.store.reading import read_body

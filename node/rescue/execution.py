@@ -8,8 +8,8 @@ from consensus.messages import Certificate
 from node.config import Recovery
 from node.errors import ConfigError, InvalidBlock, RejectedTransaction
 from node.executor import AheadView, Executor
-from node.keys import verify_many
 from node.ledger import BlockBody, Proposal, Transaction, transaction_signing_bytes
+from node.signatures import verify_many
 from node.state import ExecutedBlock
 
 

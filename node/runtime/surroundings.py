@@ -14,11 +14,12 @@ from consensus.messages import INSTANCE_SIZE
 from node.api import ApiLimits, ApiServer, NodeService
 from node.config import NetworkConfig, NodeConfig, split_address
 from node.errors import ConfigError
-from node.keys import SigningKey, verify
+from node.keys import SigningKey
 from node.peers import PeerHandler, Peers, Transport
 from node.runtime.clock import Clock
 from node.runtime.service import VERSION
 from node.runtime.threads import Threads, WorkerThreads
+from node.signatures import verify
 from node.snapshot import Cut, cut, cut_apart
 from node.store import Database, LevelDatabase
 from node.store.room import free_bytes
@@ -111,7 +112,7 @@ def this_machine(
 
     return Surroundings(
         clock=Clock(),
-        threads=WorkerThreads(config.limits.verify_threads),
+        threads=WorkerThreads(config.limits.verify_processes),
         open_database=LevelDatabase,
         open_transport=open_transport,
         open_api=open_api,

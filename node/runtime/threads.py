@@ -1,27 +1,32 @@
-"""The threads beside the event loop: one executes, one writes, a few verify signatures.
+"""The threads beside the event loop: one executes, one writes, and some have signatures verified.
 
 One thread executes blocks, so that what builds, checks and applies never overlaps. One thread writes, so that
-writes never overlap and a vote's sync does not wait behind an execution. libsodium and LevelDB let go of the
-interpreter lock, so these threads do run beside the loop. One more does what nobody waits for, in small steps.
+writes never overlap and a vote's sync does not wait behind an execution. LevelDB lets go of the interpreter lock,
+so these threads do run beside the loop. Signatures are verified in processes (node/signatures/apart.py), and a
+thread waits for each of those. One more thread does what nobody waits for, in small steps.
 """
 
 import asyncio
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
+import structlog
+
 from node.errors import Unavailable
-from node.keys import verify_many
 from node.runtime.lane import Lane
+from node.signatures import Signed, verify_many
+from node.signatures.apart import REST_S, VerifyingProcess
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 SIGNATURES_PER_JOB_MIN = 64
-"""Fewer are not shared out among threads: a hand-over costs about as much as one signature."""
+"""Fewer are not shared out among processes: a hand-over costs about as much as one signature."""
 SIGNATURES_AT_ONCE_MAX = 2
 """So few are verified where they are asked for: nobody gains by handing them over."""
 BACKGROUND_REST = 19
@@ -37,7 +42,7 @@ class Threads(Protocol):
     async def write(self, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
         """Return what `function` returns; of these calls none overlap, and they run in their order."""
 
-    async def verify(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+    async def verify(self, items: Sequence[Signed]) -> list[bool]:
         """Return for each (key, message, signature) whether it verifies."""
 
     async def background(self, steps: Generator[None, None, R]) -> R:
@@ -53,11 +58,16 @@ class Threads(Protocol):
 class WorkerThreads:
     """The node's worker threads; `close` waits for what runs."""
 
-    def __init__(self, verify_threads: int) -> None:
+    def __init__(self, verify_processes: int) -> None:
+        """Threads and processes begin when they are first needed."""
         self._execution = Lane(1, "execute")
         self._writing = Lane(1, "write")
-        self._verification = Lane(verify_threads, "verify")
-        self._verify_threads = verify_threads
+        self._verification = Lane(verify_processes, "verify")
+        self._verify_processes = verify_processes
+        # As many as the lane has threads: there is one for whoever asks.
+        self._verifying: queue.SimpleQueue[VerifyingProcess] = queue.SimpleQueue()
+        for _ in range(verify_processes):
+            self._verifying.put(VerifyingProcess(_verified_here))
         self._background = Lane(1, "background")
         self._closing = threading.Event()
 
@@ -71,17 +81,24 @@ class WorkerThreads:
         result: R = await self._writing.call(partial(function, *args, **options))
         return result
 
-    async def verify(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+    async def verify(self, items: Sequence[Signed]) -> list[bool]:
         """Return for each (key, message, signature) whether it verifies; large shares run side by side."""
         if len(items) <= SIGNATURES_AT_ONCE_MAX:
             return verify_many(items)
-        jobs = max(1, min(self._verify_threads, len(items) // SIGNATURES_PER_JOB_MIN))
+        jobs = max(1, min(self._verify_processes, len(items) // SIGNATURES_PER_JOB_MIN))
         size = -(-len(items) // jobs)
         shares = [
-            self._verification.call(partial(verify_many, items[start : start + size]))
+            self._verification.call(partial(self._verify_apart, items[start : start + size]))
             for start in range(0, len(items), size)
         ]
         return [verdict for share in await asyncio.gather(*shares) for verdict in share]
+
+    def _verify_apart(self, items: Sequence[Signed]) -> list[bool]:
+        process = self._verifying.get()
+        try:
+            return process.verify_many(items)
+        finally:
+            self._verifying.put(process)
 
     async def background(self, steps: Generator[None, None, R]) -> R:
         """Return what `steps` returns, run in the one background thread; raise Unavailable when it was cut off."""
@@ -110,3 +127,11 @@ class WorkerThreads:
         self._closing.set()
         for lane in (self._verification, self._background, self._execution, self._writing):
             lane.close()
+        for _ in range(self._verify_processes):
+            self._verifying.get().close()
+
+
+def _verified_here(error: OSError) -> None:
+    reason = f"the process that verifies them failed: {error}"
+    text = "signatures are verified in the node itself for a while, which is slower"
+    structlog.get_logger("signatures").warning(text, reason=reason, for_s=REST_S)

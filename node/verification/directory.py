@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 from consensus.codec import encode
 from node.config import NetworkConfig, NodeConfig
 from node.errors import ConfigError, HansaError, StoreError
-from node.keys import verify
 from node.ledger import CertifiedBlock, HeadRecord
 from node.recovery import load_trusted
+from node.signatures import verify
 from node.store import LevelDatabase
 from node.store.database import Reader, holds_database
 from node.store.layout import (

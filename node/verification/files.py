@@ -8,7 +8,7 @@ import msgspec
 from node.archive import ArchiveReader, require_no_gap, verify_archive
 from node.config import NetworkConfig
 from node.errors import ConfigError, HansaError
-from node.keys import verify
+from node.signatures import verify
 from node.snapshot import SnapshotFolder, verify_snapshot
 from node.verification.directory import OnProgress
 

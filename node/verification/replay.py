@@ -19,8 +19,8 @@ from contracts.membership import Membership
 from node.config import NetworkConfig
 from node.errors import HansaError, StoreError
 from node.executor import Executor, request_of
-from node.keys import verify, verify_many
 from node.ledger import BlockBody, CertifiedBlock, HeadRecord, Proposal, Transaction, transaction_signing_bytes
+from node.signatures import verify, verify_many
 from node.snapshot import pending_adoption
 from node.state import ExecutedBlock
 from node.store import LevelDatabase, Store

@@ -24,8 +24,9 @@ from contracts.membership import Membership
 from node.config import MemberConfig, NetworkConfig, Parameters, PrincipalConfig
 from node.executor import Executor
 from node.executor.run import BlockRun, Rules
-from node.keys import SigningKey, verify_many
+from node.keys import SigningKey
 from node.ledger import Body, Call, KeySignature, Proposal, Transaction, content_root, merkle_root
+from node.signatures import verify_many
 from node.state import ExecutedBlock, ValueCache
 from node.store import Store
 from scripts.localnet.layout import member_names

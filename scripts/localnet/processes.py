@@ -22,7 +22,7 @@ _exit_codes: dict[int, int] = {}
 
 class Usage(msgspec.Struct, frozen=True):
     """What a process has used since its start: CPU seconds, resident memory now and at its peak (MB), bytes that it
-    had the disk write.
+    had the disk write. With all that it started: of those that have ended, CPU seconds alone.
 
     `mapped_mb` of the resident memory are pages of files (tables of LevelDB, libraries), which the system takes
     back when somebody needs the room.
@@ -118,7 +118,24 @@ def exit_code(pid: int | None, started_ticks: int | None) -> int | None:
 
 
 def usage(pid: int) -> Usage | None:
-    """What the process has used so far, or None when it is gone."""
+    """What the process and all that it started have used so far, or None when it is gone."""
+    own = _own_usage(pid)
+    if own is None:
+        return None
+    every = [own, *(found for child in _children(pid) if (found := usage(child)) is not None)]
+    return Usage(**{name: sum(getattr(item, name) for item in every) for name in Usage.__struct_fields__})
+
+
+def _children(pid: int) -> list[int]:
+    """What the process has started and runs now; each of its threads has a list of its own."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, file.read_text().split())
+    return found
+
+
+def _own_usage(pid: int) -> Usage | None:
     try:
         fields = _after_name(Path(f"/proc/{pid}/stat").read_text())
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -128,7 +145,8 @@ def usage(pid: int) -> Usage | None:
     if "VmRSS" not in status:
         return None
     return Usage(
-        cpu_s=(int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND,
+        # man 5 proc_pid_stat: utime and stime, cutime and cstime.
+        cpu_s=sum(map(int, fields[11:15])) / TICKS_PER_SECOND,
         rss_mb=int(status["VmRSS"].split()[0]) / 1024,
         mapped_mb=int(status["RssFile"].split()[0]) / 1024,
         rss_peak_mb=int(status["VmHWM"].split()[0]) / 1024,
@@ -137,9 +155,10 @@ def usage(pid: int) -> Usage | None:
 
 
 def reset_peak(pid: int) -> None:
-    """The peak of the process's resident memory is what it uses now; a process that is gone is left alone."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    """The peak of resident memory is what is used now, by the process and all that it started."""
+    for each in (pid, *_children(pid)):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{each}/clear_refs").write_text("5")
 
 
 def used_addresses(wanted: Iterable[str]) -> list[str]:

@@ -20,8 +20,9 @@ import pytest
 from consensus.messages import VoteKind, vote_bytes
 from node.client import BlockAnswer, Client
 from node.config import load_network
-from node.keys import SigningKey, certificate_key, find_passphrase, read_key_file, tls_context, verify
+from node.keys import SigningKey, certificate_key, find_passphrase, read_key_file, tls_context
 from node.peers.shown_keys import server_name
+from node.signatures import verify
 from scripts.localnet.founding import key_file
 from scripts.localnet.layout import Layout
 from scripts.localnet.metrics import gauges

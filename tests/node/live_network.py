@@ -153,7 +153,7 @@ class LiveNetwork:
             network_file=self._directory / "network.toml",
             listen=found.address,
             api=f"127.0.0.1:{self._apis[member]}",
-            limits=Limits(verify_threads=1),
+            limits=Limits(verify_processes=1),
             sync=self.sync,
         )
 

@@ -33,7 +33,6 @@ from node.client import (
     plain_json,
 )
 from node.errors import HansaError, NotFound, RejectedTransaction, Unavailable
-from node.keys import verify
 from node.ledger import (
     BlockBody,
     CallReceipt,
@@ -45,6 +44,7 @@ from node.ledger import (
     merkle_root,
     transaction_signing_bytes,
 )
+from node.signatures import verify
 
 NETWORK = "memory-0123456789ab"
 _ZERO = bytes(32)

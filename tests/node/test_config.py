@@ -257,7 +257,7 @@ def test_an_unknown_member_is_told_who_is_known(tmp_path: Path) -> None:
 def test_a_node_is_read_back_and_its_paths_start_at_its_file(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text(
-        'member = "bank-a"\nlisten = "127.0.0.1:7600"\napi = "[::1]:7700"\n[limits]\nverify_threads = 3\n'
+        'member = "bank-a"\nlisten = "127.0.0.1:7600"\napi = "[::1]:7700"\n[limits]\nverify_processes = 3\n'
     )
     node = load_node(path)
     assert node == NodeConfig(
@@ -267,7 +267,7 @@ def test_a_node_is_read_back_and_its_paths_start_at_its_file(tmp_path: Path) -> 
         network_file=tmp_path / "network.toml",
         listen="127.0.0.1:7600",
         api="[::1]:7700",
-        limits=Limits(verify_threads=3),
+        limits=Limits(verify_processes=3),
     )
     full = msgspec.structs.replace(
         node, passphrase_file=Path("/run/secret"), log_level="debug", data_dir=Path("/d")

@@ -17,8 +17,8 @@ from node.cli.main import main
 from node.client.transaction_file import KnownPolicy, PolicyKey, TransactionFile
 from node.errors import ConfigError
 from node.hardware import TokenAddress, TokenKey
-from node.keys import verify
 from node.ledger import Body, Call
+from node.signatures import verify
 
 LIBRARY = next(
     (

@@ -25,10 +25,9 @@ from node.keys import (
     read_key_file,
     read_key_info,
     tls_context,
-    verify,
-    verify_many,
     write_key_file,
 )
+from node.signatures import verify, verify_many
 
 KEY = SigningKey(bytes(range(32)))
 OLD_FILE = (

@@ -18,11 +18,11 @@ from consensus.messages import Vote, VoteKind
 from node.config import Recoveries
 from node.errors import ConfigError, HansaError, InvalidBlock, InvalidFrame
 from node.executor import request_of
-from node.keys import verify
 from node.ledger import CertifiedBlock, Proposal
 from node.recovery import RecoveryFile, trusted
 from node.repair import Repair
 from node.rescue import Survivor, perform_recoveries, preferred
+from node.signatures import verify
 from node.snapshot import make_snapshot, pending_adoption
 from node.store import LevelDatabase, Store, StoreView
 from node.store.layout import META_HEAD

@@ -10,9 +10,9 @@ import pytest
 from consensus.epochs import EPOCH_VIEWS
 from node.errors import HansaError
 from node.executor import request_of
-from node.keys import verify
 from node.recovery import RecoveryFile
 from node.rescue.survivor import REPLACED_MAX
+from node.signatures import verify
 from node.snapshot import make_snapshot, pending_adoption
 from node.store import LevelDatabase
 from node.store.layout import META_ADOPTING

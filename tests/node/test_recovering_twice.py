@@ -13,11 +13,11 @@ from consensus.epochs import EPOCH_VIEWS
 from consensus.messages import Vote, VoteKind
 from consensus.replica import Replica
 from node.errors import HansaError
-from node.keys import verify
 from node.recovery import RecoveryFile
 from node.repair import Repair
 from node.rescue import perform_recoveries, preferred
 from node.rescue.survivor import REPLACED_MAX
+from node.signatures import verify
 from node.store.log_tail import log_files
 from tests.node.evidence_world import VOTING
 from tests.node.ledger_world import BANKS

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from node.executor import Executor
-from node.keys import verify
 from node.repair.replacing import drop_stale, finish_replacing, replace
 from node.runtime.opening import open_store
+from node.signatures import verify
 from node.store import LevelDatabase, layout
 from tests.node.ledger_world import ENGINE, Ledger
 from tests.node.test_repair import World, add, spoil, world

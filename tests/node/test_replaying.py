@@ -15,9 +15,9 @@ from consensus.effects import BlockStanding, Decide, VoteRecord
 from consensus.messages import Vote, VoteKind, vote_bytes
 from node.errors import InvalidBlock, StoreError
 from node.executor import AheadView
-from node.keys import verify
 from node.ledger import BlockBody, CertifiedBlock
 from node.runtime import replaying
+from node.signatures import verify
 from node.state import ExecutedBlock, LedgerView
 from node.store import Database, LevelDatabase
 from node.sync import CatchUp, ReadyBlock

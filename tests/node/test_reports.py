@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from node.config import MemberConfig, NetworkConfig
-from node.keys import SigningKey, verify
+from node.keys import SigningKey
 from node.report import (
     REPORT_SIZE_MAX,
     Condition,
@@ -20,6 +20,7 @@ from node.report import (
 from node.runtime.clock import Clock
 from node.runtime.clock_offsets import ClockOffsets
 from node.runtime.reports import RELAY_APART_MS_MAX, RELAY_MS_MAX, REPORTS_PER_SECOND_MAX, Reports
+from node.signatures import verify
 from node.wire import (
     LENGTH_SIZE,
     MemberReport,

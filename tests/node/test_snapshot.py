@@ -18,9 +18,10 @@ from contracts.membership import Membership
 from node.config import NetworkConfig
 from node.errors import InvalidFrame, NotFound, StoreError
 from node.executor import Executor, request_of
-from node.keys import SigningKey, verify
+from node.keys import SigningKey
 from node.ledger import HeadRecord, members_hash, sha256
 from node.runtime.chain import deciders
+from node.signatures import verify
 from node.snapshot import (
     Adoption,
     Cut,

@@ -12,8 +12,8 @@ import pytest
 
 from consensus.codec import encode
 from node.errors import HansaError, Unavailable
-from node.keys import verify
 from node.ledger import sha256
+from node.signatures import verify
 from node.snapshot import SnapshotFolder, read_manifest, verify_snapshot
 from node.snapshot.chunks import COMPRESSION, OpenedChunk, open_chunk
 from node.snapshot.manifest import ChunkEntry, Content

@@ -13,7 +13,7 @@ from consensus.codec import encode
 from node.errors import InvalidFrame
 from node.evidence import account_key
 from node.executor import request_of
-from node.keys import verify
+from node.signatures import verify
 from node.snapshot import (
     Manifest,
     SnapshotFolder,

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +76,29 @@ def test_usage_of_a_running_process_and_of_none(sleeper: tuple[int, int]) -> Non
     assert 0 < found.rss_mb <= found.rss_peak_mb
     processes.end(*sleeper, kill=True)
     assert processes.usage(sleeper[0]) is None
+
+
+CHILDREN = """
+import subprocess, sys
+burning = "x = sum(range(40_000_000))"
+large = "x = b'x' * 60_000_000; print(flush=True); sys.stdin.read()"
+subprocess.run([sys.executable, "-c", burning])
+child = subprocess.Popen([sys.executable, "-c", "import sys; " + large], stdin=subprocess.PIPE)
+child.wait()
+"""
+
+
+def test_usage_is_that_of_all_that_a_process_started(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    pid, ticks = processes.start([sys.executable, "-c", CHILDREN], os.environ, log)
+    try:
+        deadline_s = time.monotonic() + 30
+        while not log.read_bytes() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        found = processes.usage(pid)
+        assert found is not None
+        assert found.rss_peak_mb >= found.rss_mb > 60, "of the one that runs"
+        assert found.cpu_s > 0.15, "of the one that has ended, which took more than that"
+    finally:
+        # The child that is left reads the end of its input then.
+        processes.end(pid, ticks, kill=True)

@@ -21,7 +21,7 @@ from consensus.effects import Applied, Broadcast, Decide, Effect, Input, Persist
 from consensus.image import IMAGE_SIZE_MAX, freeze, thaw
 from consensus.messages import PrePrepare, Vote
 from consensus.replica import Replica
-from node import keys
+from node import signatures
 from node.errors import ConfigError
 from node.report import printable
 from node.runtime.bundle import Bundle, read_bundle
@@ -145,7 +145,7 @@ class Replay:
     ) -> None:
         """`until` None: to the end; else to the input of this number, counted from the start of the process."""
         self._bundle = bundle
-        self._verify = verify or keys.verify
+        self._verify = verify or signatures.verify
         self._until = until
         self._write = write
         self._conduct = Conduct()

@@ -207,7 +207,7 @@ def test_the_command_replays_a_file(
 ) -> None:
     from tests.simulation import runner  # all the other commands come with it
 
-    monkeypatch.setattr("tests.simulation.replay.keys.verify", life.verify)
+    monkeypatch.setattr("tests.simulation.replay.signatures.verify", life.verify)
     recording = life.recorder.recording()
     file = tmp_path / "bundle.zip"
     why = json.dumps({"sentences": ["No block can be made.", "\x1b[31m red"]}).encode()

@@ -16,8 +16,8 @@ from contracts.governance import Governance
 from node.client import sign
 from node.config import PrincipalConfig
 from node.keys import SigningKey
-from node.keys import verify as verify_signature
 from node.ledger import Call, Transaction, members_hash
+from node.signatures import verify as verify_signature
 from node.snapshot import SnapshotFolder, make_snapshot, verify_snapshot
 from node.state import ExecutedBlock, Overlay
 from tests.node.evidence_world import SIGNING, VOTING, ProvableLedger, provable_network

@@ -12,9 +12,9 @@ from hansa_verify import Refused, main, verify
 
 from node.archive import ArchiveReader, ArchiveWriter, archive_head, archived_block
 from node.errors import HansaError
-from node.keys import verify as verify_signature
 from node.recovery import RecoveryFile
 from node.recovery.trust import trusted
+from node.signatures import verify as verify_signature
 from node.snapshot import SnapshotFolder, make_snapshot, verify_snapshot
 from node.verification import verify_archives
 from tests.node.ledger_world import transfer
