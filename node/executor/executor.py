@@ -126,7 +126,6 @@ class Executor:
         """The next block is executed by the contracts that the members have activated, within limits and brakes."""
         if view.head.digest == self._ruled_since:
             return
-        self._ruled_since = view.head.digest
         state = Overlay(view)
         code = active_code(self._shipped, state, self._code)
         if code is not self._code:
@@ -134,6 +133,7 @@ class Executor:
             self._rules = msgspec.structs.replace(self._rules, engine=code.engine)
             self._contracts_hash = code.engine.contracts_hash()
         self._rules = self._rules.after(state)
+        self._ruled_since = view.head.digest
 
     def show(self, view: LedgerView, writes: WriteSet) -> None:
         """Transactions are admitted and tried on `view`: the state shown so far, after `writes`.

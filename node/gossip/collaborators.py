@@ -52,7 +52,7 @@ class Transport(Protocol):
 
 
 Intake: TypeAlias = Callable[[str, Sequence[bytes]], Awaitable[Sequence[Verdict]]]
-"""Given the peer and the raw bytes of a chunk: decode, verify signatures in threads, admit; one verdict each."""
+"""Given the peer and the raw bytes of a chunk: decode, verify signatures, admit; one verdict each."""
 
 
 def wire_id_of(data: bytes) -> bytes:

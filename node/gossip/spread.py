@@ -227,7 +227,7 @@ class Gossip:
         return wire_id in self._queue or wire_id in self._judging or self._seen.holds(wire_id, now_s)
 
     async def _judge(self) -> None:
-        """One of WORKERS: while one chunk's signatures are verified in threads the other is admitted."""
+        """One of WORKERS: while one chunk's signatures are verified the other is admitted."""
         while True:
             await self._work_waiting.wait()
             peer, chunk = self._queue.next_chunk()

@@ -1,4 +1,4 @@
-"""How transactions come in: decoded, verified in threads, admitted, journalled, and told to the others.
+"""How transactions come in: decoded, verified, admitted, journalled, and told to the others.
 
 Invariant: what a client was told is accepted lies synced in the journal and in the mempool, so it survives a crash
 of this node and reaches the others when it is back.

@@ -128,7 +128,7 @@ class Node:
             self._clock,
             config.member,
             parameters.base_timeout_ms,
-            lambda executed, view: self._service.on_applied(executed, view, ()),
+            self._on_durable,
             self._on_applied,
             self._on_divergence,
             self._disk.room,
@@ -516,6 +516,10 @@ class Node:
         else:
             self._divergence.found(block, error, self._chain)
 
+    def _on_durable(self, executed: ExecutedBlock, view: StoreView) -> None:
+        self._work.on_durable()
+        self._service.on_applied(executed, view, ())
+
     def _on_applied(self, executed: ExecutedBlock, view: StoreView) -> None:
         now_ms = self._clock.now_ms()
         transactions = executed.transactions
@@ -542,7 +546,7 @@ class Node:
         self._snapshots.on_applied(view, target or 0)
         if not behind:
             self._joining.on_caught_up()
-        self._work.look()
+        self._work.on_applied()
 
     # --- what the replica asks for (driver.Performer) --------------------------------------------------------
 

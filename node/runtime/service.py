@@ -217,7 +217,8 @@ class Service:
         if before is None:
             for tx_id in self._mempool.tx_ids(limit):
                 waiting = self._mempool.waiting(tx_id)
-                if waiting is not None:
+                # Of a block that is on the disk and not yet the head they are there as well.
+                if waiting is not None and self._store.locate(tx_id) is None:
                     rows.append(_summary(waiting, "pending"))
             height, position = self._view.head.height, None
         else:
@@ -323,7 +324,7 @@ class Service:
         return self._view.head.height
 
     def height(self) -> int:
-        """The height of the last applied block."""
+        """The height of the last block that is on the disk."""
         return self._view.head.height
 
     def contracts(self) -> tuple[ContractAnswer, ...]:

@@ -27,6 +27,8 @@ R = TypeVar("R")
 
 SIGNATURES_PER_JOB_MIN = 64
 """Fewer are not shared out among processes: a hand-over costs about as much as one signature."""
+SIGNATURES_PER_JOB_MAX = 1_024
+"""More are jobs one after the other, so that what comes meanwhile has its turn: a request may bring 80,000."""
 SIGNATURES_AT_ONCE_MAX = 2
 """So few are verified where they are asked for: nobody gains by handing them over."""
 BACKGROUND_REST = 19
@@ -63,11 +65,11 @@ class WorkerThreads:
         self._execution = Lane(1, "execute")
         self._writing = Lane(1, "write")
         self._verification = Lane(verify_processes, "verify")
-        self._verify_processes = verify_processes
         # As many as the lane has threads: there is one for whoever asks.
-        self._verifying: queue.SimpleQueue[VerifyingProcess] = queue.SimpleQueue()
-        for _ in range(verify_processes):
-            self._verifying.put(VerifyingProcess(_verified_here))
+        self._processes = [VerifyingProcess(_verified_here) for _ in range(verify_processes)]
+        self._idle: queue.SimpleQueue[VerifyingProcess] = queue.SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
         self._background = Lane(1, "background")
         self._closing = threading.Event()
 
@@ -85,20 +87,24 @@ class WorkerThreads:
         """Return for each (key, message, signature) whether it verifies; large shares run side by side."""
         if len(items) <= SIGNATURES_AT_ONCE_MAX:
             return verify_many(items)
-        jobs = max(1, min(self._verify_processes, len(items) // SIGNATURES_PER_JOB_MIN))
-        size = -(-len(items) // jobs)
-        shares = [
-            self._verification.call(partial(self._verify_apart, items[start : start + size]))
-            for start in range(0, len(items), size)
-        ]
-        return [verdict for share in await asyncio.gather(*shares) for verdict in share]
+        jobs = max(1, min(len(self._processes), len(items) // SIGNATURES_PER_JOB_MIN))
+        size = min(-(-len(items) // jobs), SIGNATURES_PER_JOB_MAX)
+        verdicts: list[bool] = []
+        for first in range(0, len(items), jobs * size):
+            here = items[first : first + jobs * size]
+            shares = [
+                self._verification.call(partial(self._verify_apart, here[start : start + size]))
+                for start in range(0, len(here), size)
+            ]
+            verdicts += [verdict for share in await asyncio.gather(*shares) for verdict in share]
+        return verdicts
 
     def _verify_apart(self, items: Sequence[Signed]) -> list[bool]:
-        process = self._verifying.get()
+        process = self._idle.get()
         try:
             return process.verify_many(items)
         finally:
-            self._verifying.put(process)
+            self._idle.put(process)
 
     async def background(self, steps: Generator[None, None, R]) -> R:
         """Return what `steps` returns, run in the one background thread; raise Unavailable when it was cut off."""
@@ -127,8 +133,8 @@ class WorkerThreads:
         self._closing.set()
         for lane in (self._verification, self._background, self._execution, self._writing):
             lane.close()
-        for _ in range(self._verify_processes):
-            self._verifying.get().close()
+        for process in self._processes:
+            process.close()
 
 
 def _verified_here(error: OSError) -> None:

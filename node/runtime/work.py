@@ -2,7 +2,9 @@
 
 What comes while a decided block is being applied is not looked at: the replica builds nothing before it knows of
 the new head, and what waits would be judged by a head that is about to go, or be found in the block just applied,
-up to hundreds of transactions a look. Who applied it looks right after, and so does a timer, always.
+up to hundreds of transactions a look. Who applied it looks right after, and so does a timer, but not while a block
+is durable and not yet the head: what waits is judged by its state then, and its transactions are still among it,
+so another than the oldest would pass for the one that was passed over.
 """
 
 from collections.abc import Awaitable, Callable
@@ -35,9 +37,21 @@ class Work:
         self._give = give
         self._known = WorkWaiting(False, 0)
         self._applying = 0
+        self._settling = False
+
+    def on_durable(self) -> None:
+        """A block is on the disk; nothing is looked at until `on_applied`."""
+        self._settling = True
+
+    def on_applied(self) -> None:
+        """A block is the head, and what waits no longer has its transactions: it is looked at."""
+        self._settling = False
+        self.look()
 
     def look(self) -> None:
         """The replica knows whether a non-empty block could be built on the present head."""
+        if self._settling:
+            return
         work = self._bodies.work()
         due_ms = self._executor.next_due_ms()
         due = due_ms is not None and due_ms <= self._clock.time_ms()

@@ -7,23 +7,24 @@ could, and interrupts the other one thousands of times a second.
 The process is asked over a socket: four bytes of length and a MessagePack array of [key, message, signature]; it
 answers with a byte for each, 1 where `verify` says yes. It reads and writes nothing else, and ends when the node
 does: the node's end of the socket closes with it, however it ends. Where it fails or does not answer, its work is
-done in the asking thread: it never changes a verdict, only how long one takes.
+done in the asking thread: it never changes a verdict, only how long one takes (PATIENCE_S longer where it hangs).
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from node.signatures.verifying import Signed, verify_many
 
-PATIENCE_S: Final = 10.0
-"""So long it may take for what is asked at once; the largest block takes it a second."""
+PATIENCE_S: Final = 5.0
+"""So long it may take for what is asked at once, and to start: what the node asks takes it a tenth of a second."""
 REST_S: Final = 60.0
 """After a failure no other process is started for so long: one that cannot live would cost a start each time."""
 LENGTH_SIZE: Final = 4
@@ -53,8 +54,11 @@ class VerifyingProcess:
         if time.monotonic() >= self._rests_until_s:
             try:
                 return self._ask(items)
-            except OSError as error:
+            except BaseException as error:
+                # Whatever it was: what may still be answered on this link would pass for the next answer.
                 self.close()
+                if not isinstance(error, OSError):
+                    raise
                 self._rests_until_s = time.monotonic() + self._rest_s
                 self._on_failure(error)
         return verify_many(items)
@@ -85,10 +89,21 @@ class VerifyingProcess:
             # A process group of its own: what an operator types is for the node. In the node's session, with which
             # Linux shares out time.
             command = [sys.executable, "-P", "-m", "node.signatures"]
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), process_group=0)
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stderr=subprocess.DEVNULL,  # the node's log is one JSON document a line
+                env=without_secrets(os.environ),
+                process_group=0,
+            )
             failed.pop_all()
         self._link = ours
         return ours
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment` without what is for the node alone: it may hold the passphrase of the keys."""
+    return {name: value for name, value in environment.items() if not name.startswith("HANSA_")}
 
 
 def serve(link: socket.socket) -> None:

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from node.errors import CATALOGUE, StoreError
+from node.signatures.apart import without_secrets
 from node.snapshot.cutting import SnapshotTooLarge, Steps, cut
 from node.snapshot.folder import SnapshotFolder
 
@@ -56,7 +57,13 @@ def cut_apart(folder: SnapshotFolder) -> Steps:
     command = [sys.executable, "-P", "-m", "node.snapshot", str(folder.path.resolve())]
     try:
         # In a session of its own: what an operator types is for the node, and Linux shares out time by session.
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=without_secrets(os.environ),
+            start_new_session=True,
+        )
     except OSError as error:
         raise StoreError("snapshot_not_cut", f"no process can be started: {error.strerror}") from error
     with process:

@@ -1,6 +1,6 @@
 """Decodes and verifies the transactions of the next blocks while earlier ones execute.
 
-Why ahead: signatures are verified in threads without the interpreter lock, execution holds it; done in turn, one
+Why ahead: signatures are verified in another process, execution holds it; done in turn, one
 core idles. Only blocks whose certificate holds are prepared, so nobody can make this node verify what no quorum
 signed.
 

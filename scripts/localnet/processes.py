@@ -122,17 +122,17 @@ def usage(pid: int) -> Usage | None:
     own = _own_usage(pid)
     if own is None:
         return None
-    every = [own, *(found for child in _children(pid) if (found := usage(child)) is not None)]
+    every = [own, *(found for child in _children(pid) if (found := _own_usage(child)) is not None)]
     return Usage(**{name: sum(getattr(item, name) for item in every) for name in Usage.__struct_fields__})
 
 
 def _children(pid: int) -> list[int]:
-    """What the process has started and runs now; each of its threads has a list of its own."""
+    """What the process and what it started have started, and runs now; each thread has a list of its own."""
     found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             found += map(int, file.read_text().split())
-    return found
+    return [*found, *(further for child in found for further in _children(child))]
 
 
 def _own_usage(pid: int) -> Usage | None:

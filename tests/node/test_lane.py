@@ -5,14 +5,22 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from node.keys import SigningKey
 from node.runtime.lane import Lane
-from node.runtime.threads import SIGNATURES_AT_ONCE_MAX, SIGNATURES_PER_JOB_MIN, WorkerThreads
+from node.runtime.threads import (
+    SIGNATURES_AT_ONCE_MAX,
+    SIGNATURES_PER_JOB_MAX,
+    SIGNATURES_PER_JOB_MIN,
+    WorkerThreads,
+)
+from node.signatures import Signed
+from node.signatures.apart import VerifyingProcess
 
 KEY = SigningKey(bytes(32))
 
@@ -130,14 +138,62 @@ def _refused(thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
+def verifying_processes() -> list[str]:
+    """What this process has started to verify signatures."""
+    found = []
+    for file in Path("/proc/self/task").glob("*/children"):
+        for pid in file.read_text().split():
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+            if "node.signatures" in command:
+                found.append(command)
+    return found
+
+
+async def test_a_large_request_does_not_hold_up_what_comes_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may send 80,000 signatures at once: in one piece they outlast the patience, and all else waits."""
+    asked: list[int] = []
+
+    def noted(self: VerifyingProcess, items: Sequence[Signed]) -> list[bool]:
+        asked.append(len(items))
+        return [True] * len(items)
+
+    monkeypatch.setattr(VerifyingProcess, "verify_many", noted)
+    threads = WorkerThreads(1)
+    item = (KEY.public, b"a message", bytes(64))
+    try:
+        large = asyncio.create_task(threads.verify([item] * 80_000))
+        await asyncio.sleep(0)
+        assert all(await threads.verify([item] * 5))
+        assert len(await large) == 80_000
+    finally:
+        threads.close()
+    assert max(asked) <= SIGNATURES_PER_JOB_MAX
+    assert sum(asked) == 80_005
+    assert asked.index(5) < 3
+    threads.close()
+
+
 @pytest.mark.parametrize(
-    "count", [0, 1, SIGNATURES_AT_ONCE_MAX, SIGNATURES_AT_ONCE_MAX + 1, 3 * SIGNATURES_PER_JOB_MIN + 1]
+    "count",
+    [
+        0,
+        1,
+        SIGNATURES_AT_ONCE_MAX,
+        SIGNATURES_AT_ONCE_MAX + 1,
+        3 * SIGNATURES_PER_JOB_MIN + 1,
+        3 * SIGNATURES_PER_JOB_MAX + 1,
+    ],
 )
-async def test_verdicts_come_in_the_order_of_the_signatures(count: int) -> None:
+async def test_verdicts_come_in_the_order_of_the_signatures(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[OSError] = []
+    monkeypatch.setattr("node.runtime.threads._verified_here", failed.append)
     threads = WorkerThreads(2)
     good = KEY.sign(b"a message")
     items = [(KEY.public, b"a message" if number % 3 else b"another", good) for number in range(count)]
     try:
         assert await threads.verify(items) == [bool(number % 3) for number in range(count)]
+        jobs = 0 if count <= SIGNATURES_AT_ONCE_MAX else 1 if count < 2 * SIGNATURES_PER_JOB_MIN else 2
+        assert len(verifying_processes()) == jobs
+        assert not failed
     finally:
         threads.close()

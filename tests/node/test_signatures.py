@@ -12,7 +12,7 @@ import pytest
 
 from node.keys import SigningKey
 from node.signatures import Signed, verify_many
-from node.signatures.apart import VerifyingProcess
+from node.signatures.apart import VerifyingProcess, without_secrets
 
 KEY = SigningKey(bytes(range(32)))
 
@@ -123,6 +123,28 @@ def test_a_process_that_cannot_be_started_changes_no_verdict(
     process.close()
 
 
+def test_an_answer_that_nobody_took_is_no_answer_to_the_next_question(
+    process: VerifyingProcess, failures: list[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = signed(1) * 3, [(KEY.public, b"", bytes(64))] * 3
+    assert process.verify_many(good) == [True] * 3
+
+    def out_of_memory(*given: object) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("node.signatures.apart.receive", out_of_memory)
+        with pytest.raises(MemoryError):
+            process.verify_many(good)
+    assert process.verify_many(bad) == [False] * 3
+    assert failures == []
+
+
+def test_the_process_knows_no_passphrase() -> None:
+    secret = {"HANSA_PASSPHRASE": "secret", "HANSA_PASSPHRASE_FILE": "/secret"}
+    assert without_secrets({"PATH": "/bin", **secret}) == {"PATH": "/bin"}
+
+
 def test_a_closed_one_is_gone(process: VerifyingProcess) -> None:
     process.verify_many(signed(70))
     pid = process.pid
@@ -145,10 +167,11 @@ time.sleep(600)
 def test_it_ends_with_the_node_however_that_ends_and_not_by_what_an_operator_types() -> None:
     node = subprocess.Popen([sys.executable, "-P", "-c", NODE], stdout=subprocess.PIPE, start_new_session=True)
     with node:
-        assert node.stdout is not None
-        pid = int(node.stdout.readline())
-        assert os.getpgid(pid) != os.getpgid(node.pid), "Ctrl-C goes to the node's group"
-        assert os.getsid(pid) == os.getsid(node.pid)
-        node.kill()
-        node.wait()
+        try:
+            assert node.stdout is not None
+            pid = int(node.stdout.readline())
+            assert os.getpgid(pid) != os.getpgid(node.pid), "Ctrl-C goes to the node's group"
+            assert os.getsid(pid) == os.getsid(node.pid)
+        finally:
+            node.kill()
     assert wait_until(lambda: not lives(pid))

@@ -43,6 +43,19 @@ def test_the_replica_is_told_when_the_answer_changes(tmp_path: Path) -> None:
     world.ledger.store.close()
 
 
+def test_nobody_looks_while_a_block_is_durable_and_not_yet_the_head(tmp_path: Path) -> None:
+    """Its transactions still wait and are final by its state: another would pass for the oldest, and be counted."""
+    world = World(tmp_path / "data")
+    world.arrives()
+    world.work.on_durable()
+    world.pool.applied(1, world.ledger.now_ms, world.pool.candidates(10), 0, 0)
+    world.work.look()
+    assert world.told == [WorkWaiting(True, 0)]
+    world.work.on_applied()
+    assert world.told[1:] == [WorkWaiting(False, 0)]
+    world.ledger.store.close()
+
+
 async def test_what_comes_while_a_block_is_applied_is_looked_at_after_it(tmp_path: Path) -> None:
     world = World(tmp_path / "data")
     durable = asyncio.Event()

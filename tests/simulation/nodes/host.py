@@ -126,7 +126,7 @@ class Host:
 
     def on_work(self, name: str, arguments: tuple[Any, ...]) -> None:
         """The node gave work to its threads."""
-        if name == "apply":
+        if name in ("apply", "_write"):
             self.applying = arguments[0].height
 
     def _on_write(self, rows: Rows) -> None:
