@@ -163,7 +163,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `mempool_transactions_max` and `mempool_bytes_max`: what may wait when a client sends more; what other members
     have promised finds room up to twice that. `verify_processes`: so many beside the node verify signatures, each
-    with some 15 MB; one keeps up with what a node can execute.
+    with some 15 MB; one keeps up with what a node can execute of transactions with one or two signatures.
     """
 
     mempool_transactions_max: Annotated[int, _between(1, 10_000_000)] = 10_000

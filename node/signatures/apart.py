@@ -10,7 +10,6 @@ does: the node's end of the socket closes with it, however it ends. Where it fai
 done in the asking thread: it never changes a verdict, only how long one takes (PATIENCE_S longer where it hangs).
 """
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -84,20 +83,18 @@ class VerifyingProcess:
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as failed:
-            failed.callback(ours.close)
+        # Kept before the start, so that `close` ends it where that fails.
+        self._link = ours
+        with theirs:
             # A process group of its own: what an operator types is for the node. In the node's session, with which
             # Linux shares out time.
-            command = [sys.executable, "-P", "-m", "node.signatures"]
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-P", "-m", "node.signatures"],
                 stdin=theirs.fileno(),
                 stderr=subprocess.DEVNULL,  # the node's log is one JSON document a line
                 env=without_secrets(os.environ),
                 process_group=0,
             )
-            failed.pop_all()
-        self._link = ours
         return ours
 
 

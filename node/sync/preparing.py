@@ -1,8 +1,7 @@
 """Decodes and verifies the transactions of the next blocks while earlier ones execute.
 
-Why ahead: signatures are verified in another process, execution holds it; done in turn, one
-core idles. Only blocks whose certificate holds are prepared, so nobody can make this node verify what no quorum
-signed.
+Why ahead: signatures are verified in another process; done in turn with execution, one core idles. Only blocks
+whose certificate holds are prepared, so nobody can make this node verify what no quorum signed.
 
 Memory: a block counts from when its preparation begins until it was applied or given up, so that what is decoded,
 waits, executes and is written stays below AHEAD_BYTES_MAX, with one block of any size besides.

@@ -122,17 +122,17 @@ def usage(pid: int) -> Usage | None:
     own = _own_usage(pid)
     if own is None:
         return None
-    every = [own, *(found for child in _children(pid) if (found := _own_usage(child)) is not None)]
+    every = [own, *(found for child in _descendants(pid) if (found := _own_usage(child)) is not None)]
     return Usage(**{name: sum(getattr(item, name) for item in every) for name in Usage.__struct_fields__})
 
 
-def _children(pid: int) -> list[int]:
-    """What the process and what it started have started, and runs now; each thread has a list of its own."""
+def _descendants(pid: int) -> list[int]:
+    """What the process has started, directly or not, and runs now; each thread has a list of its own."""
     found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             found += map(int, file.read_text().split())
-    return [*found, *(further for child in found for further in _children(child))]
+    return [*found, *(further for child in found for further in _descendants(child))]
 
 
 def _own_usage(pid: int) -> Usage | None:
@@ -156,7 +156,7 @@ def _own_usage(pid: int) -> Usage | None:
 
 def reset_peak(pid: int) -> None:
     """The peak of resident memory is what is used now, by the process and all that it started."""
-    for each in (pid, *_children(pid)):
+    for each in (pid, *_descendants(pid)):
         with contextlib.suppress(OSError):
             Path(f"/proc/{each}/clear_refs").write_text("5")
 
