@@ -132,12 +132,12 @@ def opening(body: Body) -> bytes:
     return _BODY_OPENS + encode(body.network) + encode(body.sender)
 
 
-def opens_with(data: bytes, opened: bytes) -> bool:
-    """Whether the body of the transaction in `data`, if that is one at all, begins with these bytes.
+def opens_with(data: bytes, *openings: bytes) -> bool:
+    """Whether the body of the transaction in `data`, if that is one at all, begins with one of these.
 
     Nothing is decoded: it is for those who only want to know whose the transaction claims to be.
     """
-    return data.startswith(opened, _BODY_AT.get(data[1:2], len(data)))
+    return data.startswith(openings, _BODY_AT.get(data[1:2], len(data)))
 
 
 def request_conflict(request_id: str, tx_id: bytes) -> RejectedTransaction:

@@ -24,6 +24,8 @@ from node.store import Store
 
 # Never valid on any member in any state; everything else may be a matter of a block more or less.
 NEVER_VALID = frozenset({"malformed_transaction", "wrong_network", "bad_signature"})
+SENDERS_AT_SIGHT_MAX = 8
+"""A request of more senders is judged one by one: a bank's own clients are few, and each costs a decoding."""
 
 
 class Intake:
@@ -66,8 +68,8 @@ class Intake:
     async def submit(self, transactions: Sequence[bytes]) -> list[Submission | HansaError]:
         """Judge raw transactions from clients; one outcome each, in order.
 
-        The same for all where there is no room for a request of one sender: then each of them may be known all the
-        same, and the request is to come again.
+        The same for all where there is no room for any of a request of few senders: then each of them may be known
+        all the same, and the request is to come again.
         """
         crowded_out = self._crowded_out_at_sight(transactions)
         if crowded_out is not None:
@@ -241,26 +243,35 @@ class Intake:
     def _crowded_out_at_sight(self, transactions: Sequence[bytes]) -> Unavailable | None:
         """Why a client's request is to come again as a whole; None: each of its transactions is judged.
 
-        So it is where all are of one sender, who has no room for the smallest of them, none of them is at hand here
-        and the first is not final and may wait. Under overload that is what becomes of most requests, and it costs
-        the decoding of one transaction and not of all. Of the others nothing is said, for one may be final.
+        So it is where they are of few senders, none of whom has room for the smallest of them, none of them is at
+        hand here, and the first of each sender is not final and may wait. Under overload that is what becomes of
+        most requests, and it costs the decoding of one transaction a sender and not of all. Of the others nothing
+        is said, for one may be final.
         """
         if len(transactions) < 2 or not self._mempool.is_half_full:
             return None
-        try:
-            first = Transaction.decode(transactions[0])
-            refused = self._mempool.refusal(first.body.sender, min(map(len, transactions)))
-            if refused is None or self._mempool.waiting(first.tx_id) is not None:
+        smallest = min(map(len, transactions))
+        openings: list[bytes] = []
+        refusals: list[Unavailable] = []
+        for data in transactions:
+            if opens_with(data, *openings):
+                continue
+            if len(openings) == SENDERS_AT_SIGHT_MAX:
                 return None
-            opened = opening(first.body)
-            if not all(opens_with(data, opened) for data in transactions):
+            try:
+                first = Transaction.decode(data)
+                refused = self._mempool.refusal(first.body.sender, smallest)
+                if refused is None or self._mempool.waiting(first.tx_id) is not None:
+                    return None
+                if self._executor.admission(first, self._clock.time_ms()) is not None:
+                    return None
+            except RejectedTransaction:
                 return None
-            if any(self._mempool.data(wire_id_of(data)) is not None for data in transactions):
-                return None
-            if self._executor.admission(first, self._clock.time_ms()) is not None:
-                return None
-        except RejectedTransaction:
+            openings.append(opening(first.body))
+            refusals.append(refused)
+        if any(self._mempool.data(wire_id_of(data)) is not None for data in transactions):
             return None
+        refused = refusals[0]
         text = f"{refused.message}; nothing of this request was taken or looked at further: send all of it again"
         return Unavailable(refused.code, text, retry_after_ms=refused.details["retry_after_ms"])
 

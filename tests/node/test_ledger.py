@@ -46,6 +46,8 @@ def test_whose_a_transaction_claims_to_be_stands_in_its_first_bytes(note: int) -
 
     item = made("net-a", "bank-a")
     assert opens_with(item.data, opening(item.body))
+    assert opens_with(item.data, opening(made("net-b", "bank-a").body), opening(item.body))
+    assert not opens_with(item.data)
     for network, sender in (("net-a", "bank-b"), ("net-a", "bank-a/desk"), ("net-a", "bank"), ("net-b", "bank-a")):
         assert not opens_with(item.data, opening(made(network, sender).body))
     for data in (b"", b"\x92", item.data[:3], b"\x92\xc1" + item.data[2:], bytes(400)):
