@@ -3,6 +3,7 @@
 python -m scripts.localnet.signing    the order as one line of JSON on stdin, the part as JSON on stdout
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def carry_out(order: Order) -> Part:
                 data = http_post(f"/v1/transactions?wait=final&timeout_s={WAIT_S}", batch(signed))
             file.write(data)
             sizes.append(len(data))
+        # Else the system writes them to the nodes' disk some seconds later, while their synced writes are measured.
+        file.flush()
+        os.fsync(file.fileno())
     return Part(order.path, tuple(sizes))
 
 
