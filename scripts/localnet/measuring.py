@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 WINDOW_CALLS = 8_000
 """So many calls are under way when the peak is sought: two blocks' worth."""
+WINDOW_REQUESTS_MIN = 4
+"""To each node, however many calls each holds: with two, a block may wait for the answers to the last."""
 PEAK_SHARE = 0.7
 """No network has been seen to do more than this share of the limit: so many are signed for a peak."""
 CALLS_PER_S_MAX = 40_000
@@ -151,7 +153,7 @@ class Measuring:
         seconds = self.effort.warm_up_s + self.effort.seconds
         guess = min(PEAK_SHARE * self.limit_per_s, CALLS_PER_S_MAX / case.calls)
         shape = msgspec.structs.replace(case.shape(guess, seconds), transactions_per_request=case.per_request)
-        window = max(2 * len(self.urls()), WINDOW_CALLS // (case.calls * case.per_request))
+        window = max(WINDOW_REQUESTS_MIN * len(self.urls()), WINDOW_CALLS // (case.calls * case.per_request))
         signed = await sign(self.scratch, traffic, workload, shape)
         try:
             _, spent = await self._sent(signed, window)
