@@ -243,37 +243,44 @@ class Intake:
     def _crowded_out_at_sight(self, transactions: Sequence[bytes]) -> Unavailable | None:
         """Why a client's request is to come again as a whole; None: each of its transactions is judged.
 
-        So it is where they are of few senders, none of whom has room for the smallest of them, none of them is at
-        hand here, and the first of each sender is not final and may wait. Under overload that is what becomes of
-        most requests, and it costs the decoding of one transaction a sender and not of all. Of the others nothing
-        is said, for one may be final.
+        So it is where they are of few senders, none of whom has room for the smallest of them, none of them waits
+        here under the same signatures, and the first of each sender is not final and may wait. Under overload that
+        is what becomes of most requests, and it costs the decoding of one transaction a sender and not of all. Of
+        the others nothing is said, for one may be final, or wait here with other signatures.
         """
         if len(transactions) < 2 or not self._mempool.is_half_full:
             return None
         smallest = min(map(len, transactions))
+        firsts: list[Transaction] = []
         openings: list[bytes] = []
         refusals: list[Unavailable] = []
-        for data in transactions:
-            if opens_with(data, *openings):
-                continue
-            if len(openings) == SENDERS_AT_SIGHT_MAX:
-                return None
-            try:
+        try:
+            for data in transactions:
+                if opens_with(data, *openings):
+                    continue
+                if len(firsts) == SENDERS_AT_SIGHT_MAX:
+                    return None
                 first = Transaction.decode(data)
                 refused = self._mempool.refusal(first.body.sender, smallest)
                 if refused is None or self._mempool.waiting(first.tx_id) is not None:
                     return None
-                if self._executor.admission(first, self._clock.time_ms()) is not None:
-                    return None
-            except RejectedTransaction:
+                firsts.append(first)
+                openings.append(opening(first.body))
+                refusals.append(refused)
+            if any(self._mempool.data(wire_id_of(data)) is not None for data in transactions):
                 return None
-            openings.append(opening(first.body))
-            refusals.append(refused)
-        if any(self._mempool.data(wire_id_of(data)) is not None for data in transactions):
+            # Last, for it reads the state.
+            time_ms = self._clock.time_ms()
+            if any(self._executor.admission(first, time_ms) is not None for first in firsts):
+                return None
+        except RejectedTransaction:
             return None
         refused = refusals[0]
-        text = f"{refused.message}; nothing of this request was taken or looked at further: send all of it again"
-        return Unavailable(refused.code, text, retry_after_ms=refused.details["retry_after_ms"])
+        others = f", and {len(firsts) - 1} more senders have no room" if len(firsts) > 1 else ""
+        said = f"{refused.message}{others}; nothing of this request was taken or looked at further"
+        return Unavailable(
+            refused.code, f"{said}: send all of it again", retry_after_ms=refused.details["retry_after_ms"]
+        )
 
     def _crowded_out(self, transaction: Transaction, room: Room) -> HansaError | None:
         """Why there is no place in `room` for a transaction that neither waits nor is final here; None: it has one.

@@ -45,7 +45,7 @@ from scripts.localnet.workload import (
 T = TypeVar("T")
 
 WINDOW_CALLS = 8_000
-"""So many calls are under way when the peak is sought: two blocks' worth."""
+"""So many calls are under way when the peak is sought: two blocks' worth, or more by WINDOW_REQUESTS_MIN."""
 WINDOW_REQUESTS_MIN = 4
 """To each node, however many calls each holds: with two, a block may wait for the answers to the last."""
 PEAK_SHARE = 0.7

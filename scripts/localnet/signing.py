@@ -45,7 +45,7 @@ def carry_out(order: Order) -> Part:
                 data = http_post(f"/v1/transactions?wait=final&timeout_s={WAIT_S}", batch(signed))
             file.write(data)
             sizes.append(len(data))
-        # Else the system writes them to the nodes' disk some seconds later, while their synced writes are measured.
+        # Else the system writes them to the nodes' disk half a minute later, which delays the nodes' own writes.
         file.flush()
         os.fsync(file.fileno())
     return Part(order.path, tuple(sizes))

@@ -148,31 +148,32 @@ async def test_a_request_of_one_sender_that_finds_no_room_comes_again_as_a_whole
     assert world.threads.verified == verified
 
 
-async def test_a_request_of_two_senders_who_both_find_no_room_comes_again_as_a_whole(world: World) -> None:
-    late = [world.new(bank) for bank in ("bank-a", "bank-b")]
-    waiting = [world.new(bank) for bank in ("bank-a", "bank-a", "bank-b")]
-    assert await world.submit(*waiting) == ["pending"] * 3
-    garbage = late[1].data[:-1]
-    outcomes = await world.intake.submit([item.data for item in late] + [garbage])
-    assert [code_of(item) for item in outcomes if isinstance(item, HansaError)] == ["too_many_from_sender"] * 3
-    known = await world.submit(late[0], waiting[2])
-    assert known == ["too_many_from_sender", "pending"], "what is at hand is never turned away"
-
-
-async def test_a_request_of_many_senders_is_judged_one_by_one(
+async def test_a_request_of_two_senders_who_both_find_no_room_comes_again_as_a_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.runtime.intake.SENDERS_AT_SIGHT_MAX", 1)
+    """Up to so many senders as are looked at: else a stranger's request would be decoded to be refused at sight."""
     waiting = [world.new(bank) for bank in ("bank-a", "bank-a", "bank-b")]
     assert await world.submit(*waiting) == ["pending"] * 3
     late = [world.new(bank).data for bank in ("bank-a", "bank-b")]
-    outcomes = await world.intake.submit([*late, late[1][:-1]])
-    crowded = "too_many_from_sender"
-    assert [code_of(item) for item in outcomes if isinstance(item, HansaError)] == [
-        crowded,
-        crowded,
-        "malformed_transaction",
-    ]
+    garbage, crowded = late[1][:-1], "too_many_from_sender"
+    for senders_max, last in ((2, crowded), (1, "malformed_transaction")):
+        monkeypatch.setattr("node.runtime.intake.SENDERS_AT_SIGHT_MAX", senders_max)
+        outcomes = await world.intake.submit([*late, garbage])
+        assert [code_of(item) for item in outcomes if isinstance(item, HansaError)] == [crowded, crowded, last]
+
+
+async def test_of_each_sender_the_first_is_looked_at_before_all_is_refused(world: World) -> None:
+    done = world.new("bank-b")
+    world.settle(done)
+    waiting = [world.new(bank) for bank in ("bank-a", "bank-a", "bank-b")]
+    assert await world.submit(*waiting) == ["pending"] * 3
+    late, crowded = world.new("bank-a"), "too_many_from_sender"
+    assert await world.submit(late, done) == [crowded, "final"]
+    expired = signed(world.ledger.transaction("bank-b", expires_at_ms=world.ledger.now_ms - 1))
+    assert await world.submit(late, expired) == [crowded, "expired"]
+    key = waiting[2].signatures[0].key
+    other = Transaction.assemble(waiting[2].body, [KeySignature(key, bytes(64))])
+    assert await world.submit(late, other) == [crowded, "bad_signature"], "what waits under its name is at hand"
 
 
 async def test_a_request_of_which_more_can_be_said_is_judged_one_by_one(world: World) -> None:
