@@ -104,7 +104,8 @@ async def test_bundles_replay_through_blocks_a_view_change_and_a_restart_and_hol
         assert result.replica is not None
         assert result.replica.status().height == network.height(member) + 1
         if member != "bank-a":
-            assert result.rules["durable before sent"] >= 4
+            # Without bank-a each of the others prepares and commits; before, one may have fetched the block.
+            assert result.rules["durable before sent"] >= 2
             assert result.replica.status().view >= 1
         assert msgspec.json.decode(bundle.documents["store.json"])["height"] == network.height(member)
 

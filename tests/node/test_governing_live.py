@@ -80,6 +80,8 @@ class GovernedNetwork(LiveNetwork):
 
     async def act(self, member: str, *arguments: str) -> int:
         """The exit code of a command line that signs as the member's root."""
+        # A node that is a block behind the one where a change was proposed does not know the proposal yet.
+        await self.until(lambda: self.height(member) >= max(map(self.height, self.nodes)))
         return await self.run(member, *arguments, "--as", member, "--key", str(self._roots / f"{member}.key"))
 
 
