@@ -8,7 +8,7 @@ effects follow, in their order.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -34,6 +34,8 @@ from node.runtime.clock import Clock
 from node.runtime.recorder import Recorder
 
 TICK_MS = 50
+
+Asked = TypeVar("Asked", BuildPayload, CheckPayload, Decide)
 
 
 class Performer(Protocol):
@@ -172,11 +174,11 @@ class Driver:
         elif isinstance(effect, Send):
             self._links.send_consensus(effect.peer, effect.message)
         elif isinstance(effect, BuildPayload):
-            self.spawn(self._answer(self._performer.build(effect)))
+            self.spawn(self._answer(self._performer.build, effect))
         elif isinstance(effect, CheckPayload):
-            self.spawn(self._answer(self._performer.check(effect)))
+            self.spawn(self._answer(self._performer.check, effect))
         elif isinstance(effect, Decide):
-            self.spawn(self._answer(self._performer.decide(effect)))
+            self.spawn(self._answer(self._performer.decide, effect))
         elif isinstance(effect, CatchUp):
             self._performer.catch_up(effect)
         elif isinstance(effect, Accuse):
@@ -189,8 +191,9 @@ class Driver:
             reason = self._replica.status().suspicion
             self._log.warning("asks for view", height=message.height, view=message.view, reason=reason)
 
-    async def _answer(self, work: Awaitable[Input | None]) -> None:
-        answer = await work
+    async def _answer(self, perform: Callable[[Asked], Awaitable[Input | None]], effect: Asked) -> None:
+        # Called here and not before: of a task that is cancelled before it begins nothing is left unawaited.
+        answer = await perform(effect)
         if answer is not None:
             self.give(answer)
 
