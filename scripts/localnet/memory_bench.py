@@ -41,9 +41,9 @@ class Sample(msgspec.Struct, frozen=True):
 class Memory(msgspec.Struct, frozen=True):
     """Memory of the nodes over a steady load; of the second half the growth is told, of the worst node.
 
-    The growth is the difference between the means of the first and the last fifth of the second half. `own_…`
-    leaves out pages of files: LevelDB maps its tables, and what of them was read stays resident until the system
-    wants it back.
+    The growth is the difference between the medians of the first and the last fifth of the second half: a snapshot
+    made in one of them is told by the peaks and is no growth. `own_…` leaves out pages of files: LevelDB maps its
+    tables, and what of them was read stays resident until the system wants it back.
     """
 
     nodes: int
@@ -117,9 +117,9 @@ async def _sample(nodes: Nodes, began: float, interval_s: float) -> tuple[Sample
 
 
 def growth_mb(values: Sequence[float]) -> float:
-    """How much the mean of the last fifth lies above that of the first fifth."""
+    """How much the median of the last fifth lies above that of the first fifth."""
     fifth = max(1, len(values) // 5)
-    return statistics.fmean(values[-fifth:]) - statistics.fmean(values[:fifth])
+    return statistics.median(values[-fifth:]) - statistics.median(values[:fifth])
 
 
 def _memory(reports: Sequence[LoadReport], samples: tuple[Sample, ...]) -> Memory:

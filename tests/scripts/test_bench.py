@@ -161,6 +161,12 @@ def test_growth_is_between_the_ends_of_the_second_half() -> None:
     assert memory_bench.course([*first_half, *[(100.0, 70.0 + grown) for grown in range(5)]]) == (100.0, 4.0, 5.56)
 
 
+def test_what_is_taken_for_a_while_is_no_growth_of_the_memory() -> None:
+    flat = [70.0] * 15
+    assert memory_bench.growth_mb([*flat, 110.0, 110.0, 70.0, 70.0, 70.0]) == 0.0
+    assert memory_bench.growth_mb([*flat, 75.0, 75.0, 75.0, 75.0, 110.0]) == 5.0
+
+
 def test_without_a_plot_to_draw_none_is_drawn(tmp_path: Path) -> None:
     assert plots.draw({"limits": {}}, tmp_path / "bench.json", Console(quiet=True)) == []
 
