@@ -200,6 +200,8 @@ async def test_a_lying_peer_is_named_and_put_aside(network: LiveNetwork, monkeyp
         return genuine(self, height, digest, index)
 
     monkeypatch.setattr(Snapshots, "chunk", lying)
+    # Who was not linked with the liar yet when it first asked for offers asks it soon.
+    monkeypatch.setattr("node.sync.snapshots.SEEK_S", 0.1)
     with structlog.testing.capture_logs() as log:
         await network.start(JOINER, wiped=True)
         await network.until(lambda: joined(network))
