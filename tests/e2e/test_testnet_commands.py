@@ -48,10 +48,10 @@ def test_without_a_network_every_command_says_how_to_make_one(
     assert len(said.splitlines()) == 1
 
 
-def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
+def test_a_foreign_directory_is_left_alone(tmp_path: Path, base_port: int) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(TestnetError, match="is not empty"):
-        found(Layout(tmp_path), 1, 30_000)
+        found(Layout(tmp_path), 1, base_port)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
@@ -66,11 +66,11 @@ def test_names_and_addresses() -> None:
             member_names(count)
 
 
-def test_a_network_that_is_founded_twice_keeps_its_keys(tmp_path: Path) -> None:
+def test_a_network_that_is_founded_twice_keeps_its_keys(tmp_path: Path, base_port: int) -> None:
     layout = Layout(tmp_path / "net")
-    first = found(layout, 1, 30_100)
+    first = found(layout, 1, base_port)
     layout.testnet_file.unlink()  # as if it had been interrupted at the very end
-    assert found(layout, 1, 30_100) == first
+    assert found(layout, 1, base_port) == first
     assert layout.passphrase_file.stat().st_mode & 0o777 == 0o600
     for name in ("node.toml", "network.toml", "keys/voting.key", "keys/tls.key", "keys/bank-a.key", "data"):
         assert (layout.member_dir("bank-a") / name).exists()
@@ -141,10 +141,10 @@ def test_a_node_that_was_started_and_does_not_answer_is_named(one_process: Layou
         nodes.wait_answers(nodes.network.members)
 
 
-def test_a_mistake_in_a_configuration_is_told_as_one(tmp_path: Path) -> None:
+def test_a_mistake_in_a_configuration_is_told_as_one(tmp_path: Path, base_port: int) -> None:
     """`start` let the node end with it and called that a failure of disk or data."""
     layout = Layout(tmp_path / "net")
-    found(layout, 1, 30_300)
+    found(layout, 1, base_port)
     node_file = layout.node_file("bank-a")
     node_file.write_text(node_file.read_text() + "\nretention_blocs = 3\n")
     done = Testnet(layout.directory, 0).run("start", ok=False)
@@ -193,9 +193,9 @@ def test_links_of_a_network_without_a_proxy_say_how_to_found_one(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_whoever_dials_is_led_through_the_proxy(tmp_path: Path) -> None:
+def test_whoever_dials_is_led_through_the_proxy(tmp_path: Path, base_port: int) -> None:
     layout = Layout(tmp_path / "net")
-    found(layout, 3, 30_200, proxied=True)
+    found(layout, 3, base_port, proxied=True)
     ids = ["bank-a", "bank-b", "insurer-a"]
     seen = {name: load_network(layout.member_dir(name) / "network.toml") for name in ids}
     assert len({network.genesis_hash for network in seen.values()}) == 1
