@@ -199,8 +199,11 @@ class LiveNetwork:
                 await asyncio.sleep(0.01)
 
     def height(self, member: str) -> int:
-        """The member's head."""
-        return self.nodes[member]._chain.head.height
+        """The height that the member's clients are answered from: no less than what any of them was told is final.
+
+        The chain's own head moves a moment later, once the executor stands there too.
+        """
+        return self.nodes[member]._service.height()
 
     def _keys(self, member: str) -> tuple[SigningKey, SigningKey, Sequence[SigningKey], Sequence[SigningKey]]:
         further = self.further.get(member, ()), self.further_tls.get(member, ())

@@ -69,6 +69,10 @@ async def three_with_snapshots(network: LiveNetwork, blocks: int = 10) -> list[T
     for height in range(1, blocks + 1):
         done += await settle(network, 1)
         await offered(network, height - height % BLOCKS)
+    # They say so to the one that comes: an older height would be worth no snapshot to it.
+    await network.until(
+        lambda: all(network.nodes[member]._driver.status().height == blocks + 1 for member in OTHERS)
+    )
     return done
 
 
