@@ -182,4 +182,5 @@ def roles_change(says: Assembly) -> None:
     says.all_vote(*ALL)
     says.refused("nothing_to_change", "bank-a", "propose", "change_role", NEWCOMER, "--role", "validator")
     says.agreed("change_role", NEWCOMER, "--role", "observer", by=NEWCOMER, voters=FOUNDERS[:3])
+    until(lambda: "(observer" in says.say(NEWCOMER, "status")[1])
     says.refused("not_a_voter", NEWCOMER, "propose", "change_role", NEWCOMER, "--role", "validator")
